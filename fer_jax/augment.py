@@ -1,0 +1,149 @@
+"""Augmentation on the device: jittable functions of a key and a batch of images.
+
+Images are float `[B, H, W, C]` and come back in the same shape and range; every
+random choice is made per image. All functions may be used inside `jax.jit`.
+
+  key = jax.random.key(0)
+  images = random_affine(key, images, rotation=10.0, shift=0.08, scale=0.1)
+"""
+
+import jax
+import jax.numpy as jnp
+
+ERASED_AREA = (0.02, 0.33)  # share of the image
+ERASED_ASPECT = (0.3, 3.3)  # height over width
+_ATTEMPTS = 10
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors half of the images left to right."""
+    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def random_affine(
+    key: jax.Array, images: jax.Array, *, rotation: float, shift: float, scale: float
+) -> jax.Array:
+    """Rotates, scales and shifts each image about its centre, in one resampling.
+
+    Bilinear; outside the image its edge goes on, as the mean grey or black that
+    other libraries put there would tell the network how far the image was turned.
+
+    Args:
+      key: a JAX key.
+      images: float `[B, H, W, C]`.
+      rotation: degrees; the angle is uniform in ± rotation.
+      shift: share of the side; each axis moves uniformly in ± shift.
+      scale: the size is multiplied by a factor uniform in 1 ± scale.
+    """
+    batch, height, width, _ = images.shape
+    angle_key, scale_key, shift_key = jax.random.split(key, 3)
+    limit = jnp.deg2rad(rotation)
+    angle = jax.random.uniform(angle_key, (batch, 1, 1), minval=-limit, maxval=limit)
+    size = 1.0 + scale * jax.random.uniform(
+        scale_key, (batch, 1, 1), minval=-1.0, maxval=1.0
+    )
+    move = shift * jax.random.uniform(
+        shift_key, (2, batch, 1, 1), minval=-1.0, maxval=1.0
+    )
+    # For each output pixel, the place in the input that it comes from.
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    y = (jnp.arange(height) - middle_y)[None, :, None] - move[0] * height
+    x = (jnp.arange(width) - middle_x)[None, None, :] - move[1] * width
+    cos, sin = jnp.cos(angle) / size, jnp.sin(angle) / size
+    return _bilinear(images, cos * y - sin * x + middle_y, sin * y + cos * x + middle_x)
+
+
+def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+    """Samples images at y, x float `[B, H, W]`, in pixels, clamped to the edge."""
+    batch, height, width, channels = images.shape
+    y, x = jnp.clip(y, 0.0, height - 1.0), jnp.clip(x, 0.0, width - 1.0)
+    top = jnp.minimum(y.astype(jnp.int32), height - 2)
+    left = jnp.minimum(x.astype(jnp.int32), width - 2)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+    flat = images.reshape(batch, height * width, channels)
+    corner = (top * width + left).reshape(batch, -1, 1)
+
+    def at(offset: int) -> jax.Array:
+        values = jnp.take_along_axis(flat, corner + offset, axis=1)
+        return values.reshape(images.shape)
+
+    upper = at(0) * (1.0 - right) + at(1) * right
+    lower = at(width) * (1.0 - right) + at(width + 1) * right
+    return upper * (1.0 - down) + lower * down
+
+
+def random_erasing(
+    key: jax.Array, images: jax.Array, *, probability: float, fill: float = 0.0
+) -> jax.Array:
+    """Fills a random rectangle, as torchvision's `RandomErasing` does.
+
+    Random erasing of Zhong et al. 2020 (arXiv:1708.04896): area uniform in 2–33 %
+    of the image, the logarithm of the aspect uniform between those of 0.3 and 3.3;
+    ten draws are made, the first that fits strictly inside is used, and where none
+    does the image stays whole.
+
+    Args:
+      key: a JAX key.
+      images: float `[B, H, W, C]`.
+      probability: the chance of each image, in 0..1.
+      fill: the value of the erased pixels.
+    """
+    batch, height, width, _ = images.shape
+    use_key, area_key, aspect_key, y_key, x_key = jax.random.split(key, 5)
+    draws = (batch, _ATTEMPTS)
+    area = (
+        height
+        * width
+        * jax.random.uniform(
+            area_key, draws, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]
+        )
+    )
+    low, high = jnp.log(jnp.array(ERASED_ASPECT))
+    aspect = jnp.exp(jax.random.uniform(aspect_key, draws, minval=low, maxval=high))
+    tall, wide = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (tall < height) & (wide < width)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    tall = jnp.take_along_axis(tall, first, axis=1)
+    wide = jnp.take_along_axis(wide, first, axis=1)
+    top = jnp.floor(jax.random.uniform(y_key, (batch, 1)) * (height - tall + 1))
+    left = jnp.floor(jax.random.uniform(x_key, (batch, 1)) * (width - wide + 1))
+    use = jax.random.bernoulli(use_key, probability, (batch, 1))
+    use &= fits.any(axis=1, keepdims=True)
+    y, x = jnp.arange(height), jnp.arange(width)
+    in_y = (y >= top) & (y < top + tall) & use
+    in_x = (x >= left) & (x < left + wide)
+    inside = in_y[:, :, None, None] & in_x[:, None, :, None]
+    return jnp.where(inside, jnp.asarray(fill, images.dtype), images)
+
+
+def mixup(
+    key: jax.Array, images: jax.Array, labels: jax.Array, *, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image and its label with a random other of the batch.
+
+    mixup of Zhang et al. 2018 (arXiv:1710.09412), with a lambda ~ Beta(alpha,
+    alpha) of its own for each pair.
+
+    Args:
+      key: a JAX key.
+      images: float `[B, H, W, C]`.
+      labels: float `[B, C]`, rows that sum to 1; so do the rows that come back.
+      alpha: larger than 0; small values leave most pairs nearly unmixed.
+    """
+    lambda_key, partner_key = jax.random.split(key)
+    batch = images.shape[0]
+    share = jax.random.beta(lambda_key, alpha, alpha, (batch, 1)).astype(images.dtype)
+    partner = jax.random.permutation(partner_key, batch)
+    labels = share * labels + (1 - share) * labels[partner]
+    share = share[:, :, None, None]
+    return share * images + (1 - share) * images[partner], labels
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """From uint8 0..255 to float32 of about zero mean and unit variance.
+
+    Fixed numbers, near those of grey faces, so that a trained network needs no
+    statistics of its training set; 0 is mid-grey.
+    """
+    return (images.astype(jnp.float32) / 255.0 - 0.5) / 0.25

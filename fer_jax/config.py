@@ -1,0 +1,316 @@
+"""An experiment as a checked value: the schema, and how YAML files become one.
+
+A file is either complete or `extends:` another file of the same folder and states
+only what changes. Every key is used by the code or refused here.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fer_jax.errors import UserError
+
+MAX_BYTES = 64 * 1024  # a config of the shipped size is 1 KiB
+
+
+class _Section(BaseModel):
+    # Strict, since lax mode reads `epochs: true` as 1 and `epochs: "30"` as 30.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+
+class Model(_Section):
+    """The network: a name from `fer_jax.models.MODELS` and its dropout rate."""
+
+    arch: str
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Training(_Section):
+    """The optimisation: AdamW under a one-cycle schedule, with early stopping."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=65_536)
+    eval_batch_size: int = Field(ge=1, le=65_536)
+    lr: float = Field(gt=0, le=100)  # the peak of the one-cycle schedule
+    weight_decay: float = Field(ge=0, le=100)
+    pct_start: float = Field(gt=0, lt=1)  # share of the steps spent rising
+    patience: int = Field(ge=0)  # epochs without a better val macro-F1; 0: no stop
+    seed: int = Field(ge=0, lt=2**31)
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class Loss(_Section):
+    """The loss, and whether rare classes weigh more in it."""
+
+    type: Literal["cross_entropy", "focal"]
+    label_smoothing: float = Field(ge=0, lt=1)
+    focal_gamma: float = Field(ge=0, le=20)  # read when type is focal
+    use_class_weights: bool
+
+
+class Augmentation(_Section):
+    """What happens to training images on the device; 0 or false switches one off."""
+
+    horizontal_flip: bool  # mirrors half of the images
+    rotation: float = Field(ge=0, le=180)  # at most so many degrees either way
+    shift: float = Field(ge=0, le=0.5)  # at most this share of the side
+    scale: float = Field(ge=0, le=0.5)  # at most this much larger or smaller
+    random_erasing: float = Field(ge=0, le=1)  # the share of images erased in part
+    mixup_alpha: float = Field(ge=0, le=100)  # lambda ~ Beta(alpha, alpha)
+
+
+class Data(_Section):
+    """How the images are read and sampled."""
+
+    image_size: int = Field(ge=16, le=512)
+    weighted_sampler: bool  # draws classes evenly, with replacement
+
+
+class Config(_Section):
+    """One experiment, resolved and validated."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    description: str
+    model: Model
+    training: Training
+    loss: Loss
+    augmentation: Augmentation
+    data: Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """Nested settings with, for each dotted key, the file or flag it came from."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file with what it extends, applies overrides, and validates.
+
+    Args:
+      path: the YAML file.
+      overrides: `"dotted.key=value"` items, each value in YAML; later ones win.
+
+    Raises:
+      UserError: in one sentence, for anything that is not a valid experiment.
+    """
+    path = Path(path)
+    tree = _read_chain(path, ())
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise UserError(
+                f"--set {item!r} is not of the form key=value; "
+                "write for example --set training.lr=1e-3"
+            )
+        value = _parse(text, f"--set {item}")
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        tree = _merge(tree, value, f"--set {item}")
+    return validate(tree.values, str(path), tree.origins)
+
+
+def validate(
+    values: Mapping[str, Any], where: str, origins: Mapping[str, str] | None = None
+) -> Config:
+    """Checks nested settings against the schema.
+
+    Args:
+      values: the settings, complete.
+      where: the file that is named in an error.
+      origins: for each dotted key, the file or flag it came from, where known.
+
+    Raises:
+      UserError: names the first key that is wrong, and the close match of a typo.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        message = _explain(details[0], where, origins or {})
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise UserError(message + more) from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one mapping from dotted keys to plain values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, in the order of the schema."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that reads 1e-3 as a number and refuses what hides mistakes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # An alias can make a small file expand without bound.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not supported", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                problem = f"the key {key_node.value!r} appears twice"
+                raise yaml.constructor.ConstructorError(
+                    None, None, problem, key_node.start_mark
+                )
+            if isinstance(key_node.value, str):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where 1e-3 (without a point) is a string.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise UserError(
+                f"{path} is larger than {MAX_BYTES // 1024} KiB, which no config "
+                "needs to be; name a YAML file such as configs/baseline.yaml"
+            )
+        values = _parse(raw.decode("utf-8"), str(path))
+    except OSError as error:
+        raise UserError(
+            f"the config {path} cannot be read: {error.strerror}; "
+            "name a YAML file such as configs/baseline.yaml"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else type(values).__name__
+        raise UserError(f"{path} holds {found} where a mapping of keys was expected")
+    return values
+
+
+def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
+    """A file merged over the file that it extends, and so on down."""
+    values = _read_file(path)
+    tree = Tree({}, {})
+    if "extends" in values:
+        base = values.pop("extends")
+        if not isinstance(base, str):
+            raise UserError(f"{path}: extends is {base!r}; expected a file name")
+        folder = path.resolve().parent
+        target = (folder / base).resolve()
+        chain = (*below, path.resolve())
+        if not target.is_relative_to(folder):
+            raise UserError(
+                f"{path}: extends {base!r} leads out of the folder {folder}; "
+                "a config extends only files beside or below it"
+            )
+        if target in chain:
+            names = " -> ".join(file.name for file in (*chain, target))
+            raise UserError(f"{path}: extends goes in a circle: {names}")
+        if not target.is_file():
+            raise UserError(f"{path}: extends {base!r}, which does not exist")
+        tree = _read_chain(path.parent / base, chain)
+    return _merge(tree, values, str(path))
+
+
+def _merge(base: Tree, values: Mapping[Any, Any], origin: str) -> Tree:
+    """A new tree in which `values` win over `base`, section by section."""
+
+    def join(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> dict[Any, Any]:
+        merged = dict(old)
+        for key, value in new.items():
+            both = isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+            merged[key] = join(old[key], value) if both else value
+        return merged
+
+    origins = base.origins | dict.fromkeys(_all_keys(values), origin)
+    return Tree(join(base.values, values), origins)
+
+
+def _all_keys(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _all_keys(value, f"{prefix}{key}.")
+
+
+def _explain(detail: Mapping[str, Any], where: str, origins: Mapping[str, str]) -> str:
+    """One sentence for one of pydantic's complaints."""
+    parts = [str(part) for part in detail["loc"]]
+    key = ".".join(parts)
+    place = origins.get(key, where)
+    if detail["type"] == "extra_forbidden":
+        section = _fields(parts[:-1])
+        # A known section's keys first, then the same word anywhere in the schema.
+        near = difflib.get_close_matches(parts[-1], section, 1)
+        close = [".".join([*parts[:-1], name]) for name in near] or [
+            name for name in _schema_keys() if name.split(".")[-1] == parts[-1]
+        ]
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(section)}"
+        return f"{place}: {key} is not a known key; {hint}"
+    if detail["type"] == "missing":
+        return f"{place}: {key} is missing; set it, or extend baseline.yaml"
+    found = detail["input"]
+    if isinstance(found, float) and not math.isfinite(found):
+        return f"{place}: {key} is {found}; expected a finite number"
+    expected = detail["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    if detail["type"] == "model_type":
+        expected = f"a section with the keys {', '.join(_fields(parts))}"
+    elif detail["type"] == "string_pattern_mismatch":
+        expected = "letters, digits, '.', '_' and '-', as it names a folder"
+    text = repr(found)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"{place}: {key} is {text}; expected {expected}"
+
+
+def _fields(parts: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for part in parts:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _schema_keys() -> list[str]:
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        if hasattr(field.annotation, "model_fields")
+        for key in field.annotation.model_fields
+    ]

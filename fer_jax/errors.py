@@ -1,0 +1,35 @@
+"""The one exception that is meant for the user, and how a command ends on it."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend, told in one sentence.
+
+    The sentence says what was found, what was expected, where, and what to do.
+    Commands print it without a traceback and exit with status 2.
+    """
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Runs `main` and turns user errors into one line on stderr and status 2.
+
+    Returns the exit status: `main`'s own, 2 for a `UserError`, 130 for Ctrl-C,
+    and 141 when the reader of a pipe has gone (as `| head` does).
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout again on exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,0 +1,34 @@
+"""The seven emotions in FER2013's order, and the names people give them."""
+
+from collections.abc import Iterable
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+_ALIASES = {
+    "anger": "angry",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+    "neutrality": "neutral",
+} | {name: name for name in EMOTIONS}
+
+
+def emotion(name: str) -> str | None:
+    """The canonical emotion that `name` stands for, in any case, or None."""
+    return _ALIASES.get(name.strip().lower())
+
+
+def class_names(folders: Iterable[str]) -> dict[str, str]:
+    """Maps folder names to class names, in the order of the labels.
+
+    Where every folder is an emotion under one of its usual names, the classes are
+    the canonical names in FER2013's order. Any other set keeps its folders' names,
+    sorted. Two folders may map to one emotion (`sad` and `Sadness`).
+    """
+    folders = sorted(set(folders))
+    known = {folder: emotion(folder) for folder in folders}
+    if any(name is None for name in known.values()):
+        return {folder: folder for folder in folders}
+    return dict(sorted(known.items(), key=lambda item: EMOTIONS.index(item[1])))

@@ -1,0 +1,70 @@
+"""Scores from a confusion matrix: accuracy, macro-F1, and each class's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Counts of (true, predicted) pairs.
+
+    Args:
+      labels: int `[N]`, the true classes, in `0 .. num_classes - 1`.
+      predictions: int `[N]`, the predicted classes, in the same range.
+      num_classes: the number of classes C.
+
+    Returns:
+      int64 `[C, C]`; the row is the true class and the column the predicted one.
+    """
+    cells = labels.astype(np.int64) * num_classes + predictions
+    counts = np.bincount(cells, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """All scores that the confusion matrix holds, as plain numbers for JSON.
+
+    The definitions are scikit-learn's with `zero_division=0`: macro-F1 is the mean
+    over the classes that occur among the labels or the predictions, balanced
+    accuracy the mean recall over the classes that occur among the labels.
+
+    Args:
+      matrix: int `[C, C]` from `confusion_matrix`.
+      class_names: the C names, in the order of the labels.
+
+    Returns:
+      `n`, `accuracy`, `macro_f1`, `balanced_accuracy`, `per_class` (for each name
+      `precision`, `recall`, `f1` in 0..1 and `support`) and `confusion_matrix`.
+    """
+    hits = np.diagonal(matrix).astype(np.float64)
+    support, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+    precision = _ratio(hits, predicted)
+    recall = _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predicted)
+    present, occurs = support > 0, support + predicted > 0
+    n = int(matrix.sum())
+    return {
+        "n": n,
+        "accuracy": float(hits.sum() / n) if n else 0.0,
+        "macro_f1": float(f1[occurs].mean()) if n else 0.0,
+        "balanced_accuracy": float(recall[present].mean()) if n else 0.0,
+        "per_class": {
+            name: {
+                "precision": float(precision[c]),
+                "recall": float(recall[c]),
+                "f1": float(f1[c]),
+                "support": int(support[c]),
+            }
+            for c, name in enumerate(class_names)
+        },
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(
+        numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0
+    )

@@ -1,0 +1,197 @@
+"""The run folder: its files, atomic writes, its lock, and what may go on in it.
+
+runs/<name>/seed_<n>/config.yaml      the resolved config
+                     data.json        which images: fingerprint, classes, counts
+                     metrics.jsonl    one object an epoch
+                     checkpoints/     the last two and the best
+                     predictions_<split>.npz   rows, labels, logits
+                     result.json      written last: its presence means finished
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fer_jax.config import flatten
+from fer_jax.errors import UserError
+
+CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
+CHECKPOINTS, RESULT, LOCK = "checkpoints", "result.json", "lock"
+RESULT_FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def run_dir(runs_dir: str | Path, name: str, seed: int) -> Path:
+    """Where the run of an experiment with a seed lives."""
+    return Path(runs_dir) / name / f"seed_{seed}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; refuses NaN, which other readers reject."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's `result.json`.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    path = folder / RESULT
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is damaged; repeat the run with --force") from None
+
+
+def write_predictions(
+    folder: Path, split: str, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray
+) -> None:
+    """Writes `predictions_<split>.npz` atomically.
+
+    Args:
+      folder: the run folder.
+      split: "val" or "test".
+      rows: int32 `[N]`, each image's place in its source.
+      labels: int32 `[N]`, the true classes.
+      logits: float32 `[N, C]`.
+    """
+    path = folder / f"predictions_{split}.npz"
+    partial = path.with_name(f".{path.name}")
+    with partial.open("wb") as file:
+        np.savez(file, rows=rows, labels=labels, logits=logits)
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run folder for this process; the lock dies with the process.
+
+    Raises:
+      UserError: if another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written: {error.strerror}; "
+            "choose another with --runs_dir"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder} is in use by {holder}; wait for it to finish or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has a result."""
+    return (folder / RESULT).is_file()
+
+
+def is_started(folder: Path) -> bool:
+    """Whether the run has begun, finished or not."""
+    return (folder / CONFIG).is_file()
+
+
+def differences(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> list[str]:
+    """In what the run in a folder differs from this config and these images.
+
+    The name and the description say nothing about the training and do not count.
+
+    Returns:
+      sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a
+      run may go on, or where none has begun.
+
+    Raises:
+      UserError: if the folder's own files cannot be read.
+    """
+    if not is_started(folder):
+        return []
+    try:
+        old = flatten(yaml.safe_load((folder / CONFIG).read_text("utf-8")))
+        old_data = json.loads((folder / DATA).read_text("utf-8"))
+        old["data set"] = f"{old_data['description']} [{old_data['fingerprint']}]"
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{folder} holds a run whose {CONFIG} or {DATA} is missing or damaged; "
+            "start it anew with --force"
+        ) from None
+    new = flatten(config)
+    new["data set"] = f"{data['description']} [{data['fingerprint']}]"
+    if old_data["fingerprint"] == data["fingerprint"]:
+        new["data set"] = old["data set"]
+    return [
+        f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
+        for key in [*new, *(key for key in old if key not in new)]
+        if key not in ("name", "description") and old.get(key) != new.get(key)
+    ]
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run has written, and nothing else."""
+    (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
+    for path in folder.glob("predictions_*.npz"):
+        path.unlink()
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (METRICS, DATA, CONFIG):
+        (folder / name).unlink(missing_ok=True)
+
+
+def environment(device: str, compute_dtype: str) -> dict[str, Any]:
+    """What a result was computed with: packages, code, device."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = None  # installed from a package, or no git at hand
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "git_commit": commit,
+        "device": device,
+        "compute_dtype": compute_dtype,
+    }

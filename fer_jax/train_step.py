@@ -1,0 +1,126 @@
+"""One step of training as a pure function of (state, which images).
+
+  gather -> normalise -> augment -> logits -> loss -> gradients -> optimizer
+
+All randomness is `fold_in(key, state.step)`, so that a resumed run draws what an
+undisturbed one would have drawn, and no key needs to be stored.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fer_jax.augment import normalise
+from fer_jax.models import Network
+
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from one step to the next."""
+
+    step: jax.Array  # int32 scalar: steps taken so far
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Sums(NamedTuple):
+    """What an epoch adds up on the device; part of the checkpoint."""
+
+    loss: jax.Array  # float32: sum of the steps' losses
+    correct: jax.Array  # int32: hits on augmented images
+    images: jax.Array  # int32
+    steps: jax.Array  # int32
+    bad_step: jax.Array  # int32: first step with a non-finite loss or gradient, or -1
+
+
+TrainStep = Callable[
+    [TrainState, Sums, jax.Array, jax.Array, jax.Array], tuple[TrainState, Sums]
+]
+
+
+def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation):
+    """The state before the first step, as a `TrainState`."""
+    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
+
+
+def zero_sums() -> Sums:
+    """The sums before the first step of an epoch."""
+    # One buffer each: the step donates them, and a buffer is donated once.
+    loss, counts = jnp.zeros((), jnp.float32), [jnp.int32(0) for _ in range(3)]
+    return Sums(loss, *counts, bad_step=jnp.int32(-1))
+
+
+def make_train_step(
+    network: Network,
+    tx: optax.GradientTransformation,
+    *,
+    loss_fn: LossFn,
+    augment_fn: AugmentFn,
+    key: jax.Array,
+) -> TrainStep:
+    """Compiles `(state, sums, images, labels, indices) -> (state, sums)`.
+
+    Args:
+      network: from `models.create`.
+      tx: the optimizer.
+      loss_fn: `(logits [B, C], labels [B, C]) -> scalar`.
+      augment_fn: `(key, images, labels) -> (images, labels)`, images normalised.
+      key: the run's key; every step folds its number into it.
+
+    Returns:
+      a jitted function that takes uint8 images `[N, H, W, 1]` and float labels
+      `[N, C]` of the whole training set, and int32 indices `[K, B]`, does K steps
+      in one dispatch, and donates state and sums. On CPU K should be 1, where XLA
+      runs convolutions inside a scan far more slowly.
+    """
+
+    def step(
+        state: TrainState, sums: Sums, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, Sums]:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        images, labels = augment_fn(augment_key, normalise(images), labels)
+
+        def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            logits, batch_stats = network.train(
+                params, state.batch_stats, images, dropout_key
+            )
+            return loss_fn(logits, labels), (logits, batch_stats)
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(
+            objective, has_aux=True
+        )(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        first_bad = ~finite & (sums.bad_step < 0)
+        hits = logits.argmax(axis=-1) == labels.argmax(axis=-1)
+        sums = Sums(
+            loss=sums.loss + loss,
+            correct=sums.correct + hits.sum(dtype=jnp.int32),
+            images=sums.images + len(hits),
+            steps=sums.steps + 1,
+            bad_step=jnp.where(first_bad, state.step, sums.bad_step),
+        )
+        return TrainState(state.step + 1, params, batch_stats, opt_state), sums
+
+    def dispatch(
+        state: TrainState,
+        sums: Sums,
+        images: jax.Array,
+        labels: jax.Array,
+        indices: jax.Array,
+    ) -> tuple[TrainState, Sums]:
+        def body(carry: tuple[TrainState, Sums], chosen: jax.Array):
+            return step(*carry, images[chosen], labels[chosen]), None
+
+        if len(indices) == 1:  # no scan around a single step
+            return body((state, sums), indices[0])[0]
+        return jax.lax.scan(body, (state, sums), indices)[0]
+
+    return jax.jit(dispatch, donate_argnums=(0, 1))
