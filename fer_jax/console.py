@@ -50,15 +50,15 @@ def scores_table(result: dict[str, Any]) -> Table:
     splits = [split for split in ("val", "test") if split in result]
     best, total = result["selection"]["epoch"], result["epochs_run"]
     table = Table(
-        title=f"{result['name']}, seed {result['seed']}: epoch {best} of {total}, "
-        "chosen by val macro-F1; in %",
+        title=f"{result['name']}, seed {result['seed']}: the checkpoint of epoch "
+        f"{best} of {total},\nchosen by val macro-F1; in %",
         title_justify="left",
         box=box.SIMPLE,
         pad_edge=False,
     )
     table.add_column("")
     for split in splits:
-        for name in (f"{split}: precision", "recall", "F1", "images"):
+        for name in (f"{split}\nprec.", "\nrecall", "\nF1", "\nimages"):
             table.add_column(name, justify="right")
     for name in result["data"]["class_names"]:
         scores = [result[split]["per_class"][name] for split in splits]
@@ -82,5 +82,5 @@ def scores_table(result: dict[str, Any]) -> Table:
         for split in splits:
             cells += ["", "", f"{100 * result[split][key]:.1f}"]
             cells += [f"{result[split]['n']:,}" if key == "accuracy" else ""]
-        table.add_row(key.replace("_", " "), *cells)
+        table.add_row(key.replace("_", " ").replace("accuracy", "acc."), *cells)
     return table

@@ -424,13 +424,12 @@ def _write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
 
 def _epoch_line(config: Config, history: Sequence[dict[str, Any]]) -> str:
     row, best = history[-1], _best(history)
-    mark = "*" if best is row else " "
     return (
         f"epoch {row['epoch']:>3}/{config.training.epochs}  "
-        f"loss {row['train_loss']:.3f}  val: loss {row['val_loss']:.3f}  "
-        f"acc {100 * row['val_accuracy']:.1f} %  "
-        f"macro-F1 {100 * row['val_macro_f1']:.1f} %{mark} "
-        f"{row['images_per_s']:,.0f} img/s"
+        f"loss {row['train_loss']:.3f}  "
+        f"val accuracy {100 * row['val_accuracy']:.1f} %  "
+        f"macro-F1 {100 * row['val_macro_f1']:.1f} %"
+        f"{'*' if best is row else ' '} {row['images_per_s']:,.0f} img/s"
     )
 
 

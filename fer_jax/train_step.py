@@ -97,7 +97,7 @@ def make_train_step(
         )(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         first_bad = ~finite & (sums.bad_step < 0)
         hits = logits.argmax(axis=-1) == labels.argmax(axis=-1)
         sums = Sums(

@@ -1,0 +1,375 @@
+"""Runs experiments × seeds one after the other: `bin/run_batch --filter loss_`.
+
+Each run is a process of its own, so that one that fails, or is killed for memory,
+takes nothing with it. What is finished is skipped, and what is half done goes on.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_jax import compare, data, runs
+from fer_jax import config as config_lib
+from fer_jax.config import Config
+from fer_jax.console import make_console
+from fer_jax.errors import UserError
+
+LOG = "batch_log.jsonl"
+PHASES = (  # quick answers first, then one question after the other
+    "epochs_10",
+    "baseline",
+    "lr_low",
+    "lr_high",
+    "epochs_50",
+    "loss_focal",
+    "batch_64",
+    "batch_256",
+    "aug_none",
+    "aug_heavy",
+    "balance_no_weights",
+    "balance_weighted_sampler",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of the plan.
+
+    Attributes:
+      path: the experiment's YAML file.
+      config: the experiment with the job's seed.
+      folder: its run folder.
+      state: "finished", "half done", "new", or "blocked" by another run in the folder.
+      epochs: how many of its epochs are done.
+      reason: why it is blocked.
+    """
+
+    path: Path
+    config: Config
+    folder: Path
+    state: str
+    epochs: int
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """The run folder's name below the runs folder."""
+        return f"{self.config.name}/seed_{self.config.training.seed}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status, 1 if any run failed."""
+    args = _parse(argv)
+    console, runs_dir = make_console(), Path(args.runs_dir)
+    configs = find_configs(Path(args.configs), args.filter, args.order)
+    sizes = {config.data.image_size for _, config in configs}
+    loaded = {
+        size: data.load(
+            args.data_root, image_size=size, skip_bad=args.skip_bad, console=console
+        )
+        for size in sizes
+    }
+    jobs = [
+        plan_job(path, config, seed, runs_dir, loaded[config.data.image_size])
+        for seed in range(args.seeds)
+        for path, config in configs
+    ]
+    todo = [job for job in jobs if args.force or job.state != "finished"]
+    seconds = _seconds_per_image(runs_dir)
+    train_images = {k: len(v.splits["train"].labels) for k, v in loaded.items()}
+
+    def estimate(left: Sequence[Job]) -> float | None:
+        """Seconds for some jobs at most, from the runs already finished."""
+        if seconds is None:
+            return None
+        return seconds * sum(
+            (job.config.training.epochs - (0 if args.force else job.epochs))
+            * train_images[job.config.data.image_size]
+            for job in left
+        )
+
+    first = next(iter(loaded.values()))
+    console.print(f"data: {first.description}, {first.fingerprint}")
+    console.print(_plan_table(jobs, args.force))
+    console.print(f"{len(todo)} of {len(jobs)} runs to do{_about(estimate(todo))}")
+    if args.dry_run:
+        return 0
+    if todo and not args.yes and sys.stdin.isatty() and not _confirm():
+        return 0
+    status = _run_all(todo, args, runs_dir, console, estimate)
+    if status < 128:  # not interrupted
+        filters = [*args.filter, "baseline"] if args.filter else []
+        _compare(console, runs_dir, filters)
+    return status
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bin/run_batch", description="Run experiments one after the other."
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="only experiments whose name begins so, as loss_; may repeat",
+    )
+    parser.add_argument("--data_root", help="as python -m fer_jax.train takes it")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs of each experiment, with its seed, its seed + 1, and so on",
+    )
+    parser.add_argument("--runs_dir", default="runs", help="default: runs")
+    parser.add_argument("--configs", default="configs", help="default: configs")
+    parser.add_argument(
+        "--order",
+        choices=("phases", "name"),
+        default="phases",
+        help="phases (default): short runs first, then question by question",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan only")
+    parser.add_argument("--yes", action="store_true", help="do not ask before starting")
+    parser.add_argument(
+        "--force", action="store_true", help="repeat what is finished or half done"
+    )
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="drop unreadable images and count them"
+    )
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise UserError(f"--seeds is {args.seeds}; expected at least 1")
+    return args
+
+
+def find_configs(
+    folder: Path, filters: Sequence[str], order: str = "phases"
+) -> list[tuple[Path, Config]]:
+    """The experiments of a folder whose names begin with one of `filters`, in order.
+
+    Raises:
+      UserError: if a config is wrong, two share a name, or none is left.
+    """
+    paths = sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise UserError(
+            f"{folder} holds no *.yaml file; name the folder of the experiments "
+            "with --configs, or run from the project's root"
+        )
+    found: dict[str, tuple[Path, Config]] = {}
+    for path in paths:
+        config = config_lib.load(path)
+        if config.name in found:
+            other = found[config.name][0]
+            raise UserError(f"{path} and {other} are both named {config.name}")
+        found[config.name] = (path, config)
+    chosen = [
+        name
+        for name in found
+        if not filters or any(name.startswith(prefix) for prefix in filters)
+    ]
+    if not chosen:
+        raise UserError(
+            f"no experiment begins with {' or '.join(filters)}; "
+            f"there are {', '.join(found)}"
+        )
+    if order == "phases":
+        rank = {name: place for place, name in enumerate(PHASES)}
+        chosen.sort(key=lambda name: rank.get(name, len(rank)))
+    return [found[name] for name in chosen]
+
+
+def plan_job(
+    path: Path, config: Config, offset: int, runs_dir: Path, dataset: data.Dataset
+) -> Job:
+    """The job of an experiment's seed + `offset`, with what its folder holds."""
+    seed = config.training.seed + offset
+    training = config.training.model_copy(update={"seed": seed})
+    config = config.model_copy(update={"training": training})
+    folder = runs.run_dir(runs_dir, config.name, seed)
+    described = {
+        "description": dataset.description,
+        "fingerprint": dataset.fingerprint,
+    }
+    try:
+        changed = runs.differences(folder, config.model_dump(), described)
+        reason = f"holds another run: {'; '.join(changed)}" if changed else ""
+    except UserError as error:
+        reason = str(error)
+    epochs, state = 0, "new"
+    if runs.is_started(folder):
+        state = "half done"
+        with contextlib.suppress(OSError):
+            epochs = (folder / runs.METRICS).read_text("utf-8").count("\n")
+    if runs.is_finished(folder):
+        state = "finished"
+    return Job(path, config, folder, "blocked" if reason else state, epochs, reason)
+
+
+def _seconds_per_image(runs_dir: Path) -> float | None:
+    """Time per training image in the finished runs there; None where there is none."""
+    times = []
+    for path in runs_dir.glob(f"*/seed_*/{runs.RESULT}"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
+            result = runs.read_result(path.parent)
+            images = sum(result["data"]["counts"]["train"]) * result["epochs_run"]
+            times.append(result["timing"]["wall_s"] / images)
+    return statistics.median(times) if times else None
+
+
+def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("#", justify="right")
+    for name in ("run", "state", "question"):
+        table.add_column(name)
+    for number, job in enumerate(jobs, 1):
+        state = job.state
+        if state == "half done":
+            state += f" ({job.epochs}/{job.config.training.epochs} epochs)"
+        if force and job.state != "new":
+            state += ", to repeat"
+        question = job.reason or job.config.description
+        table.add_row(str(number), job.label, state, question)
+    return table
+
+
+def _about(seconds: float | None) -> str:
+    if seconds is None:
+        return "; how long they take is known after the first"
+    if seconds < 90:
+        return f", about {seconds:.0f} s at most"
+    if seconds < 90 * 60:
+        return f", about {seconds / 60:.0f} min at most"
+    return f", about {seconds / 3600:.1f} h at most"
+
+
+def _confirm() -> bool:
+    try:
+        return input("start? [Y/n] ").strip().lower() in ("", "y", "yes")
+    except EOFError:
+        return False
+
+
+def _run_all(
+    jobs: Sequence[Job],
+    args: argparse.Namespace,
+    runs_dir: Path,
+    console: Console,
+    estimate: object,
+) -> int:
+    """Runs the jobs, logging each; 0, 1 if any failed, 128 + a signal that stopped."""
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        left = _about(estimate(jobs[number - 1 :]))
+        console.rule(f"{number}/{len(jobs)} {job.label}{left}", align="left")
+        _log(runs_dir, job, event="started")
+        started = time.monotonic()
+        status, error = _run_one(job, args)
+        seconds = round(time.monotonic() - started, 1)
+        if status == 0:
+            _log(runs_dir, job, event="finished", seconds=seconds)
+        elif status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            _log(runs_dir, job, event="interrupted", seconds=seconds)
+            console.print("batch stopped; the same command goes on from here")
+            return status
+        else:
+            failed.append(job.label)
+            _log(
+                runs_dir,
+                job,
+                event="failed",
+                seconds=seconds,
+                exit_status=status,
+                error=error,
+            )
+            console.print(f"failed: {job.label} (exit status {status}): {error}")
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}; "
+            f"the reasons are in {runs_dir / LOG}"
+        )
+    return 1 if failed else 0
+
+
+def _run_one(job: Job, args: argparse.Namespace) -> tuple[int, str]:
+    """Trains in a process of its own; its exit status, and its last line on stderr."""
+    command = [sys.executable, "-m", "fer_jax.train", str(job.path)]
+    command += ["--runs_dir", str(args.runs_dir)]
+    command += ["--seed", str(job.config.training.seed)]
+    if args.data_root is not None:
+        command += ["--data_root", args.data_root]
+    command += ["--force"] * args.force + ["--skip_bad"] * args.skip_bad
+    last = ""
+    # A process group of its own: Ctrl-C reaches it once, through us, and not twice.
+    with (
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0
+        ) as process,
+        _forwarding(process),
+    ):
+        for line in process.stderr:
+            sys.stderr.write(line)
+            last = line.strip() or last
+    code = process.returncode
+    if code < 0:
+        return 128 - code, last or f"killed by {signal.Signals(-code).name}"
+    return code, last.removeprefix("error: ")
+
+
+@contextlib.contextmanager
+def _forwarding(process: subprocess.Popen) -> Iterator[None]:
+    """Passes SIGINT and SIGTERM on to a process, which saves its state and ends."""
+
+    def forward(signum: int, _: FrameType | None) -> None:
+        process.send_signal(signum)
+
+    old = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _log(runs_dir: Path, job: Job, **entry: object) -> None:
+    """Appends one line to the batch log, in one write."""
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run": job.label,
+        "batch": os.getpid(),
+        **entry,
+    }
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with (runs_dir / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{runs_dir / LOG} cannot be written: {error.strerror}; "
+            "choose another folder with --runs_dir"
+        ) from None
+
+
+def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:
+    console.rule("comparison", align="left")
+    try:
+        finished, unfinished = compare.load_runs(runs_dir, filters)
+        compare.show(console, finished, unfinished)
+    except UserError as error:  # say so; the batch's own status stands
+        console.print(f"no comparison: {error}")

@@ -1,0 +1,348 @@
+"""Reads finished runs from disk and refuses those that must not be averaged."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fer_jax.errors import UserError
+
+FORMAT = 1
+METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
+CLASS_METRICS = ("f1", "precision", "recall")
+SPLITS = ("val", "test")
+ABSENT = "-"  # stands in tables and messages for what a run does not have
+
+_NUMBER = (int, float)
+# What the tables and the CSV read from each result, and its type.
+_FIELDS: dict[tuple[str, ...], type | tuple[type, ...]] = {
+    ("name",): str,
+    ("description",): str,
+    ("seed",): int,
+    ("config",): dict,
+    ("data", "source"): str,
+    ("data", "description"): str,
+    ("data", "fingerprint"): str,
+    ("data", "class_names"): list,
+    ("selection", "split"): str,
+    ("selection", "metric"): str,
+    ("selection", "epoch"): int,
+    ("selection", "value"): _NUMBER,
+    ("epochs_run",): int,
+    ("stopped_early",): bool,
+    ("val",): dict,
+    ("model", "parameters"): int,
+    ("environment", "device"): str,
+    ("timing", "wall_s"): _NUMBER,
+    ("timing", "train_s"): _NUMBER,
+    ("timing", "images_per_s"): _NUMBER,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run, as its `result.json` tells it.
+
+    Attributes:
+      name: the experiment, which runs of several seeds share.
+      description: the question that the experiment asks.
+      seed: the seed.
+      config: every hyperparameter under its dotted key, the seed's among them.
+      data: `source`, `description`, `fingerprint`, `class_names`, perhaps `notes`.
+      selection: `split`, `metric`, `epoch` and `value` of the kept checkpoint.
+      scores: for each split that was evaluated its metrics, in 0..1.
+      epochs_run: how many epochs were trained.
+      stopped_early: whether that is fewer than the config allows.
+      parameters: the size of the model.
+      device: what it was trained on.
+      timing: `wall_s`, `train_s`, `images_per_s`.
+    """
+
+    name: str
+    description: str
+    seed: int
+    config: dict[str, Any]
+    data: dict[str, Any]
+    selection: dict[str, Any]
+    scores: dict[str, dict[str, Any]]
+    epochs_run: int
+    stopped_early: bool
+    parameters: int
+    device: str
+    timing: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The run folder below `runs/`, as `baseline/seed_1`."""
+        return f"{self.name}/seed_{self.seed}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the data that the run was trained and scored on."""
+        return self.data["fingerprint"]
+
+    def settings(self) -> dict[str, Any]:
+        """The config without its name, its description and its seed.
+
+        What is left is what the runs of one experiment must have in common.
+        """
+        told = {"name", "description"}
+        return {
+            key: value
+            for key, value in self.config.items()
+            if key not in told and key.rpartition(".")[2] != "seed"
+        }
+
+
+def load_runs(
+    runs_dir: Path, filters: Sequence[str] = (), *, mixed: bool = False
+) -> tuple[list[Run], list[Path]]:
+    """Reads the finished runs below `runs_dir`.
+
+    Args:
+      runs_dir: the folder that holds `<name>/seed_<n>/result.json`.
+      filters: prefixes of experiment names; a run needs to match one of them.
+        Without any, all runs are read.
+      mixed: allow runs of different data sets.
+
+    Returns:
+      The finished runs, by name and seed, and the folders of the unfinished ones.
+
+    Raises:
+      UserError: no run, an unreadable result, runs of different data (unless
+        `mixed`), or runs of one experiment whose configs differ.
+    """
+    runs_dir = Path(runs_dir)
+    if not runs_dir.is_dir():
+        raise UserError(
+            f"there is no folder {runs_dir}: train first "
+            "(python -m fer_jax.train configs/baseline.yaml) or give --runs_dir"
+        )
+    folders = [path for path in runs_dir.glob("*/seed_*") if path.is_dir()]
+    chosen = sorted(
+        (path for path in folders if _matches(path.parent.name, filters)),
+        key=lambda path: (path.parent.name, len(path.name), path.name),
+    )
+    unfinished = [path for path in chosen if not (path / "result.json").exists()]
+    finished = [path for path in chosen if (path / "result.json").exists()]
+    if not finished:
+        raise UserError(_nothing_found(runs_dir, filters, folders, unfinished))
+    runs = [read_run(path) for path in finished]
+    if not mixed:
+        _check_one_data_set(runs)
+    _check_configs(runs)
+    return runs, unfinished
+
+
+def read_run(run_dir: Path) -> Run:
+    """The run that `run_dir/result.json` describes; a UserError says what it lacks."""
+    path = run_dir / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is cut off or is not JSON ({error}): remove it and run that "
+            "training again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    found = result.get("format") if isinstance(result, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}, and this version reads format {FORMAT}: "
+            "train that run again or compare with the version that wrote it"
+        )
+    if missing := _missing(result):
+        raise UserError(
+            f"{path} lacks {', '.join(missing)} (absent or of another type): "
+            "remove it and run that training again"
+        )
+    run = Run(
+        config=flatten(result["config"]),
+        scores={split: result[split] for split in SPLITS if split in result},
+        parameters=result["model"]["parameters"],
+        device=result["environment"]["device"],
+        **{
+            key: result[key]
+            for key in ("name", "description", "seed", "data", "selection")
+            + ("epochs_run", "stopped_early", "timing")
+        },
+    )
+    # A copied folder would count one seed twice, or under a wrong name.
+    if (run_dir.parent.name, run_dir.name) != (run.name, f"seed_{run.seed}"):
+        raise UserError(
+            f"{path} is the result of {run.label}, which is not where it lies: "
+            "move the folder back, or out of the folder of the runs"
+        )
+    return run
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, under dotted keys: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def as_frame(runs: Sequence[Run], split: str) -> pd.DataFrame:
+    """One row for each run that has `split`, with all that is known of it.
+
+    Columns: name, seed, the data, split, each hyperparameter under its dotted key,
+    the metrics, `precision_`, `recall_`, `f1_` and `support_` of each class,
+    selection, epochs, parameters, timing and device.
+    """
+    return pd.DataFrame([_row(run, split) for run in runs if split in run.scores])
+
+
+def differing_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys, in order, that not all of the flat configs hold with one value."""
+    configs = list(configs)
+    keys = dict.fromkeys(key for config in configs for key in config)
+    first, *others = configs
+    return [
+        key
+        for key in keys
+        if any(key not in config for config in configs)
+        or any(config[key] != first[key] for config in others)
+    ]
+
+
+def shortlist(items: Iterable[object], limit: int = 6) -> str:
+    """The first `limit` items, and how many more there are."""
+    items = [str(item) for item in items]
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def _row(run: Run, split: str) -> dict[str, Any]:
+    scores = run.scores[split]
+    head = {
+        "name": run.name,
+        "seed": run.seed,
+        "data_fingerprint": run.fingerprint,
+        "data_source": run.data["source"],
+        "data_description": run.data["description"],
+        "split": split,
+    }
+    tail = {key: scores[key] for key in ("n", "loss", *METRICS)}
+    for emotion in run.data["class_names"]:
+        for metric in (*CLASS_METRICS, "support"):
+            tail[f"{metric}_{emotion}"] = scores["per_class"][emotion][metric]
+    for key in ("split", "metric", "epoch", "value"):
+        tail[f"selection_{key}"] = run.selection[key]
+    tail |= {"epochs_run": run.epochs_run, "stopped_early": run.stopped_early}
+    tail |= {"parameters": run.parameters, "device": run.device}
+    tail |= {key: run.timing[key] for key in ("wall_s", "train_s", "images_per_s")}
+    settings = {
+        # A bare key of the config may be the name of a column of ours.
+        f"config.{key}" if key in head | tail else key: value
+        for key, value in run.config.items()
+        if key not in ("name", "description")
+    }
+    return head | settings | tail
+
+
+def _missing(result: dict[str, Any]) -> list[str]:
+    """The dotted names of the fields that are absent or of another type."""
+    missing = _absent(result, _FIELDS)
+    if missing:
+        return missing
+    metric_fields = dict.fromkeys([("n",), ("loss",)] + [(m,) for m in METRICS])
+    for emotion in result["data"]["class_names"]:
+        for metric in (*CLASS_METRICS, "support"):
+            metric_fields["per_class", emotion, metric] = None
+    return _absent(
+        result,
+        {
+            (split, *path): _NUMBER
+            for split in SPLITS
+            if split in result
+            for path in metric_fields
+        },
+    )
+
+
+def _absent(result: dict[str, Any], fields: Mapping[tuple[str, ...], Any]) -> list[str]:
+    missing = []
+    for path, kind in fields.items():
+        value: Any = result
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            missing.append(".".join(path))
+    return missing
+
+
+def _matches(name: str, filters: Sequence[str]) -> bool:
+    return not filters or name.startswith(tuple(filters))
+
+
+def _nothing_found(
+    runs_dir: Path,
+    filters: Sequence[str],
+    folders: Sequence[Path],
+    unfinished: Sequence[Path],
+) -> str:
+    if unfinished:
+        labels = shortlist(f"{path.parent.name}/{path.name}" for path in unfinished)
+        return (
+            f"{runs_dir} holds no finished run (not finished: {labels}): wait for "
+            "them, or start them again to resume"
+        )
+    if folders:
+        names = shortlist(sorted({path.parent.name for path in folders}), limit=20)
+        return (
+            f"no experiment in {runs_dir} has a name that begins with "
+            f"{' or '.join(filters)}: there are {names}"
+        )
+    return (
+        f"{runs_dir} holds no run (<name>/seed_<n>/result.json): train first "
+        "(python -m fer_jax.train configs/baseline.yaml) or give another --runs_dir"
+    )
+
+
+def _check_one_data_set(runs: Sequence[Run]) -> None:
+    by_data: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in runs:
+        by_data[run.fingerprint, run.data["description"]].append(run.label)
+    if len({fingerprint for fingerprint, _ in by_data}) > 1:
+        sets = "; ".join(
+            f"{fingerprint} '{description}': {shortlist(labels)}"
+            for (fingerprint, description), labels in by_data.items()
+        )
+        raise UserError(
+            f"the runs are of different data and do not compare: {sets}; choose with "
+            "--filter or --runs_dir, or keep them apart in each table with --mixed"
+        )
+
+
+def _check_configs(runs: Sequence[Run]) -> None:
+    by_name: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_name[run.name].append(run)
+    for name, group in by_name.items():
+        first, *others = group
+        for other in others:
+            keys = differing_keys([first.settings(), other.settings()])
+            if keys:
+                raise UserError(
+                    f"{first.label} and {other.label} are not seeds of one "
+                    f"experiment, since {_difference(keys, first, other)}: give one "
+                    f"of them another name, or train {name} again"
+                )
+
+
+def _difference(keys: Sequence[str], first: Run, other: Run) -> str:
+    told = (
+        f"{key} is {first.config.get(key, ABSENT)} and {other.config.get(key, ABSENT)}"
+        for key in keys
+    )
+    return shortlist(told)

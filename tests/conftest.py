@@ -1,0 +1,84 @@
+"""What the tests share: a cache folder of their own, a tiny data set, one finished run.
+
+The tiny set has 16 x 16 images whose classes differ by a bright bar, so that the
+default network compiles and learns within seconds.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_jax import config as config_lib
+from fer_jax import train as train_lib
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE, COUNTS = 16, (20, 8, 16, 30, 20, 16, 18)
+TINY = (
+    f"data.image_size={SIDE}",
+    "training.epochs=3",
+    "training.batch_size=32",
+    "training.eval_batch_size=25",  # divides neither val nor test
+    "training.lr=3e-3",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory):
+    """Prepared data and compiled steps go to folders that end with the tests."""
+    folder = tmp_path_factory.mktemp("caches")
+    own = {
+        "FER_CACHE_DIR": str(folder / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    import jax  # the settings are also told to a JAX that is already imported
+
+    jax.config.update("jax_compilation_cache_dir", own["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FER_DATA_ROOT", raising=False)
+        for name, value in own.items():
+            patch.setenv(name, value)
+        yield
+
+
+def write_tiny_csv(path: Path, usages=("Training", "PublicTest", "PrivateTest")):
+    rng = np.random.default_rng(0)
+    lines = ["emotion,pixels,Usage"]
+    for usage in usages:
+        for label, count in enumerate(COUNTS):
+            for _ in range(count):
+                image = rng.integers(0, 120, (SIDE, SIDE))
+                image[2 * label : 2 * label + 3] += 90
+                lines.append(f"{label},{' '.join(map(str, image.ravel()))},{usage}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_csv(tmp_path_factory):
+    return write_tiny_csv(tmp_path_factory.mktemp("tiny") / "fer2013.csv")
+
+
+def tiny_config(*overrides: str):
+    return config_lib.load(ROOT / "configs/baseline.yaml", [*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_csv):
+    """The folder and the result of one whole run; tests only read it."""
+    runs_dir = tmp_path_factory.mktemp("finished")
+    config = tiny_config(*HARD)
+    result = train_lib.train(config, data_root=str(tiny_csv), runs_dir=runs_dir)
+    return runs_dir / "baseline" / "seed_42", result
+
+
+# What makes an exact resume hard: every source of randomness is on.
+HARD = ("data.weighted_sampler=true", "augmentation.random_erasing=0.5")
+
+
+def environment() -> dict[str, str]:
+    """For child processes: this checkout first on the path."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

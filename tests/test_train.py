@@ -1,0 +1,219 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from conftest import HARD, ROOT, TINY, environment, tiny_config, write_tiny_csv
+from sklearn.metrics import confusion_matrix, f1_score
+
+from fer_jax import experiment, runs
+from fer_jax import train as train_lib
+from fer_jax.checkpoint import Checkpoints
+from fer_jax.errors import UserError, run_command
+from fer_jax.train import Interrupted, train
+from fer_jax.train_step import zero_sums
+
+TIMES = {"timing", "environment"}
+
+
+def rows(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def without_times(folder):
+    result = json.loads((folder / "result.json").read_text())
+    kept = {key: value for key, value in result.items() if key not in TIMES}
+    lines = [
+        {key: value for key, value in row.items() if key != "images_per_s"}
+        for row in rows(folder)
+    ]
+    return kept, lines
+
+
+def assert_same_run(folder, other):
+    assert without_times(folder) == without_times(other)
+    for split in ("val", "test"):
+        with (
+            np.load(folder / f"predictions_{split}.npz") as ours,
+            np.load(other / f"predictions_{split}.npz") as theirs,
+        ):
+            for name in ours.files:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+    jax.tree.map(np.testing.assert_array_equal, arrays(folder), arrays(other))
+
+
+def arrays(folder):
+    """Everything in the newest checkpoint: parameters, statistics, optimizer, sums."""
+    config = tiny_config(*HARD)
+    from fer_jax import data
+
+    csv = str(write_tiny_csv(folder.parent / "for_shapes.csv"))
+    dataset = data.load(csv, image_size=config.data.image_size)
+    like = {"state": experiment.build(config, dataset).state, "sums": zero_sums()}
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.load(checkpoints.latest, like)[0]
+
+
+def test_run_folder_agrees_with_itself(finished_run):
+    folder, result = finished_run
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == result["config"]
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
+    for split in ("val", "test"):
+        with np.load(folder / f"predictions_{split}.npz", allow_pickle=False) as file:
+            labels, predicted = file["labels"], file["logits"].argmax(axis=1)
+            assert len(file["rows"]) == len(labels) == result[split]["n"] == 128
+        scores = result[split]
+        expected = confusion_matrix(labels, predicted, labels=range(7))
+        np.testing.assert_array_equal(scores["confusion_matrix"], expected)
+        macro = f1_score(labels, predicted, average="macro")
+        assert scores["macro_f1"] == pytest.approx(macro, abs=1e-12)
+    best = max(rows(folder), key=lambda row: row["val_macro_f1"])
+    assert result["selection"]["epoch"] == best["epoch"]
+    assert result["val"]["macro_f1"] == best["val_macro_f1"]
+    assert result["val"]["loss"] == best["val_loss"]
+
+
+def test_learns(tiny_csv, tmp_path):
+    config = tiny_config("training.epochs=12", "augmentation.mixup_alpha=0")
+    result = train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert result["test"]["accuracy"] > 0.8  # the largest class has a quarter
+
+
+@pytest.mark.parametrize("stops", [(3,), (2, 4, 9)], ids=["mid_epoch", "thrice"])
+def test_interrupted_and_resumed_run_equals_undisturbed(
+    stops, finished_run, tiny_csv, tmp_path, monkeypatch
+):
+    advance = train_lib._Bar.advance
+    for stop in stops:
+
+        def stopping(bar, step, sums, stop=stop):
+            advance(bar, step, sums)
+            if step == stop:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(train_lib._Bar, "advance", stopping)
+        with pytest.raises(Interrupted):
+            train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+        assert not runs.is_finished(tmp_path / "baseline/seed_42")
+    monkeypatch.setattr(train_lib._Bar, "advance", advance)
+    train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert_same_run(tmp_path / "baseline/seed_42", finished_run[0])
+
+
+def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path):
+    command = [sys.executable, "-m", "fer_jax.train", ROOT / "configs/baseline.yaml"]
+    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path]
+    for item in (*TINY, *HARD):
+        command += ["--set", item]
+    folder = tmp_path / "baseline/seed_42"
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").is_file() or not rows(folder):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        run.kill()
+    assert not runs.is_finished(folder)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stdout
+    # The overrides are told in another order of the same values.
+    result = json.loads((folder / "result.json").read_text())
+    assert result["overrides"] == [*TINY, *HARD]
+    result["overrides"] = []
+    (folder / "result.json").write_text(json.dumps(result))
+    assert_same_run(folder, finished_run[0])
+
+
+def test_finished_run_is_not_repeated(finished_run, tiny_csv):
+    folder, result = finished_run
+    before = (folder / "result.json").stat().st_mtime_ns
+    again = train(
+        tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=folder.parents[1]
+    )
+    assert again == result
+    assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_other_settings_in_the_folder_are_refused_by_name(finished_run, tiny_csv):
+    config = tiny_config(*HARD, "training.lr=1e-3", "loss.type=focal")
+    with pytest.raises(UserError) as error:
+        train(config, data_root=str(tiny_csv), runs_dir=finished_run[0].parents[1])
+    assert "training.lr is 0.003 there and 0.001 here" in str(error.value)
+    assert "loss.type is cross_entropy there and focal here" in str(error.value)
+    assert "seed is" not in str(error.value)
+
+
+def test_other_data_in_the_folder_is_refused(finished_run, tmp_path):
+    csv = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
+    with pytest.raises(UserError, match="data set is fer2013.csv"):
+        train(
+            tiny_config(*HARD),
+            data_root=str(csv),
+            runs_dir=finished_run[0].parents[1],
+        )
+
+
+def test_force_starts_anew_and_patience_stops(tiny_csv, tmp_path):
+    # A rate of almost nothing: every epoch predicts the same, the first is the best.
+    options = ("training.lr=1e-12", "training.patience=1", "training.epochs=9")
+    quick = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
+    first = train(tiny_config(*options, "training.patience=2"), **quick)
+    assert first["epochs_run"] <= 9
+    result = train(tiny_config(*options), force=True, **quick)
+    history = rows(tmp_path / "baseline/seed_42")
+    best = max(history, key=lambda row: (row["val_macro_f1"], -row["epoch"]))["epoch"]
+    assert result["stopped_early"]
+    assert result["epochs_run"] == len(history) == best + 1
+    assert result["selection"]["epoch"] == best
+
+
+def test_without_a_test_split_there_is_no_test_result(tmp_path):
+    csv = write_tiny_csv(tmp_path / "train_val.csv", ("Training", "PublicTest"))
+    config = tiny_config("training.epochs=1")
+    result = train(config, data_root=str(csv), runs_dir=tmp_path)
+    assert "test" not in result
+    folder = tmp_path / "baseline/seed_42"
+    assert [path.name for path in folder.glob("*.npz")] == ["predictions_val.npz"]
+
+
+def test_loss_that_is_not_finite_stops_the_run(tiny_csv, tmp_path, monkeypatch):
+    def broken(logits, labels, **_):
+        return logits.sum() * np.nan
+
+    monkeypatch.setattr(experiment.losses, "softmax_loss", broken)
+    with pytest.raises(UserError, match=r"not finite at step 1 \(epoch 1\)"):
+        train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert not runs.is_finished(tmp_path / "baseline/seed_42")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["configs/none.yaml"], "configs/none.yaml"),
+        (["configs/baseline.yaml", "--data_root", "/no/such/place"], "/no/such/place"),
+        (["configs/baseline.yaml", "--set", "training.epoch=3"], "training.epochs"),
+        (["configs/baseline.yaml", "--set", "model.arch=vit"], "fernet"),
+        (["configs/baseline.yaml", "--set", "training.batch_size=60000"], "batch_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    status = run_command(
+        lambda: train_lib.main([*arguments, "--runs_dir", str(tmp_path / "runs")])
+    )
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+    assert not (tmp_path / "runs").exists()
