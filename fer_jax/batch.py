@@ -319,7 +319,11 @@ def _run_one(job: Job, args: argparse.Namespace) -> tuple[int, str]:
     # A process group of its own: Ctrl-C reaches it once, through us, and not twice.
     with (
         subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
         ) as process,
         _forwarding(process),
     ):

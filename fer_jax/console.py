@@ -25,7 +25,7 @@ def make_console(*, color: bool = True, stderr: bool = False) -> Console:
         sys.stdout.reconfigure(errors="replace")
     # None leaves the choice to the environment variable NO_COLOR.
     no_color = None if color else True
-    console = Console(no_color=no_color, stderr=stderr, highlight=False)
+    console = Console(no_color=no_color, stderr=stderr, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     return console

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from fer_jax.config import flatten
 from fer_jax.errors import UserError
+from fer_jax.runs import RESULT_FORMAT
 
-FORMAT = 1
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 CLASS_METRICS = ("f1", "precision", "recall")
 SPLITS = ("val", "test")
@@ -151,9 +152,9 @@ def read_run(run_dir: Path) -> Run:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     found = result.get("format") if isinstance(result, dict) else None
-    if found != FORMAT:
+    if found != RESULT_FORMAT:
         raise UserError(
-            f"{path} has format {found!r}, and this version reads format {FORMAT}: "
+            f"{path} has format {found!r}, and this version reads format {RESULT_FORMAT}: "
             "train that run again or compare with the version that wrote it"
         )
     if missing := _missing(result):
@@ -179,17 +180,6 @@ def read_run(run_dir: Path) -> Run:
             "move the folder back, or out of the folder of the runs"
         )
     return run
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, under dotted keys: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def as_frame(runs: Sequence[Run], split: str) -> pd.DataFrame:

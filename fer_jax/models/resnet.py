@@ -76,7 +76,7 @@ class _Block(nnx.Module):
         self.conv1 = conv(inputs, outputs, 3, stride=stride, dtype=dtype, rngs=rngs)
         self.norm1 = batch_norm(outputs, dtype=dtype, rngs=rngs)
         self.conv2 = conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
-        self.norm2 = batch_norm(outputs, dtype=dtype, rngs=rngs, scale=0.0)
+        self.norm2 = batch_norm(outputs, dtype=dtype, rngs=rngs)
         self.project = self.norm3 = nnx.data(None)
         if stride != 1 or inputs != outputs:
             self.project = nnx.data(

@@ -1,0 +1,247 @@
+"""Writes `torch.json`: numbers from PyTorch that the tests compare with.
+
+The tests do not need PyTorch, only this script does. To make the file anew, in an
+environment of its own:
+
+  pip install numpy torch --index-url https://download.pytorch.org/whl/cpu
+  python tests/oracles/make_oracles.py
+
+Written with PyTorch 2.13. The networks are written here from the papers, without a
+look at `fer_jax.models` except for the names of the layers.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from weights import draw
+
+warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+
+
+def main() -> None:
+    """Makes all oracles and writes them beside this script."""
+    oracles = {
+        "losses": losses(),
+        "one_cycle": one_cycles(),
+        "adamw": adamw(),
+        "networks": [
+            network("fernet", FerNet()),
+            network("resnet18", ResNet((2, 2, 2, 2))),
+        ],
+    }
+    path = Path(__file__).parent / "torch.json"
+    path.write_text(json.dumps(plain(oracles), separators=(",", ":")) + "\n")
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def plain(value: Any) -> Any:
+    """For JSON; nine digits tell every float32 from the next."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def losses() -> dict[str, Any]:
+    """Values and gradients of cross-entropy and of focal loss on hard labels."""
+    rng = np.random.RandomState(0)
+    logits = np.float32(3 * rng.standard_normal((6, 7)))
+    labels = np.array([0, 3, 3, 6, 1, 5])
+    weights = np.float32(rng.uniform(0.2, 3.0, 7))
+    cases = []
+    for weighted in (False, True):
+        w = torch.tensor(weights, dtype=torch.float64) if weighted else None
+        for smoothing in (0.0, 0.1, 0.5):
+            x = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+            y = torch.tensor(labels)
+            loss = F.cross_entropy(x, y, w, label_smoothing=smoothing)
+            loss.backward()
+            case = {"weighted": weighted, "label_smoothing": smoothing}
+            cases.append(
+                case | {"focal_gamma": 0.0, "loss": loss.item(), "grad": x.grad}
+            )
+        for gamma in (0.5, 2.0, 5.0):
+            x = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+            p = torch.softmax(x, 1)[torch.arange(len(labels)), torch.tensor(labels)]
+            share = torch.ones(len(labels)) if w is None else w[labels]
+            loss = (share * (1 - p) ** gamma * -torch.log(p)).sum() / share.sum()
+            loss.backward()
+            case = {"weighted": weighted, "label_smoothing": 0.0}
+            cases.append(
+                case | {"focal_gamma": gamma, "loss": loss.item(), "grad": x.grad}
+            )
+    inputs = {"logits": logits, "labels": labels, "weights": weights}
+    return inputs | {"cases": cases}
+
+
+def one_cycles() -> list[dict[str, Any]]:
+    """The learning rate of every step under OneCycleLR."""
+    totals = {1: (0.3,), 2: (0.3, 0.7), 3: (0.1, 0.3, 0.5), 7: (0.05, 0.3, 0.9)}
+    totals |= {100: (0.25, 0.333), 570: (0.3, 0.123)}
+    found = []
+    for total, shares in totals.items():
+        for share in shares:
+            optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 3e-4, total, pct_start=share, cycle_momentum=False
+            )
+            rates = [optimizer.param_groups[0]["lr"]]
+            for _ in range(total - 1):
+                schedule.step()
+                rates.append(optimizer.param_groups[0]["lr"])
+            found.append({"peak": 3e-4, "total": total, "pct": share, "rates": rates})
+    return found
+
+
+def adamw() -> dict[str, Any]:
+    """Parameters after each of several steps, with decay on the kernel alone."""
+    rng = np.random.RandomState(1)
+    shapes = {"kernel": (3, 2), "bias": (2,), "scale": (3,)}
+    start = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    params = {
+        name: torch.tensor(value, requires_grad=True) for name, value in start.items()
+    }
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [params["kernel"]], "weight_decay": 0.3},
+            {"params": [params["bias"], params["scale"]], "weight_decay": 0.0},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.2, 12, pct_start=0.4, cycle_momentum=False
+    )
+    grads, after = [], []
+    for step in range(12):
+        grad = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        for name, value in grad.items():
+            params[name].grad = torch.tensor(value)
+        optimizer.step()
+        if step < 11:
+            schedule.step()
+        grads.append(grad)
+        after.append({k: v.detach().clone() for k, v in params.items()})
+    settings = {"peak": 0.2, "total_steps": 12, "pct_start": 0.4, "weight_decay": 0.3}
+    return {"settings": settings, "start": start, "grads": grads, "after": after}
+
+
+class Head(nn.Module):
+    """Mean over the image and a linear layer."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class BasicBlock(nn.Module):
+    """As in torchvision's resnet18: the shortcut is a strided 1 x 1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.project = self.norm3 = None
+        if stride != 1 or inputs != outputs:
+            self.project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.norm3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + (x if self.project is None else self.norm3(self.project(x))))
+
+
+class ResNet(nn.Module):
+    """torchvision's, with a 3 x 3 stem of stride 1 and without pooling."""
+
+    def __init__(self, depths: tuple[int, ...]):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(64)
+        blocks, inputs = [], 64
+        for width, depth in zip((64, 128, 256, 512), depths, strict=True):
+            for number in range(depth):
+                stride = 2 if number == 0 and width > 64 else 1
+                blocks.append(BasicBlock(inputs, width, stride))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = Head(512)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))
+
+
+class PooledBlock(nn.Module):
+    """A basic block whose shortcut is the mean of 2 x 2 pixels, then 1 x 1."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.project = None
+        if stride == 2:
+            self.project = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + (self.project(F.avg_pool2d(x, 2)) if self.project else x))
+
+
+class FerNet(nn.Module):
+    """A 5 x 5 stem of stride 2 and three blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 32, 5, 2, padding=2, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.blocks = nn.Sequential(
+            PooledBlock(32, 32), PooledBlock(32, 96), PooledBlock(96, 192)
+        )
+        self.head = Head(192)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))
+
+
+def network(arch: str, model: nn.Module) -> dict[str, Any]:
+    """Logits in both modes, and the running statistics after one training pass."""
+    weights = {
+        name: torch.tensor(draw(name, tuple(value.shape)))
+        for name, value in model.state_dict().items()
+        if "num_batches" not in name
+    }
+    model.load_state_dict(weights, strict=False)
+    model = model.double()
+    images = torch.tensor(draw("images", (4, 1, 16, 16)) * 4.0).double()
+    with torch.no_grad():
+        evaluated = model.eval()(images)
+        trained = model.train()(images)
+    after = model.state_dict()
+    return {
+        "arch": arch,
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "evaluated": evaluated,
+        "trained": trained,
+        "stem_mean": after["norm.running_mean"],
+        "stem_var": after["norm.running_var"],
+        "stem_count": images.shape[0] * (64 if arch == "fernet" else 256),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT, TINY, environment, write_tiny_csv
+
+from fer_jax import batch, data
+from fer_jax.errors import UserError, run_command
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    """A folder of three tiny experiments; the second cannot be trained."""
+    folder = tmp_path_factory.mktemp("configs")
+    base = yaml.safe_load((ROOT / "configs/baseline.yaml").read_text())
+    for item in TINY:
+        key, value = item.split("=")
+        section, name = key.split(".")
+        base[section][name] = yaml.safe_load(value.replace("3e-3", "0.003"))
+    base["training"]["epochs"] = 2
+    (folder / "baseline.yaml").write_text(yaml.safe_dump(base))
+    for name, change in {
+        "batch_huge": {"training": {"batch_size": 4096}},
+        # Long enough to be interrupted in the middle.
+        "loss_focal": {"loss": {"type": "focal"}, "training": {"epochs": 30}},
+    }.items():
+        described = {"extends": "baseline.yaml", "name": name, "description": "?"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
+    return folder
+
+
+def run_batch(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, ROOT / "bin/run_batch", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def events(runs_dir):
+    lines = (runs_dir / "batch_log.jsonl").read_text().splitlines()
+    return [(e["run"], e["event"]) for e in map(json.loads, lines)]
+
+
+def test_batch_carries_on_past_a_failure_and_skips_what_is_done(
+    configs, tiny_csv, tmp_path
+):
+    options = ["--configs", configs, "--data_root", tiny_csv, "--runs_dir", tmp_path]
+    first = run_batch(*options)
+    assert first.returncode == 1
+    assert events(tmp_path) == [
+        ("baseline/seed_42", "started"),
+        ("baseline/seed_42", "finished"),
+        ("loss_focal/seed_42", "started"),
+        ("loss_focal/seed_42", "finished"),
+        ("batch_huge/seed_42", "started"),
+        ("batch_huge/seed_42", "failed"),
+    ]
+    failure = json.loads((tmp_path / "batch_log.jsonl").read_text().splitlines()[-1])
+    assert failure["exit_status"] == 2
+    assert "training.batch_size is 4096" in failure["error"]
+    # The comparison at the end, of the two that have results.
+    assert "Comparison on val: 2 runs of 2 experiments" in first.stdout
+
+    again = run_batch(*options, "--filter", "loss_", "--filter", "base")
+    assert again.returncode == 0
+    assert "0 of 2 runs to do" in again.stdout
+    assert len(events(tmp_path)) == 6
+
+
+def test_dry_run_shows_the_plan_and_touches_nothing(configs, tiny_csv, tmp_path):
+    done = run_batch(
+        "--configs", configs, "--data_root", tiny_csv, "--runs_dir", tmp_path / "runs",
+        "--filter", "loss_", "--seeds", "3", "--dry-run",
+    )  # fmt: skip
+    assert done.returncode == 0
+    for seed in (42, 43, 44):
+        assert f"loss_focal/seed_{seed}" in done.stdout
+    assert "3 of 3 runs to do" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_batch_saves_and_goes_on(signum, configs, tiny_csv, tmp_path):
+    command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs]
+    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "loss_"]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        metrics = tmp_path / "loss_focal/seed_42/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not metrics.is_file():  # the loop has begun: signals save from here
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(process.pid, signum)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signum, output
+    assert events(tmp_path)[-1] == ("loss_focal/seed_42", "interrupted")
+    again = run_batch(*command[2:])
+    assert again.returncode == 0, again.stderr
+    assert "half done" in again.stdout
+    assert events(tmp_path)[-1] == ("loss_focal/seed_42", "finished")
+
+
+def test_order_follows_the_phases():
+    names = [config.name for _, config in batch.find_configs(ROOT / "configs", [])]
+    assert names == list(batch.PHASES)
+    by_name = batch.find_configs(ROOT / "configs", ["lr_"], "name")
+    assert [config.name for _, config in by_name] == ["lr_high", "lr_low"]
+
+
+def test_filters_that_match_nothing_name_what_there_is():
+    with pytest.raises(
+        UserError, match=r"no experiment begins with los-; .*loss_focal"
+    ):
+        batch.find_configs(ROOT / "configs", ["los-"])
+
+
+def test_plan_tells_states_apart(configs, finished_run, tiny_csv, tmp_path):
+    folder, result = finished_run
+    path = ROOT / "configs/baseline.yaml"
+    from conftest import HARD, tiny_config
+
+    def state(config, csv=tiny_csv, runs_dir=folder.parents[1]):
+        dataset = data.load(str(csv), image_size=config.data.image_size)
+        return batch.plan_job(path, config, 0, runs_dir, dataset)
+
+    assert state(tiny_config(*HARD)).state == "finished"
+    assert state(tiny_config(*HARD), runs_dir=tmp_path).state == "new"
+    blocked = state(tiny_config(*HARD, "training.lr=1e-3"))
+    assert blocked.state == "blocked"
+    assert "training.lr is 0.003 there and 0.001 here" in blocked.reason
+    other = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
+    assert "data set is" in state(tiny_config(*HARD), csv=other).reason
+
+
+def test_wrong_call_is_one_line_and_status_2(tmp_path, capsys):
+    status = run_command(lambda: batch.main(["--configs", str(tmp_path)]))
+    assert status == 2
+    assert capsys.readouterr().err.count("\n") == 1

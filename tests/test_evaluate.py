@@ -1,0 +1,110 @@
+"""Prediction of a whole split, in order and without padding, and its scores."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from fer_jax.evaluate import make_predict, predict_split, score
+
+CLASSES = 3
+
+
+class Linear(NamedTuple):
+    """A network of which the answer is known: the first pixels times params."""
+
+    def evaluate(self, params, batch_stats, images):
+        return images[:, 0, :CLASSES, 0] * params + batch_stats
+
+
+PARAMS, BATCH_STATS = jnp.float32(2.0), jnp.float32([0.0, 0.5, 1.0])
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
+
+
+def expected_logits(images):
+    normalised = (images[:, 0, :CLASSES, 0] / 255.0 - 0.5) / 0.25
+    return normalised * 2.0 + np.array([0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 24, 1000])
+def test_every_image_has_its_own_logits_in_order(images, batch_size):
+    predict, shapes = make_predict(Linear()), []
+
+    def watched(params, batch_stats, images, indices):
+        shapes.append(indices.shape)
+        return predict(params, batch_stats, images, indices)
+
+    logits = predict_split(
+        watched, PARAMS, BATCH_STATS, jnp.asarray(images), batch_size=batch_size
+    )
+    assert logits.shape == (23, CLASSES) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected_logits(images), rtol=1e-5, atol=1e-5)
+    # One shape means one compilation; no batch is larger than the split.
+    assert set(shapes) == {(min(batch_size, 23),)}
+    assert len(shapes) == -(-23 // batch_size)
+
+
+def test_the_padding_is_not_counted(images):
+    # The first image pads the last batch. Its class must count once in the scores.
+    predict = make_predict(Linear())
+    logits = predict_split(
+        predict, PARAMS, BATCH_STATS, jnp.asarray(images), batch_size=20
+    )
+    labels = expected_logits(images).argmax(axis=1)
+    labels[0] = (labels[0] + 1) % CLASSES  # the only miss
+    scores = score(logits, labels, ["a", "b", "c"])
+    assert scores["n"] == 23
+    assert scores["accuracy"] == pytest.approx(22 / 23)
+    assert np.sum(scores["confusion_matrix"]) == 23
+
+
+def test_prediction_does_not_consume_its_arguments(images):
+    predict = make_predict(Linear())
+    params, device_images = jnp.float32(2.0), jnp.asarray(images)
+    first = predict_split(predict, params, BATCH_STATS, device_images, batch_size=8)
+    again = predict_split(predict, params, BATCH_STATS, device_images, batch_size=8)
+    np.testing.assert_array_equal(first, again)
+    assert not params.is_deleted()
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood():
+    rng = np.random.default_rng(1)
+    logits = np.float32(5 * rng.standard_normal((40, 7)))
+    labels = rng.integers(0, 7, 40)
+    scores = score(logits, labels, [str(c) for c in range(7)])
+    expected = -log_softmax(np.float64(logits), axis=1)[np.arange(40), labels].mean()
+    assert scores["loss"] == pytest.approx(expected, rel=1e-12)
+    assert scores["accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.float32([[1e30, 0.0], [0.0, 3e4]])
+    scores = score(logits, np.array([0, 0]), ["a", "b"])
+    assert scores["loss"] == pytest.approx(1.5e4)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_logits_that_are_not_finite_show_in_the_loss():
+    logits = np.float32([[np.nan, 0.0], [0.0, 1.0]])
+    assert np.isnan(score(logits, np.array([0, 1]), ["a", "b"])["loss"])
+
+
+def test_keys_and_types_of_the_scores():
+    scores = score(np.float32(jax.nn.one_hot([0, 1], 2)), np.array([0, 0]), ["a", "b"])
+    assert list(scores) == [
+        "n",
+        "loss",
+        "accuracy",
+        "macro_f1",
+        "balanced_accuracy",
+        "per_class",
+        "confusion_matrix",
+    ]
+    assert type(scores["loss"]) is float and list(scores["per_class"]) == ["a", "b"]

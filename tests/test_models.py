@@ -1,0 +1,210 @@
+"""Networks against PyTorch's, and what training and evaluation promise."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles.weights import draw
+
+from fer_jax import models
+from fer_jax.errors import UserError
+
+ORACLE = json.loads((Path(__file__).parent / "oracles" / "torch.json").read_text())
+NETWORKS = {case["arch"]: case for case in ORACLE["networks"]}
+KEY = jax.random.key(0)
+# XLA compiles this generator in a fraction of the time.
+INIT = jax.random.key(0, impl="rbg")
+
+
+@functools.cache
+def built(arch, dtype=jnp.float32, dropout=0.0):
+    """A network with compiled functions: train, evaluate, params, batch_stats."""
+    network, params, batch_stats = models.create(
+        arch, INIT, num_classes=7, dropout=dropout, dtype=dtype
+    )
+    return jax.jit(network.train), jax.jit(network.evaluate), params, batch_stats
+
+
+def pictures(batch=4, side=16):
+    """Normalised images in [B, H, W, 1]; those that the oracle has seen."""
+    return np.moveaxis(draw("images", (batch, 1, side, side)) * 4.0, 1, -1)
+
+
+def from_torch(tree):
+    """The oracle's weights in the structure of `tree`."""
+
+    def leaf(path, like):
+        *layer, name = [str(part.key) for part in path]
+        names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+        names |= {"mean": "running_mean", "var": "running_var"}
+        shape = like.shape
+        if len(shape) == 4:  # HWIO here, OIHW there
+            values = draw(
+                ".".join([*layer, "weight"]), (shape[3], shape[2], *shape[:2])
+            )
+            return jnp.asarray(values.transpose(2, 3, 1, 0))
+        values = draw(".".join([*layer, names[name]]), shape[::-1])
+        return jnp.asarray(values.T)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+@pytest.mark.parametrize("arch", models.MODELS)
+def test_every_network_gives_finite_logits_in_both_modes(arch):
+    train, evaluate, params, batch_stats = built(arch)
+    images = pictures(4)
+    trained, new_stats = train(params, batch_stats, images, KEY)
+    evaluated = evaluate(params, batch_stats, images)
+    for logits in (trained, evaluated):
+        assert logits.shape == (4, 7) and logits.dtype == jnp.float32
+        assert np.isfinite(logits).all()
+    assert jax.tree.structure(new_stats) == jax.tree.structure(batch_stats)
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_logits_and_running_statistics_are_those_of_pytorch(arch):
+    train, evaluate, params, batch_stats = built(arch)
+    case = NETWORKS[arch]
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    images = pictures(4)
+    logits, new_stats = train(params, batch_stats, images, KEY)
+    np.testing.assert_allclose(logits, case["trained"], atol=2e-4)
+    np.testing.assert_allclose(
+        evaluate(params, batch_stats, images), case["evaluated"], atol=2e-4
+    )
+    np.testing.assert_allclose(
+        new_stats["norm"]["mean"], case["stem_mean"], rtol=1e-4, atol=1e-5
+    )
+    # PyTorch divides the variance by n - 1, Flax by n.
+    old, n = batch_stats["norm"]["var"], case["stem_count"]
+    expected = 0.9 * old + (np.array(case["stem_var"]) - 0.9 * old) * (n - 1) / n
+    np.testing.assert_allclose(new_stats["norm"]["var"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("arch", "depths"), [("resnet18", 8), ("resnet34", 16)])
+def test_parameter_counts_are_those_of_torchvision(arch, depths):
+    # torchvision's with 1,000 classes and a 7 x 7 stem for three channels.
+    published = {"resnet18": 11_689_512, "resnet34": 21_797_672}[arch]
+    stem, last = 3 * 7 * 7 * 64, 512 * 1000 + 1000
+    expected = published - stem - last + 3 * 3 * 64 + 512 * 7 + 7
+    _, _, params, _ = built(arch)
+    assert models.count_parameters(params) == expected
+    assert len(params["blocks"]) == depths
+
+
+def test_fernet_has_the_parameters_of_its_description():
+    stem = 5 * 5 * 32 + 2 * 32
+    blocks = sum(
+        9 * i * o + 9 * o * o + 4 * o + (i * o if i != o else 0)
+        for i, o in [(32, 32), (32, 96), (96, 192)]
+    )
+    _, _, params, _ = built("fernet")
+    assert models.count_parameters(params) == stem + blocks + 192 * 7 + 7
+
+
+@pytest.mark.parametrize("arch", ["fernet", "resnet18"])
+def test_evaluation_of_an_image_does_not_depend_on_its_batch(arch):
+    _, evaluate, params, batch_stats = built(arch)
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    images = pictures(4)
+    company = np.concatenate([images[:1], 5 * images[1:][::-1] + 3])
+    first = evaluate(params, batch_stats, images)[0]
+    np.testing.assert_allclose(
+        evaluate(params, batch_stats, company)[0], first, atol=1e-5
+    )
+
+
+def test_training_of_an_image_does_depend_on_its_batch():
+    # Batch norm uses the batch, or the test above would say nothing.
+    train, _, params, batch_stats = built("fernet")
+    params = from_torch(params)
+    images = pictures(4)
+    company = np.concatenate([images[:1], 5 * images[1:][::-1] + 3])
+    first = train(params, batch_stats, images, KEY)[0][0]
+    assert np.abs(train(params, batch_stats, company, KEY)[0][0] - first).max() > 0.01
+
+
+def test_dropout_follows_its_key_and_is_off_in_evaluation():
+    train, evaluate, params, batch_stats = built("fernet", dropout=0.5)
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    images = pictures(4)
+
+    def logits(seed):
+        return np.array(train(params, batch_stats, images, jax.random.key(seed))[0])
+
+    np.testing.assert_array_equal(logits(1), logits(1))
+    assert np.abs(logits(1) - logits(2)).max() > 0.01
+    # In evaluation it is the program of a network without dropout.
+    programs = {
+        each.lower(params, batch_stats, images).as_text()
+        for each in (evaluate, built("fernet")[1])
+    }
+    assert len(programs) == 1
+
+
+def test_dropout_keeps_the_mean():
+    train, _, params, batch_stats = built("fernet", dropout=0.5)
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    images = pictures(4)
+    draws = np.stack(
+        [
+            train(params, batch_stats, images, jax.random.key(seed))[0]
+            for seed in range(300)
+        ]
+    )
+    whole = built("fernet")[0](params, batch_stats, images, KEY)[0]
+    error = draws.std(axis=0) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - whole) < 4.5 * error).all()
+
+
+def test_initial_logits_are_small_and_depend_on_the_key():
+    _, evaluate, params, batch_stats = built("fernet")
+    key = jax.random.key(1, impl="rbg")
+    other = models.create("fernet", key, num_classes=7, dropout=0.0, dtype=jnp.float32)[
+        1
+    ]
+    images = pictures(4)
+    logits = evaluate(params, batch_stats, images)
+    assert np.abs(logits).max() < 5
+    assert np.abs(evaluate(other, batch_stats, images) - logits).max() > 0.01
+
+
+def test_batch_stats_start_neutral_and_training_changes_all_of_them():
+    train, _, params, batch_stats = built("fernet")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch_stats):
+        assert (leaf == (1.0 if path[-1].key == "var" else 0.0)).all()
+    new_stats = train(from_torch(params), batch_stats, pictures(4), KEY)[1]
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), batch_stats, new_stats)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_bfloat16_computes_narrowly_and_keeps_float32_parameters():
+    train, evaluate, params, batch_stats = built("fernet", dtype=jnp.bfloat16)
+    reference = from_torch(params), from_torch(batch_stats)
+    outputs = jax.eval_shape(train, *reference, pictures(4), KEY)
+    trees = (params, batch_stats, outputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trees)} == {jnp.dtype("float32")}
+    wide = built("fernet")[1](*reference, pictures(4))
+    narrow = evaluate(*reference, pictures(4))
+    difference = np.abs(wide - narrow).max()
+    assert 1e-5 < difference < 0.1  # not float32 in disguise, and not nonsense
+
+
+@pytest.mark.parametrize("side", [16, 17, 45])
+def test_fernet_takes_images_of_any_side(side):
+    _, evaluate, params, batch_stats = built("fernet")
+    shape = jax.ShapeDtypeStruct((2, side, side, 1), jnp.float32)
+    assert jax.eval_shape(evaluate, params, batch_stats, shape).shape == (2, 7)
+
+
+@pytest.mark.parametrize("arch", ["resnet19", "", "FerNet"])
+def test_an_unknown_network_is_refused_with_the_choices(arch):
+    with pytest.raises(UserError) as refusal:
+        models.create(arch, KEY, num_classes=7, dropout=0.0, dtype=jnp.float32)
+    message = str(refusal.value)
+    assert message.startswith(f"model.arch is {arch!r}") and "\n" not in message
+    assert all(name in message for name in ("fernet", "resnet18", "resnet34"))
