@@ -12,8 +12,13 @@ from fer_jax import augment, evaluate, losses, models
 from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset, pipeline
 from fer_jax.optimizer import adamw_one_cycle
-from fer_jax.train_step import AugmentFn, TrainState, TrainStep, init_state
-from fer_jax.train_step import make_train_step
+from fer_jax.train_step import (
+    AugmentFn,
+    TrainState,
+    TrainStep,
+    init_state,
+    make_train_step,
+)
 
 
 class Experiment(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import embedded, sources
+from fer_jax.data import csv_source, embedded, sources
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -274,7 +274,7 @@ def test_files_that_are_no_fer2013_are_refused_whole(tmp_path, text, words):
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(csv_source, "_LONGEST_LINE", 1000)
     path = tmp_path / "a.csv"
     path.write_text("emotion,pixels,Usage\n0," + "1 " * 1000)
     refused(path, "a.csv:2", "1,000 characters")

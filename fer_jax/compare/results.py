@@ -154,8 +154,9 @@ def read_run(run_dir: Path) -> Run:
     found = result.get("format") if isinstance(result, dict) else None
     if found != RESULT_FORMAT:
         raise UserError(
-            f"{path} has format {found!r}, and this version reads format {RESULT_FORMAT}: "
-            "train that run again or compare with the version that wrote it"
+            f"{path} has format {found!r}, and this version reads format "
+            f"{RESULT_FORMAT}: train that run again or compare with the version that "
+            "wrote it"
         )
     if missing := _missing(result):
         raise UserError(

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from fer_jax.console import progress
 from fer_jax.data import sources
-from fer_jax.data.sources import Problems, Source, Split
+from fer_jax.data.records import Problems, Source, Split
 from fer_jax.errors import UserError
 
 FORMAT = 1  # raised when prepared copies of before are no longer to be used

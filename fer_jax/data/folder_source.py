@@ -1,0 +1,140 @@
+"""Lists and decodes a folder `train|val|test/<class>/<images>`."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fer_jax import labels
+from fer_jax.data.records import (
+    SPLITS,
+    Problems,
+    Source,
+    Split,
+    digest,
+    either,
+    fit,
+    stack,
+)
+from fer_jax.errors import UserError
+
+MAX_PIXELS = 64_000_000  # of one image; more is a mistake or a decompression bomb
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def scan(path: Path) -> list[os.DirEntry]:
+    """The entries of a folder by name, without the hidden ones."""
+    # Ask os.path about entries: their own is_dir() raises on links that loop.
+    with os.scandir(path) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def list_folder(root: Path, splits: dict[str, Path]) -> Source:
+    """Lists the images of all splits, with a key of their names, sizes and times."""
+    classes = {
+        split: [entry.name for entry in scan(path) if os.path.isdir(entry)]
+        for split, path in splits.items()
+    }
+    names = labels.class_names(classes["train"])
+    class_names = tuple(dict.fromkeys(names.values()))
+    if len(class_names) < 2:
+        raise UserError(
+            f"{splits['train']} holds {len(class_names)} class folders, expected one "
+            "for each emotion, at least two; sort the images into them"
+        )
+    listing, stats = {}, []
+    for split in SPLITS:
+        listing[split] = []
+        for folder in classes.get(split, []):
+            name = names.get(folder) or labels.emotion(folder)
+            if name not in class_names:
+                raise UserError(
+                    f"{splits[split] / folder} is a class that train lacks, expected "
+                    f"{either(class_names)}; rename or remove it"
+                )
+            for relative, stat in _list_images(root, splits[split] / folder):
+                listing[split].append((relative, class_names.index(name)))
+                stats.append((relative, *stat))
+    listing = {split: files for split, files in listing.items() if files}
+    description = f"{Path(os.path.abspath(root)).name}/ (folder)"
+    key = digest("folder", class_names, stats)
+    return Source("folder", description, key, root, class_names, listing)
+
+
+def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    count = 0
+    for entry in scan(folder):
+        if os.path.isdir(entry):
+            raise UserError(
+                f"{entry.path} is a folder where images are expected; move its images "
+                "up into the class folder, or remove it"
+            )
+        if not entry.name.lower().endswith(_SUFFIXES):
+            continue
+        count += 1
+        try:
+            stat = entry.stat()
+            times = (stat.st_size, stat.st_mtime_ns)
+        except OSError:  # a dangling or looping link; told when it is read
+            times = (-1, -1)
+        yield os.path.relpath(entry.path, root), times
+    if not count:
+        raise UserError(
+            f"{folder} holds no {either(_SUFFIXES)} image; add some or "
+            "remove the folder"
+        )
+
+
+def read_folder(
+    source: Source, image_size: int, advance: Callable[[float], None]
+) -> tuple[dict[str, Split], Problems]:
+    """The splits of a listed folder, and its bad images; `advance` hears progress."""
+    problems, splits, done = Problems(), {}, 0
+    total = sum(map(len, source.listing.values()))
+    for split, files in source.listing.items():
+        found = []
+        for row, (relative, label) in enumerate(files):
+            try:
+                found.append((_decode(source.path / relative, image_size), label, row))
+            except ValueError as error:
+                problems.add(split, f"{os.sep}{relative} {error}")
+            done += 1
+            if done % 256 == 0:
+                advance(done / total)
+        if found:
+            splits[split] = stack(found)
+    return splits, problems
+
+
+def _decode(path: Path, image_size: int) -> np.ndarray:
+    """One image file as uint8 `[S, S, 1]`; a ValueError says what is wrong with it."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError("is not a file, expected an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no matter for the user
+            # No other decoder gets to see the bytes: fewer parsers, fewer holes.
+            with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
+                if image.width * image.height <= MAX_PIXELS:
+                    return fit(np.asarray(_to_grey(image)), image_size)
+                size = f"{image.width:,} x {image.height:,}"
+    except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
+        reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
+        raise ValueError(f"is no readable jpg, png, bmp or webp ({reason})") from None
+    raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """Upright and grey; what is transparent becomes white, as on a page."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L")

@@ -1,0 +1,102 @@
+"""What the readers of sources share: what they find, and what is wrong with it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fer_jax import labels
+from fer_jax.errors import UserError
+
+SPLITS = ("train", "val", "test")
+UNKNOWN = "unknown"  # the split of a row that does not say
+SHOWN_PROBLEMS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The images of one split, in their order in the source.
+
+    Attributes:
+      images: uint8 `[N, S, S, 1]`, grey values 0..255.
+      labels: int32 `[N]`, indices into the class names.
+      rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
+        header), the place in the split's sorted listing, or the drawn face's index.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a data root names, before any image is read.
+
+    Attributes:
+      kind: "embedded", "csv" or "folder".
+      description: the source in words for people.
+      key: a digest that changes when the content does.
+      path: the file or folder, None for the embedded set.
+      class_names: the classes, in the order of the labels.
+      listing: for a folder, split by split, sorted (relative path, label) pairs.
+    """
+
+    kind: str
+    description: str
+    key: str
+    path: Path | None = None
+    class_names: tuple[str, ...] = labels.EMOTIONS
+    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Problems:
+    """Bad rows or images: the first few in words, and how many each split has."""
+
+    first: list[str] = dataclasses.field(default_factory=list)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, split: str, text: str) -> None:
+        """Notes one; `text` goes on where the path of the source stops."""
+        self.counts[split] = self.counts.get(split, 0) + 1
+        if len(self.first) < SHOWN_PROBLEMS:
+            self.first.append(text)
+
+    def check(self, path: Path | None) -> None:
+        """Raises a `UserError` that names the first problem, if there is one."""
+        if not self.counts:
+            return
+        more = sum(self.counts.values()) - 1
+        others = f", and {more:,} more are bad" if more else ""
+        raise UserError(
+            f"{path}{self.first[0]}{others}; mend them or drop them with --skip_bad"
+        )
+
+
+def digest(*parts: object) -> str:
+    """A SHA-256 of values that have a stable repr."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def fit(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Grey uint8 `[H, W]` to `[S, S, 1]`: centre-cropped, resized with antialiasing."""
+    if pixels.shape != (image_size, image_size):
+        size, method = (image_size, image_size), Image.Resampling.BICUBIC
+        pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), size, method))
+    return pixels[:, :, None]
+
+
+def stack(found: list[tuple[np.ndarray, int, int]]) -> Split:
+    """Joins (image, label, row) triples into a split."""
+    images, targets, rows = zip(*found, strict=True)
+    return Split(np.stack(images), np.int32(targets), np.int32(rows))
+
+
+def either(names: Iterable[str]) -> str:
+    """Names as a choice: a, b or c."""
+    *names, last = names
+    return f"{', '.join(names)} or {last}"
