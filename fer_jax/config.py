@@ -156,7 +156,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The resolved config as YAML, in the order of the schema."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(
+        config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -173,29 +175,41 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        for key_node, _ in pairs:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # refused by PyYAML as no key
             if key_node.value in seen:
                 problem = f"the key {key_node.value!r} appears twice"
                 raise yaml.constructor.ConstructorError(
                     None, None, problem, key_node.start_mark
                 )
-            if isinstance(key_node.value, str):
-                seen.add(key_node.value)
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        value.encode()  # a lone surrogate would fail only when the run is written
+        return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """A safe dumper that quotes the text which `_Loader` would read as a number."""
 
 
 # PyYAML follows YAML 1.1, where 1e-3 (without a point) is a string.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets Python's own through: KeyError, …
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
@@ -234,7 +248,11 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         if not isinstance(base, str):
             raise UserError(f"{path}: extends is {base!r}; expected a file name")
         folder = path.resolve().parent
-        target = (folder / base).resolve()
+        try:
+            target = (folder / base).resolve()
+            exists = target.is_file()
+        except (OSError, ValueError):  # a name too long, or with a NUL
+            target, exists = folder / "?", False
         chain = (*below, path.resolve())
         if not target.is_relative_to(folder):
             raise UserError(
@@ -244,9 +262,9 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         if target in chain:
             names = " -> ".join(file.name for file in (*chain, target))
             raise UserError(f"{path}: extends goes in a circle: {names}")
-        if not target.is_file():
+        if not exists:
             raise UserError(f"{path}: extends {base!r}, which does not exist")
-        tree = _read_chain(path.parent / base, chain)
+        tree = _read_chain(target, chain)
     return _merge(tree, values, str(path))
 
 
@@ -267,7 +285,7 @@ def _merge(base: Tree, values: Mapping[Any, Any], origin: str) -> Tree:
 def _all_keys(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         yield f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _all_keys(value, f"{prefix}{key}.")
 
 
@@ -278,11 +296,10 @@ def _explain(detail: Mapping[str, Any], where: str, origins: Mapping[str, str]) 
     place = origins.get(key, where)
     if detail["type"] == "extra_forbidden":
         section = _fields(parts[:-1])
-        # A known section's keys first, then the same word anywhere in the schema.
+        # The same word elsewhere in the schema first, then a near one beside it.
         near = difflib.get_close_matches(parts[-1], section, 1)
-        close = [".".join([*parts[:-1], name]) for name in near] or [
-            name for name in _schema_keys() if name.split(".")[-1] == parts[-1]
-        ]
+        close = [name for name in _schema_keys() if name.endswith(f".{parts[-1]}")]
+        close += [".".join([*parts[:-1], name]) for name in near]
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(section)}"
         return f"{place}: {key} is not a known key; {hint}"
     if detail["type"] == "missing":
@@ -290,12 +307,18 @@ def _explain(detail: Mapping[str, Any], where: str, origins: Mapping[str, str]) 
     found = detail["input"]
     if isinstance(found, float) and not math.isfinite(found):
         return f"{place}: {key} is {found}; expected a finite number"
+    if detail["type"] == "invalid_key":
+        return f"{place}: the key {key} is not text; known: {', '.join(_fields([]))}"
     expected = detail["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    expected = expected.replace("a integer", "a whole number")
     if detail["type"] == "model_type":
         expected = f"a section with the keys {', '.join(_fields(parts))}"
     elif detail["type"] == "string_pattern_mismatch":
         expected = "letters, digits, '.', '_' and '-', as it names a folder"
-    text = repr(found)
+    try:
+        text = repr(found)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a {type(found).__name__} too long to print"
     text = text if len(text) <= 60 else text[:57] + "..."
     return f"{place}: {key} is {text}; expected {expected}"
 

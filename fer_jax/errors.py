@@ -12,6 +12,10 @@ class UserError(Exception):
     Commands print it without a traceback and exit with status 2.
     """
 
+    def __init__(self, message: str):
+        """Keeps the message in one line, whatever the user's text holds."""
+        super().__init__(" ".join(message.split()))
+
 
 def run_command(main: Callable[[], int]) -> int:
     """Runs `main` and turns user errors into one line on stderr and status 2.

@@ -68,7 +68,8 @@ def score(
       class_names: the C names.
     """
     wide = logits.astype(np.float64)
-    log_sum = np.logaddexp.reduce(wide, axis=1)
+    with np.errstate(invalid="ignore"):  # a NaN is for the caller to judge
+        log_sum = np.logaddexp.reduce(wide, axis=1)
     loss = log_sum - wide[np.arange(len(labels)), labels]
     matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
     scores = from_confusion(matrix, class_names)

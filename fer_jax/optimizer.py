@@ -27,8 +27,8 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
       a function from an int step (0-based) to a float32 learning rate.
     """
     start, end = peak / DIV_FACTOR, peak / DIV_FACTOR / FINAL_DIV_FACTOR
-    summit = max(pct_start * total_steps - 1.0, 0.0)
-    last = max(total_steps - 1.0, summit)
+    # Below 0 in very short runs, which then begin on the way down.
+    summit, last = pct_start * total_steps - 1.0, total_steps - 1.0
 
     def cosine(low: float, high: float, share: jax.Array) -> jax.Array:
         share = jnp.clip(share, 0.0, 1.0)
@@ -36,7 +36,7 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
 
     def schedule(step: jax.Array) -> jax.Array:
         rise = cosine(start, peak, step / max(summit, 1e-9))
-        fall = cosine(peak, end, (step - summit) / max(last - summit, 1e-9))
+        fall = cosine(peak, end, (step - summit) / (last - summit))
         return jnp.where(step <= summit, rise, fall)
 
     return schedule

@@ -201,9 +201,8 @@ class _Progress:
     def save(
         self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None
     ) -> None:
-        record = dataclasses.asdict(dataclasses.replace(self, state=None, sums=None))
-        del record["state"], record["sums"]
-        tree = {"state": self.state, "sums": self.sums}
+        record = vars(self).copy()
+        tree = {key: record.pop(key) for key in ("state", "sums")}
         checkpoints.save(int(self.state.step), tree, record, metrics)
 
     @classmethod
@@ -211,7 +210,7 @@ class _Progress:
         cls, checkpoints: Checkpoints, step: int, like: TrainState
     ) -> "_Progress":
         tree, record = checkpoints.load(step, {"state": like, "sums": zero_sums()})
-        return cls(tree["state"], tree["sums"], **record)
+        return cls(**tree, **record)
 
 
 def _best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -161,16 +161,23 @@ def test_dropout_keeps_the_mean():
     assert (np.abs(draws.mean(axis=0) - whole) < 4.5 * error).all()
 
 
-def test_initial_logits_are_small_and_depend_on_the_key():
+def test_initial_logits_are_small_and_kernels_depend_on_the_key():
     _, evaluate, params, batch_stats = built("fernet")
+    assert np.abs(evaluate(params, batch_stats, pictures())).max() < 5
     key = jax.random.key(1, impl="rbg")
     other = models.create("fernet", key, num_classes=7, dropout=0.0, dtype=jnp.float32)[
         1
     ]
-    images = pictures(4)
-    logits = evaluate(params, batch_stats, images)
-    assert np.abs(logits).max() < 5
-    assert np.abs(evaluate(other, batch_stats, images) - logits).max() > 0.01
+    kernels = [
+        (one, two)
+        for one, two in zip(
+            jax.tree.leaves(params), jax.tree.leaves(other), strict=True
+        )
+        if one.ndim > 1
+    ]
+    assert len(kernels) == 10  # stem, two a block, two projections, linear
+    for one, two in kernels:
+        assert one.std() > 0 and (one != two).mean() > 0.99
 
 
 def test_batch_stats_start_neutral_and_training_changes_all_of_them():

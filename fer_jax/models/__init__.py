@@ -58,23 +58,15 @@ def create(
             f"model.arch is {arch!r}, which does not exist; "
             f"choose one of {', '.join(MODELS)}"
         )
-
-    def build(key: jax.Array) -> nnx.Module:
-        return MODELS[arch](
-            num_classes=num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(key)
-        )
-
-    @jax.jit  # one compilation, where layer by layer each shape would have its own
-    def init(key: jax.Array) -> tuple[Any, Any]:
-        _, params, batch_stats = nnx.split(build(key), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-
-    model = nnx.eval_shape(build, key)
+    model = MODELS[arch](
+        num_classes=num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(key)
+    )
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     network = Network(
         training=_graphdef(model, training=True),
         evaluation=_graphdef(model, training=False),
     )
-    return network, *init(key)
+    return network, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:

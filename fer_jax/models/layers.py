@@ -2,7 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+
+def uniform(bound: float) -> nnx.Initializer:
+    """Uniform in ± bound / sqrt(fan_in), drawn on the host from the key.
+
+    The numbers are the same on every device, and XLA, which takes a second on a CPU
+    to compile the draw of each new shape, has nothing to compile.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+        limit = bound / np.sqrt(np.prod(shape[:-1]))
+        return jnp.asarray(rng.uniform(-limit, limit, shape), dtype)
+
+    return init
 
 
 def conv(
@@ -32,7 +48,7 @@ def conv(
         padding=size // 2,
         use_bias=False,
         dtype=dtype,
-        kernel_init=nnx.initializers.variance_scaling(1 / 48, "fan_in", "uniform"),
+        kernel_init=uniform(0.25),
         rngs=rngs,
     )
 
@@ -53,7 +69,9 @@ class Head(nnx.Module):
     ):
         """Builds the head; `dropout` is the rate."""
         self.dropout = nnx.Dropout(dropout)
-        self.linear = nnx.Linear(features, num_classes, rngs=rngs)
+        self.linear = nnx.Linear(
+            features, num_classes, kernel_init=uniform(1.0), rngs=rngs
+        )
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """From `[B, h, w, features]` to float32 `[B, num_classes]`."""
