@@ -1,7 +1,10 @@
 """What a terminal shows: the shared rich console, its bars, a run's score table."""
 
+import contextlib
 import sys
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, SupportsFloat
 
 from rich import box
 from rich.console import Console
@@ -43,6 +46,50 @@ def progress(console: Console, *extra: TextColumn, count: bool = True) -> Progre
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class TrainingBar:
+    """A run's live bar: epoch, loss, learning rate, images a second, time left."""
+
+    def __init__(
+        self,
+        console: Console,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        schedule: Callable[[int], SupportsFloat],
+    ):
+        self._progress = progress(
+            console, TextColumn("{task.fields[detail]}"), count=False
+        )
+        self._epochs, self._per_epoch = epochs, steps_per_epoch
+        self._batch_size, self._schedule = batch_size, schedule
+
+    @contextlib.contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """Shows the bar, for a run that has taken `step` steps, until left."""
+        total = self._epochs * self._per_epoch
+        with self._progress:
+            self._task = self._progress.add_task(
+                "compiling", total=total, completed=step, detail=""
+            )
+            self._first, self._started, self._shown = step, time.monotonic(), 0.0
+            yield
+
+    def advance(self, step: int, loss: SupportsFloat) -> None:
+        """Shows a step, a few times a second at most; only then is `loss` read."""
+        now = time.monotonic()
+        if self._progress.disable or now - self._shown < 0.25:
+            return
+        self._shown = now
+        speed = (step - self._first) * self._batch_size / (now - self._started)
+        self._progress.update(
+            self._task,
+            completed=step,
+            description=f"epoch {-(-step // self._per_epoch)}/{self._epochs}",
+            detail=f"loss {float(loss):.3f}  "
+            f"lr {float(self._schedule(step - 1)):.1e}  {speed:,.0f} img/s",
+        )
 
 
 def scores_table(result: dict[str, Any]) -> Table:

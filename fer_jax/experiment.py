@@ -104,7 +104,7 @@ def _compute_dtype(precision: str) -> Any:
 def make_augment(settings: Augmentation) -> AugmentFn:
     """The augmentations that are switched on, in order, as one function.
 
-    Erasing fills with mid-grey, which is 0 after normalisation.
+    Erasing fills with 0, the image's mean grey after normalisation.
     """
 
     def apply(

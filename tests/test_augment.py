@@ -345,8 +345,21 @@ def test_mixup_is_a_function_of_its_key():
 # --- normalise
 
 
-def test_normalise_maps_bytes_to_two_either_side_of_mid_grey():
-    found = augment.normalise(jnp.arange(256, dtype=jnp.uint8))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, (np.arange(256) - 127.5) / 63.75, atol=1e-6)
-    assert found[0] == -2.0 and found[255] == 2.0
+def test_normalise_takes_out_the_light_and_the_exposure():
+    rng = np.random.default_rng(0)
+    dark = rng.integers(0, 60, (3, 12, 12, 1))
+    images = jnp.asarray(np.concatenate([dark, 3 * dark + 40]), jnp.uint8)
+    found = np.array(augment.normalise(images))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), 0.0, atol=1e-5)
+    deviation = np.array(images).std(axis=(1, 2, 3))
+    np.testing.assert_allclose(
+        found.std(axis=(1, 2, 3)), deviation / (deviation + 8.0), rtol=1e-4
+    )
+    # What is left of a difference in light is the 8 grey levels' share.
+    assert np.abs(np.corrcoef(found[0].ravel(), found[3].ravel())[0, 1] - 1) < 1e-4
+
+
+def test_normalise_of_a_blank_image_is_zero():
+    blank = jnp.full((2, 8, 8, 1), 200, jnp.uint8)
+    np.testing.assert_array_equal(augment.normalise(blank), 0.0)

@@ -103,7 +103,7 @@ def test_fernet_has_the_parameters_of_its_description():
         for i, o in [(32, 32), (32, 96), (96, 192)]
     )
     _, _, params, _ = built("fernet")
-    assert models.count_parameters(params) == stem + blocks + 192 * 7 + 7
+    assert models.count_parameters(params) == stem + blocks + 9 * 192 * 7 + 7
 
 
 @pytest.mark.parametrize("arch", ["fernet", "resnet18"])

@@ -11,11 +11,12 @@ import yaml
 from conftest import HARD, ROOT, TINY, environment, tiny_config, write_tiny_csv
 from sklearn.metrics import confusion_matrix, f1_score
 
-from fer_jax import experiment, runs
+from fer_jax import experiment, fit, runs
 from fer_jax import train as train_lib
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.errors import UserError, run_command
-from fer_jax.train import Interrupted, train
+from fer_jax.stop import Interrupted
+from fer_jax.train import train
 from fer_jax.train_step import zero_sums
 
 TIMES = {"timing", "environment"}
@@ -90,19 +91,19 @@ def test_learns(tiny_csv, tmp_path):
 def test_interrupted_and_resumed_run_equals_undisturbed(
     stops, finished_run, tiny_csv, tmp_path, monkeypatch
 ):
-    advance = train_lib._Bar.advance
+    advance = fit.TrainingBar.advance
     for stop in stops:
 
-        def stopping(bar, step, sums, stop=stop):
-            advance(bar, step, sums)
+        def stopping(bar, step, loss, stop=stop):
+            advance(bar, step, loss)
             if step == stop:
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(train_lib._Bar, "advance", stopping)
+        monkeypatch.setattr(fit.TrainingBar, "advance", stopping)
         with pytest.raises(Interrupted):
             train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
         assert not runs.is_finished(tmp_path / "baseline/seed_42")
-    monkeypatch.setattr(train_lib._Bar, "advance", advance)
+    monkeypatch.setattr(fit.TrainingBar, "advance", advance)
     train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert_same_run(tmp_path / "baseline/seed_42", finished_run[0])
 

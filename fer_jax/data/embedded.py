@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 
 from fer_jax.labels import EMOTIONS
 
-SIZES = {"train": 2400, "val": 800, "test": 800}
+SIZES = {"train": 2000, "val": 700, "test": 700}
 VERSION = 1  # raised whenever the drawing changes, so that prepared copies are redone
 MISLABELLED = 0.04
 

@@ -12,6 +12,7 @@ from flax import nnx
 from fer_jax.models.layers import Head, batch_norm, conv
 
 WIDTHS = (32, 96, 192)  # at 24 x 24, 12 x 12 and 6 x 6
+GRID = 3  # cells to a side that the head tells apart
 
 
 class FerNet(nnx.Module):
@@ -28,7 +29,7 @@ class FerNet(nnx.Module):
             _Block(i, o, dtype=dtype, rngs=rngs)
             for i, o in zip(inputs, WIDTHS, strict=True)
         )
-        self.head = Head(WIDTHS[-1], num_classes, dropout=dropout, rngs=rngs)
+        self.head = Head(WIDTHS[-1], num_classes, dropout=dropout, grid=GRID, rngs=rngs)
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """From normalised `[B, H, W, 1]` to float32 logits `[B, num_classes]`."""

@@ -3,7 +3,7 @@
 The tests do not need PyTorch, only this script does. To make the file anew, in an
 environment of its own:
 
-  pip install numpy torch --index-url https://download.pytorch.org/whl/cpu
+  pip install numpy torch
   python tests/oracles/make_oracles.py
 
 Written with PyTorch 2.13. The networks are written here from the papers, without a
@@ -134,14 +134,16 @@ def adamw() -> dict[str, Any]:
 
 
 class Head(nn.Module):
-    """Mean over the image and a linear layer."""
+    """Means over a grid of cells and a linear layer."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, grid: int = 1):
         super().__init__()
-        self.linear = nn.Linear(width, 7)
+        self.grid = grid
+        self.linear = nn.Linear(grid * grid * width, 7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        x = F.adaptive_avg_pool2d(x, self.grid)
+        return self.linear(x.permute(0, 2, 3, 1).flatten(1))
 
 
 class BasicBlock(nn.Module):
@@ -212,7 +214,7 @@ class FerNet(nn.Module):
         self.blocks = nn.Sequential(
             PooledBlock(32, 32), PooledBlock(32, 96), PooledBlock(96, 192)
         )
-        self.head = Head(192)
+        self.head = Head(192, grid=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))

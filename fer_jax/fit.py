@@ -1,0 +1,219 @@
+"""The training loop of one run: epochs of steps, resumable between any two of them.
+
+A checkpoint holds all that the rest of a run depends on, so a run that was
+interrupted or killed goes on from its newest one to the same numbers.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from fer_jax import data, evaluate, runs
+from fer_jax.checkpoint import Checkpoints
+from fer_jax.config import Config
+from fer_jax.console import TrainingBar
+from fer_jax.errors import UserError
+from fer_jax.experiment import Experiment
+from fer_jax.stop import Interrupted, Stop
+from fer_jax.train_step import Sums, TrainState, zero_sums
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands: what a checkpoint holds, arrays first, then the record."""
+
+    state: TrainState
+    sums: Sums
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    train_s: float = 0.0  # in steps, over all attempts
+    wall_s: float = 0.0  # with evaluation and saving
+
+    def save(
+        self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Saves it under its step; with `metrics` it may be the best."""
+        record = vars(self).copy()
+        tree = {key: record.pop(key) for key in ("state", "sums")}
+        checkpoints.save(int(self.state.step), tree, record, metrics)
+
+    @classmethod
+    def restore(
+        cls, checkpoints: Checkpoints, step: int, like: TrainState
+    ) -> "Progress":
+        """Loads what was saved under a step; `like` gives the structure."""
+        tree, record = checkpoints.load(step, {"state": like, "sums": zero_sums()})
+        return cls(**tree, **record)
+
+
+def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best epoch by val macro-F1; among equals the earliest."""
+    return max(history, key=lambda row: (row["val_macro_f1"], -row["epoch"]))
+
+
+def is_over(config: Config, history: Sequence[dict[str, Any]]) -> bool:
+    """Whether all epochs are done, or patience has run out."""
+    if not history:
+        return False
+    waited = len(history) - best_row(history)["epoch"]
+    patience, epochs = config.training.patience, config.training.epochs
+    return len(history) >= epochs or 0 < patience <= waited
+
+
+def fit(
+    config: Config,
+    dataset: data.Dataset,
+    parts: Experiment,
+    folder: Path,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> Progress:
+    """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
+    now = Progress(parts.state, zero_sums())
+    if checkpoints.latest is not None:
+        now = Progress.restore(checkpoints, checkpoints.latest, parts.state)
+        step = int(now.state.step)
+        console.print(
+            f"going on after step {step:,} (epoch {step / parts.per_epoch:.1f})"
+        )
+    _write_metrics(folder, now.history)
+    batches = iter(parts.batches)
+    batches.set_state({"next_index": int(now.state.step)})
+    training = config.training
+    bar = TrainingBar(
+        console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
+    )
+    with Stop(console) as stop, bar.at(int(now.state.step)):
+        while not is_over(config, now.history):
+            started = time.monotonic()
+            steps = _train_epoch(parts, now, batches, stop, bar)
+            seconds = time.monotonic() - started
+            now.train_s += seconds
+            if now.state.step == parts.per_epoch * (len(now.history) + 1):
+                speed = steps * config.training.batch_size / seconds
+                row = _close_epoch(config, dataset, parts, now, speed)
+                now.wall_s += time.monotonic() - started
+                now.save(
+                    checkpoints,
+                    {"macro_f1": row["val_macro_f1"], "epoch": row["epoch"]},
+                )
+                _write_metrics(folder, now.history)
+                console.print(_epoch_line(config, now.history))
+            else:  # a signal came in the middle
+                now.wall_s += seconds
+                now.save(checkpoints)
+            if stop.signum is not None:
+                console.print(
+                    f"stopped after step {int(now.state.step):,}; "
+                    "the same command goes on from there"
+                )
+                raise Interrupted(stop.signum)
+    return now
+
+
+def _train_epoch(
+    parts: Experiment,
+    now: Progress,
+    batches: Iterator[np.ndarray],
+    stop: Stop,
+    bar: TrainingBar,
+) -> int:
+    """Takes the steps that are left of the epoch; returns how many it took.
+
+    On accelerators many steps share one dispatch. On CPU each has its own: XLA's
+    convolutions run some 25 times slower inside a scan there.
+    """
+    at_once = 1 if jax.default_backend() == "cpu" else 32
+    first = step = int(now.state.step)
+    end = parts.per_epoch * (len(now.history) + 1)
+    while step < end and stop.signum is None:
+        count = min(at_once, end - step)
+        indices = np.stack([next(batches) for _ in range(count)])
+        now.state, now.sums = parts.train_step(
+            now.state, now.sums, parts.images["train"], parts.labels, indices
+        )
+        # Without this a signal would wait for all the steps already queued.
+        jax.block_until_ready(now.sums)
+        step += count
+        bar.advance(step, now.sums.loss / now.sums.steps)
+    return step - first
+
+
+def _close_epoch(
+    config: Config,
+    dataset: data.Dataset,
+    parts: Experiment,
+    now: Progress,
+    speed: float,
+) -> dict[str, Any]:
+    """Scores val, adds the epoch's row to the history, and clears the sums.
+
+    Raises:
+      UserError: if a loss or a gradient was not finite.
+    """
+    epoch, step = len(now.history) + 1, int(now.state.step)
+    sums = jax.device_get(now.sums)
+    val = score(config, dataset, parts, now.state, "val")[1]
+    bad = int(sums.bad_step) + 1 if sums.bad_step >= 0 else step
+    if sums.bad_step >= 0 or not math.isfinite(val["loss"]):
+        raise UserError(
+            f"the loss or its gradient was not finite at step {bad:,} (epoch {epoch}); "
+            f"lower training.lr, which is {config.training.lr:g}; "
+            "the checkpoint of the epoch before is kept"
+        )
+    row = {
+        "epoch": epoch,
+        "step": step,
+        "lr": float(parts.schedule(step - 1)),
+        "train_loss": float(sums.loss / sums.steps),
+        "train_accuracy": float(sums.correct / sums.images),
+        "val_loss": val["loss"],
+        "val_accuracy": val["accuracy"],
+        "val_macro_f1": val["macro_f1"],
+        "val_balanced_accuracy": val["balanced_accuracy"],
+        "images_per_s": round(speed, 1),
+    }
+    now.history.append(row)
+    now.sums = zero_sums()
+    return row
+
+
+def score(
+    config: Config,
+    dataset: data.Dataset,
+    parts: Experiment,
+    state: TrainState,
+    split: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits and scores of one split under a state."""
+    logits = evaluate.predict_split(
+        parts.predict,
+        state.params,
+        state.batch_stats,
+        parts.images[split],
+        batch_size=config.training.eval_batch_size,
+    )
+    labels = dataset.splits[split].labels
+    return logits, evaluate.score(logits, labels, dataset.class_names)
+
+
+def _write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    # Whole and from the checkpoint's record, so that the two never disagree.
+    runs.write_jsonl(folder / runs.METRICS, history)
+
+
+def _epoch_line(config: Config, history: Sequence[dict[str, Any]]) -> str:
+    row, best = history[-1], best_row(history)
+    return (
+        f"epoch {row['epoch']:>3}/{config.training.epochs}  "
+        f"loss {row['train_loss']:.3f}  "
+        f"val accuracy {100 * row['val_accuracy']:.1f} %  "
+        f"macro-F1 {100 * row['val_macro_f1']:.1f} %"
+        f"{'*' if best is row else ' '} {row['images_per_s']:,.0f} img/s"
+    )
