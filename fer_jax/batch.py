@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -271,7 +271,7 @@ def _run_all(
     args: argparse.Namespace,
     runs_dir: Path,
     console: Console,
-    estimate: object,
+    estimate: Callable[[Sequence[Job]], float | None],
 ) -> int:
     """Runs the jobs, logging each; 0, 1 if any failed, 128 + a signal that stopped."""
     failed = []
