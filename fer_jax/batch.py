@@ -29,6 +29,7 @@ from fer_jax.console import make_console
 from fer_jax.errors import UserError
 
 LOG = "batch_log.jsonl"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES = (  # quick answers first, then one question after the other
     "epochs_10",
     "baseline",
@@ -89,17 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, config in configs
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
-    seconds = _seconds_per_image(runs_dir)
     train_images = {k: len(v.splits["train"].labels) for k, v in loaded.items()}
 
     def estimate(left: Sequence[Job]) -> float | None:
-        """Seconds for some jobs at most, from the runs already finished."""
+        """Seconds for some jobs, by the runs that are finished by now."""
+        seconds = _seconds_per_image(runs_dir)
         if seconds is None:
             return None
         return seconds * sum(
             (job.config.training.epochs - (0 if args.force else job.epochs))
             * train_images[job.config.data.image_size]
             for job in left
+            if args.force or job.state != "blocked"
         )
 
     first = next(iter(loaded.values()))
@@ -213,7 +215,7 @@ def plan_job(
     except UserError as error:
         reason = str(error)
     epochs, state = 0, "new"
-    if runs.is_started(folder):
+    if runs.is_started(folder) and not reason:
         state = "half done"
         with contextlib.suppress(OSError):
             epochs = (folder / runs.METRICS).read_text("utf-8").count("\n")
@@ -253,10 +255,10 @@ def _about(seconds: float | None) -> str:
     if seconds is None:
         return "; how long they take is known after the first"
     if seconds < 90:
-        return f", about {seconds:.0f} s at most"
+        return f", about {seconds:.0f} s"
     if seconds < 90 * 60:
-        return f", about {seconds / 60:.0f} min at most"
-    return f", about {seconds / 3600:.1f} h at most"
+        return f", about {seconds / 60:.0f} min"
+    return f", about {seconds / 3600:.1f} h"
 
 
 def _confirm() -> bool:
@@ -284,9 +286,11 @@ def _run_all(
         seconds = round(time.monotonic() - started, 1)
         if status == 0:
             _log(runs_dir, job, event="finished", seconds=seconds)
-        elif status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        elif status in {128 + number for number in _SIGNALS}:
             _log(runs_dir, job, event="interrupted", seconds=seconds)
-            console.print("batch stopped; the same command goes on from here")
+            console.print(
+                "batch stopped; the same command, without --force, goes on from here"
+            )
             return status
         else:
             failed.append(job.label)
@@ -315,37 +319,50 @@ def _run_one(job: Job, args: argparse.Namespace) -> tuple[int, str]:
     if args.data_root is not None:
         command += ["--data_root", args.data_root]
     command += ["--force"] * args.force + ["--skip_bad"] * args.skip_bad
+    # The child finds this very package, installed or not.
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     last = ""
     # A process group of its own: Ctrl-C reaches it once, through us, and not twice.
     with (
+        _forwarding() as (received, children),
         subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             process_group=0,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         ) as process,
-        _forwarding(process),
     ):
+        children.append(process)
+        for number in received:  # before there was a child to tell
+            process.send_signal(number)
         for line in process.stderr:
             sys.stderr.write(line)
             last = line.strip() or last
     code = process.returncode
+    if received:  # the batch ends, even if this run just did
+        return 128 + received[-1], ""
     if code < 0:
         return 128 - code, last or f"killed by {signal.Signals(-code).name}"
     return code, last.removeprefix("error: ")
 
 
 @contextlib.contextmanager
-def _forwarding(process: subprocess.Popen) -> Iterator[None]:
-    """Passes SIGINT and SIGTERM on to a process, which saves its state and ends."""
+def _forwarding() -> Iterator[tuple[list[int], list[subprocess.Popen]]]:
+    """Notes signals, and passes them on to the children, which save and end."""
+    received: list[int] = []
+    children: list[subprocess.Popen] = []
 
     def forward(signum: int, _: FrameType | None) -> None:
-        process.send_signal(signum)
+        received.append(signum)
+        for process in children:
+            process.send_signal(signum)
 
-    old = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, forward) for number in _SIGNALS}
     try:
-        yield
+        yield received, children
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -18,6 +18,13 @@ from rich.progress import (
 from rich.table import Table
 
 
+class _Console(Console):
+    """Leaves a closed pipe to `run_command`, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(*, color: bool = True, stderr: bool = False) -> Console:
     """A console that is plain when it is piped, and never narrower than a table.
 
@@ -28,7 +35,7 @@ def make_console(*, color: bool = True, stderr: bool = False) -> Console:
         sys.stdout.reconfigure(errors="replace")
     # None leaves the choice to the environment variable NO_COLOR.
     no_color = None if color else True
-    console = Console(no_color=no_color, stderr=stderr, highlight=False, markup=False)
+    console = _Console(no_color=no_color, stderr=stderr, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     return console

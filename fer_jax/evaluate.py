@@ -70,7 +70,7 @@ def score(
     wide = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # a NaN is for the caller to judge
         log_sum = np.logaddexp.reduce(wide, axis=1)
-    loss = log_sum - wide[np.arange(len(labels)), labels]
+        loss = log_sum - wide[np.arange(len(labels)), labels]
     matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
     scores = from_confusion(matrix, class_names)
     return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}

@@ -89,7 +89,7 @@ def fit(
     bar = TrainingBar(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
-    with Stop(console) as stop, bar.at(int(now.state.step)):
+    with Stop() as stop, bar.at(int(now.state.step)):
         while not is_over(config, now.history):
             started = time.monotonic()
             steps = _train_epoch(parts, now, batches, stop, bar)
@@ -105,13 +105,13 @@ def fit(
                 )
                 _write_metrics(folder, now.history)
                 console.print(_epoch_line(config, now.history))
-            else:  # a signal came in the middle
+            elif steps:  # a signal came in the middle
                 now.wall_s += seconds
                 now.save(checkpoints)
             if stop.signum is not None:
                 console.print(
-                    f"stopped after step {int(now.state.step):,}; "
-                    "the same command goes on from there"
+                    f"stopped after step {int(now.state.step):,}, state saved; the "
+                    "same command, without --force, goes on from there"
                 )
                 raise Interrupted(stop.signum)
     return now
@@ -164,8 +164,8 @@ def _close_epoch(
     if sums.bad_step >= 0 or not math.isfinite(val["loss"]):
         raise UserError(
             f"the loss or its gradient was not finite at step {bad:,} (epoch {epoch}); "
-            f"lower training.lr, which is {config.training.lr:g}; "
-            "the checkpoint of the epoch before is kept"
+            f"lower training.lr, which is {config.training.lr:g}, and start anew with "
+            "--force or under a name of its own"
         )
     row = {
         "epoch": epoch,

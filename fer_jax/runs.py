@@ -68,9 +68,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        result = json.loads(path.read_text("utf-8"))
+        found = result["format"]
+    except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged; repeat the run with --force") from None
+    if found != RESULT_FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}, expected {RESULT_FORMAT}; repeat the run "
+            "with --force, or use the version that wrote it"
+        )
+    return result
 
 
 def write_predictions(
@@ -89,6 +96,8 @@ def write_predictions(
     partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         np.savez(file, rows=rows, labels=labels, logits=logits)
+        file.flush()
+        os.fsync(file.fileno())  # on disk before the result that vouches for it
     partial.replace(path)
 
 
@@ -116,6 +125,11 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder} is in use by {holder}; wait for it to finish or stop it"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be locked ({error.strerror}); choose a folder on "
+                "another file system with --runs_dir"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -124,12 +138,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def is_finished(folder: Path) -> bool:
     """Whether the run has a result."""
-    return (folder / RESULT).is_file()
+    return os.path.isfile(folder / RESULT)  # False, where Path may raise
 
 
 def is_started(folder: Path) -> bool:
     """Whether the run has begun, finished or not."""
-    return (folder / CONFIG).is_file()
+    return os.path.isfile(folder / CONFIG)
 
 
 def differences(
@@ -169,11 +183,17 @@ def differences(
 
 
 def clear(folder: Path) -> None:
-    """Removes what a run has written, and nothing else."""
+    """Removes what a run has written, and nothing else.
+
+    The checkpoints go before the config: a run that was cleared in part, and has
+    begun nothing, is new, and must not go on from them.
+    """
     (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
-    for path in folder.glob("predictions_*.npz"):
-        path.unlink()
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
+    for pattern in ("predictions_*.npz", ".predictions_*.npz", ".*.json*.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
     for name in (METRICS, DATA, CONFIG):
         (folder / name).unlink(missing_ok=True)
 

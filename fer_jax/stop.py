@@ -1,13 +1,11 @@
-"""SIGINT and SIGTERM end a run between two steps, not in the middle of one."""
+"""SIGINT, SIGTERM and SIGHUP end a run between two steps, not in the middle of one."""
 
 import signal
 from types import FrameType
 
-from rich.console import Console
-
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM stopped the run, after its state was saved."""
+    """A signal stopped the run, after its state was saved."""
 
     def __init__(self, signum: int):
         """Keeps the signal's number."""
@@ -21,14 +19,12 @@ class Stop:
     A second Ctrl-C does not wait for the step to end: it raises KeyboardInterrupt.
     """
 
-    def __init__(self, console: Console):
-        self.signum: int | None = None
-        self._console = console
+    signum: int | None = None
 
     def __enter__(self) -> "Stop":
         self._handlers = {
             number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         return self
 
@@ -39,5 +35,4 @@ class Stop:
     def _note(self, signum: int, _: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signum = signum
-        self._console.print("stopping: the state is saved after this step")
+        self.signum = signum  # and no more: printing here could meet a print

@@ -5,8 +5,9 @@ end (`_finish`); the loop between them is in `fit.py`.
 """
 
 import argparse
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def train(
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
-    with runs.locked(folder):
+    with runs.locked(folder), _disk_errors(folder):
         if force:
             runs.clear(folder)
         if changed := runs.differences(folder, config.model_dump(), described):
@@ -131,6 +132,21 @@ def train(
     console.print(scores_table(result))
     console.print(f"result: {folder / runs.RESULT}")
     return result
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """A full disk or a folder that became read-only is told in one sentence."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written or read "
+            f"({error.strerror or error}); mend that, and the same command, without "
+            "--force, goes on from the last checkpoint"
+        ) from None
 
 
 def describe(dataset: data.Dataset) -> dict[str, Any]:

@@ -98,11 +98,10 @@ def test_interrupted_batch_saves_and_goes_on(signum, configs, tiny_csv, tmp_path
     ) as process:
         metrics = tmp_path / "loss_focal/seed_42/metrics.jsonl"
         deadline = time.monotonic() + 120
-        while not metrics.is_file():  # the loop has begun: signals save from here
+        while not metrics.is_file() or not metrics.read_text():  # one epoch done
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(0.5)
         os.kill(process.pid, signum)
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signum, output
@@ -110,6 +109,7 @@ def test_interrupted_batch_saves_and_goes_on(signum, configs, tiny_csv, tmp_path
     again = run_batch(*command[2:])
     assert again.returncode == 0, again.stderr
     assert "half done" in again.stdout
+    assert "going on after step" in again.stdout  # so it was saved
     assert events(tmp_path)[-1] == ("loss_focal/seed_42", "finished")
 
 

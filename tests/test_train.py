@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import yaml
 from conftest import HARD, ROOT, TINY, environment, tiny_config, write_tiny_csv
 from sklearn.metrics import confusion_matrix, f1_score
 
-from fer_jax import experiment, fit, runs
+from fer_jax import data, experiment, fit, runs
 from fer_jax import train as train_lib
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.errors import UserError, run_command
@@ -37,7 +36,7 @@ def without_times(folder):
     return kept, lines
 
 
-def assert_same_run(folder, other):
+def assert_same_run(folder, other, csv):
     assert without_times(folder) == without_times(other)
     for split in ("val", "test"):
         with (
@@ -46,16 +45,14 @@ def assert_same_run(folder, other):
         ):
             for name in ours.files:
                 np.testing.assert_array_equal(ours[name], theirs[name])
-    jax.tree.map(np.testing.assert_array_equal, arrays(folder), arrays(other))
+    both = [arrays(each, csv) for each in (folder, other)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
 
 
-def arrays(folder):
+def arrays(folder, csv):
     """Everything in the newest checkpoint: parameters, statistics, optimizer, sums."""
     config = tiny_config(*HARD)
-    from fer_jax import data
-
-    csv = str(write_tiny_csv(folder.parent / "for_shapes.csv"))
-    dataset = data.load(csv, image_size=config.data.image_size)
+    dataset = data.load(str(csv), image_size=config.data.image_size)
     like = {"state": experiment.build(config, dataset).state, "sums": zero_sums()}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return checkpoints.load(checkpoints.latest, like)[0]
@@ -105,32 +102,63 @@ def test_interrupted_and_resumed_run_equals_undisturbed(
         assert not runs.is_finished(tmp_path / "baseline/seed_42")
     monkeypatch.setattr(fit.TrainingBar, "advance", advance)
     train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
-    assert_same_run(tmp_path / "baseline/seed_42", finished_run[0])
+    assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
+
+
+def test_signal_between_epochs_keeps_the_best_checkpoint(
+    finished_run, tiny_csv, tmp_path, monkeypatch
+):
+    is_over = fit.is_over
+
+    def stopping(config, history):
+        if len(history) == 1:
+            signal.raise_signal(signal.SIGTERM)  # no step is taken after this
+        return is_over(config, history)
+
+    monkeypatch.setattr(fit, "is_over", stopping)
+    # Epoch 1 is the best and older than the last two; it must outlive the stop.
+    monkeypatch.setattr(fit, "best_row", lambda history: history[0])
+    with pytest.raises(Interrupted):
+        train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+    folder = tmp_path / "baseline/seed_42"
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        kept = checkpoints._checkpointer.checkpoints
+        assert [each.metrics["epoch"] for each in kept] == [1]
+
+
+# Kills itself at its sixth step, in the middle of the second epoch.
+KILLED = """
+import os, signal, sys
+from fer_jax import fit, train
+advance = fit.TrainingBar.advance
+def killing(bar, step, loss):
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+fit.TrainingBar.advance = killing
+train.main(sys.argv[1:])
+"""
 
 
 def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path):
-    command = [sys.executable, "-m", "fer_jax.train", ROOT / "configs/baseline.yaml"]
-    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path]
+    arguments = [ROOT / "configs/baseline.yaml", "--data_root", tiny_csv]
+    arguments += ["--runs_dir", tmp_path]
     for item in (*TINY, *HARD):
-        command += ["--set", item]
+        arguments += ["--set", item]
+    options = {"env": environment(), "capture_output": True, "text": True}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], **options)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "baseline/seed_42"
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 120
-        while not (folder / "metrics.jsonl").is_file() or not rows(folder):
-            assert run.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        run.kill()
-    assert not runs.is_finished(folder)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert len(rows(folder)) == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "fer_jax.train", *arguments], **options
+    )
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stdout
-    # The overrides are told in another order of the same values.
+    assert "going on after step 4 " in done.stdout
+    # The fixture was given its settings without a command line.
     result = json.loads((folder / "result.json").read_text())
     assert result["overrides"] == [*TINY, *HARD]
-    result["overrides"] = []
-    (folder / "result.json").write_text(json.dumps(result))
-    assert_same_run(folder, finished_run[0])
+    (folder / "result.json").write_text(json.dumps(result | {"overrides": []}))
+    assert_same_run(folder, finished_run[0], tiny_csv)
 
 
 def test_finished_run_is_not_repeated(finished_run, tiny_csv):
@@ -162,18 +190,27 @@ def test_other_data_in_the_folder_is_refused(finished_run, tmp_path):
         )
 
 
-def test_force_starts_anew_and_patience_stops(tiny_csv, tmp_path):
-    # A rate of almost nothing: every epoch predicts the same, the first is the best.
-    options = ("training.lr=1e-12", "training.patience=1", "training.epochs=9")
+def test_patience_stops_and_force_starts_anew(tiny_csv, tmp_path, monkeypatch):
+    # Nothing learns at this rate; val gets worse by decree after the second epoch.
+    score = fit.score
+    falling = iter([0.2, 0.3, 0.3, 0.2, 0.1])
+
+    def scored(*arguments):
+        logits, scores = score(*arguments)
+        return logits, scores | {"macro_f1": next(falling, 0.0)}
+
+    monkeypatch.setattr(fit, "score", scored)
+    options = ("training.lr=1e-12", "training.patience=2", "training.epochs=9")
     quick = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
-    first = train(tiny_config(*options, "training.patience=2"), **quick)
-    assert first["epochs_run"] <= 9
-    result = train(tiny_config(*options), force=True, **quick)
-    history = rows(tmp_path / "baseline/seed_42")
-    best = max(history, key=lambda row: (row["val_macro_f1"], -row["epoch"]))["epoch"]
+    result = train(tiny_config(*options), **quick)
     assert result["stopped_early"]
-    assert result["epochs_run"] == len(history) == best + 1
-    assert result["selection"]["epoch"] == best
+    assert result["epochs_run"] == 4
+    assert result["selection"] == {
+        "split": "val", "metric": "macro_f1", "epoch": 2, "value": 0.3
+    }  # fmt: skip
+    anew = train(tiny_config(*options, "training.epochs=1"), force=True, **quick)
+    assert anew["epochs_run"] == len(rows(tmp_path / "baseline/seed_42")) == 1
+    assert not anew["stopped_early"]
 
 
 def test_without_a_test_split_there_is_no_test_result(tmp_path):

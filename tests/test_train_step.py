@@ -90,7 +90,11 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
     kernel, chosen = numbers(state.params["kernel"]), batches(1)
     state, sums = step(state, zero_sums(), images, labels, chosen)
 
-    x = np.float64(images[chosen[0], 0, :4, 0]) / 63.75 - 2.0
+    wide = np.float64(images[chosen[0]])
+    mean, deviation = (
+        part(wide, axis=(1, 2, 3), keepdims=True) for part in (np.mean, np.std)
+    )
+    x = ((wide - mean) / (deviation + 8.0))[:, 0, :4, 0]
     y = np.float64(labels[chosen[0]])
     logits = x @ kernel
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
