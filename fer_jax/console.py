@@ -99,17 +99,15 @@ class TrainingBar:
         )
 
 
-def scores_table(result: dict[str, Any]) -> Table:
-    """The scores of one run, by class and overall, in %, as a table of 80 columns."""
+def print_scores(console: Console, result: dict[str, Any]) -> None:
+    """Prints the scores of one run, by class and overall, in 80 columns."""
     splits = [split for split in ("val", "test") if split in result]
     best, total = result["selection"]["epoch"], result["epochs_run"]
-    table = Table(
-        title=f"{result['name']}, seed {result['seed']}: the checkpoint of epoch "
-        f"{best} of {total},\nchosen by val macro-F1; in %",
-        title_justify="left",
-        box=box.SIMPLE,
-        pad_edge=False,
+    console.print(
+        f"\n{result['name']}, seed {result['seed']}: the checkpoint of epoch {best} of "
+        f"{total}, chosen by val macro-F1; in %"
     )
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("")
     for split in splits:
         for name in (f"{split}\nprec.", "\nrecall", "\nF1", "\nimages"):
@@ -137,4 +135,4 @@ def scores_table(result: dict[str, Any]) -> Table:
             cells += ["", "", f"{100 * result[split][key]:.1f}"]
             cells += [f"{result[split]['n']:,}" if key == "accuracy" else ""]
         table.add_row(key.replace("_", " ").replace("accuracy", "acc."), *cells)
-    return table
+    console.print(table)

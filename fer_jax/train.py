@@ -19,7 +19,7 @@ from fer_jax import config as config_lib
 from fer_jax import data, experiment, models, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Config
-from fer_jax.console import make_console, scores_table
+from fer_jax.console import make_console, print_scores
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
@@ -129,7 +129,7 @@ def train(
                 now = fit(config, dataset, parts, folder, checkpoints, console)
                 _finish(config, dataset, parts, folder, checkpoints, now, overrides)
         result = runs.read_result(folder)
-    console.print(scores_table(result))
+    print_scores(console, result)
     console.print(f"result: {folder / runs.RESULT}")
     return result
 
