@@ -104,8 +104,8 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
     splits = [split for split in ("val", "test") if split in result]
     best, total = result["selection"]["epoch"], result["epochs_run"]
     console.print(
-        f"\n{result['name']}, seed {result['seed']}: the checkpoint of epoch {best} of "
-        f"{total}, chosen by val macro-F1; in %"
+        f"\n{result['name']}, seed {result['seed']}: epoch {best} of {total}, "
+        "chosen by val macro-F1; in %"
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("")
@@ -129,10 +129,11 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
             ),
         )
     table.add_section()
-    for key in ("macro_f1", "balanced_accuracy", "accuracy"):
+    overall = {"macro F1": "macro_f1", "balanced": "balanced_accuracy"}
+    for name, key in (overall | {"accuracy": "accuracy"}).items():
         cells = []
         for split in splits:
             cells += ["", "", f"{100 * result[split][key]:.1f}"]
             cells += [f"{result[split]['n']:,}" if key == "accuracy" else ""]
-        table.add_row(key.replace("_", " ").replace("accuracy", "acc."), *cells)
+        table.add_row(name, *cells)
     console.print(table)
