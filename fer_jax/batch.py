@@ -6,11 +6,9 @@ takes nothing with it. What is finished is skipped, and what is half done goes o
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -22,54 +20,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import compare, data, runs
-from fer_jax import config as config_lib
-from fer_jax.config import Config
+from fer_jax import compare, data
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.plan import Job, find_configs, plan_job, seconds_per_image
 
 LOG = "batch_log.jsonl"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PHASES = (  # quick answers first, then one question after the other
-    "epochs_10",
-    "baseline",
-    "lr_low",
-    "lr_high",
-    "epochs_50",
-    "loss_focal",
-    "batch_64",
-    "batch_256",
-    "aug_none",
-    "aug_heavy",
-    "balance_no_weights",
-    "balance_weighted_sampler",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run of the plan.
-
-    Attributes:
-      path: the experiment's YAML file.
-      config: the experiment with the job's seed.
-      folder: its run folder.
-      state: "finished", "half done", "new", or "blocked" by another run in the folder.
-      epochs: how many of its epochs are done.
-      reason: why it is blocked.
-    """
-
-    path: Path
-    config: Config
-    folder: Path
-    state: str
-    epochs: int
-    reason: str = ""
-
-    @property
-    def label(self) -> str:
-        """The run folder's name below the runs folder."""
-        return f"{self.config.name}/seed_{self.config.training.seed}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def estimate(left: Sequence[Job]) -> float | None:
         """Seconds for some jobs, by the runs that are finished by now."""
-        seconds = _seconds_per_image(runs_dir)
+        seconds = seconds_per_image(runs_dir)
         if seconds is None:
             return None
         return seconds * sum(
@@ -158,81 +115,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.seeds < 1:
         raise UserError(f"--seeds is {args.seeds}; expected at least 1")
     return args
-
-
-def find_configs(
-    folder: Path, filters: Sequence[str], order: str = "phases"
-) -> list[tuple[Path, Config]]:
-    """The experiments of a folder whose names begin with one of `filters`, in order.
-
-    Raises:
-      UserError: if a config is wrong, two share a name, or none is left.
-    """
-    paths = sorted(folder.glob("*.yaml"))
-    if not paths:
-        raise UserError(
-            f"{folder} holds no *.yaml file; name the folder of the experiments "
-            "with --configs, or run from the project's root"
-        )
-    found: dict[str, tuple[Path, Config]] = {}
-    for path in paths:
-        config = config_lib.load(path)
-        if config.name in found:
-            other = found[config.name][0]
-            raise UserError(f"{path} and {other} are both named {config.name}")
-        found[config.name] = (path, config)
-    chosen = [
-        name
-        for name in found
-        if not filters or any(name.startswith(prefix) for prefix in filters)
-    ]
-    if not chosen:
-        raise UserError(
-            f"no experiment begins with {' or '.join(filters)}; "
-            f"there are {', '.join(found)}"
-        )
-    if order == "phases":
-        rank = {name: place for place, name in enumerate(PHASES)}
-        chosen.sort(key=lambda name: rank.get(name, len(rank)))
-    return [found[name] for name in chosen]
-
-
-def plan_job(
-    path: Path, config: Config, offset: int, runs_dir: Path, dataset: data.Dataset
-) -> Job:
-    """The job of an experiment's seed + `offset`, with what its folder holds."""
-    seed = config.training.seed + offset
-    training = config.training.model_copy(update={"seed": seed})
-    config = config.model_copy(update={"training": training})
-    folder = runs.run_dir(runs_dir, config.name, seed)
-    described = {
-        "description": dataset.description,
-        "fingerprint": dataset.fingerprint,
-    }
-    try:
-        changed = runs.differences(folder, config.model_dump(), described)
-        reason = f"holds another run: {'; '.join(changed)}" if changed else ""
-    except UserError as error:
-        reason = str(error)
-    epochs, state = 0, "new"
-    if runs.is_started(folder) and not reason:
-        state = "half done"
-        with contextlib.suppress(OSError):
-            epochs = (folder / runs.METRICS).read_text("utf-8").count("\n")
-    if runs.is_finished(folder):
-        state = "finished"
-    return Job(path, config, folder, "blocked" if reason else state, epochs, reason)
-
-
-def _seconds_per_image(runs_dir: Path) -> float | None:
-    """Time per training image in the finished runs there; None where there is none."""
-    times = []
-    for path in runs_dir.glob(f"*/seed_*/{runs.RESULT}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
-            result = runs.read_result(path.parent)
-            images = sum(result["data"]["counts"]["train"]) * result["epochs_run"]
-            times.append(result["timing"]["wall_s"] / images)
-    return statistics.median(times) if times else None
 
 
 def _plan_table(jobs: Sequence[Job], force: bool) -> Table:

@@ -7,10 +7,10 @@ import time
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, environment, write_tiny_csv
+from conftest import ROOT, TINY, environment
 
-from fer_jax import batch, data
-from fer_jax.errors import UserError, run_command
+from fer_jax import batch
+from fer_jax.errors import run_command
 
 
 @pytest.fixture(scope="module")
@@ -111,38 +111,6 @@ def test_interrupted_batch_saves_and_goes_on(signum, configs, tiny_csv, tmp_path
     assert "half done" in again.stdout
     assert "going on after step" in again.stdout  # so it was saved
     assert events(tmp_path)[-1] == ("loss_focal/seed_42", "finished")
-
-
-def test_order_follows_the_phases():
-    names = [config.name for _, config in batch.find_configs(ROOT / "configs", [])]
-    assert names == list(batch.PHASES)
-    by_name = batch.find_configs(ROOT / "configs", ["lr_"], "name")
-    assert [config.name for _, config in by_name] == ["lr_high", "lr_low"]
-
-
-def test_filters_that_match_nothing_name_what_there_is():
-    with pytest.raises(
-        UserError, match=r"no experiment begins with los-; .*loss_focal"
-    ):
-        batch.find_configs(ROOT / "configs", ["los-"])
-
-
-def test_plan_tells_states_apart(configs, finished_run, tiny_csv, tmp_path):
-    folder, result = finished_run
-    path = ROOT / "configs/baseline.yaml"
-    from conftest import HARD, tiny_config
-
-    def state(config, csv=tiny_csv, runs_dir=folder.parents[1]):
-        dataset = data.load(str(csv), image_size=config.data.image_size)
-        return batch.plan_job(path, config, 0, runs_dir, dataset)
-
-    assert state(tiny_config(*HARD)).state == "finished"
-    assert state(tiny_config(*HARD), runs_dir=tmp_path).state == "new"
-    blocked = state(tiny_config(*HARD, "training.lr=1e-3"))
-    assert blocked.state == "blocked"
-    assert "training.lr is 0.003 there and 0.001 here" in blocked.reason
-    other = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
-    assert "data set is" in state(tiny_config(*HARD), csv=other).reason
 
 
 def test_wrong_call_is_one_line_and_status_2(tmp_path, capsys):
