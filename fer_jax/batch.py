@@ -24,9 +24,9 @@ from fer_jax import compare, data
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
 from fer_jax.plan import Job, find_configs, plan_job, seconds_per_image
+from fer_jax.stop import SIGNALS, handling
 
 LOG = "batch_log.jsonl"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +168,7 @@ def _run_all(
         seconds = round(time.monotonic() - started, 1)
         if status == 0:
             _log(runs_dir, job, event="finished", seconds=seconds)
-        elif status in {128 + number for number in _SIGNALS}:
+        elif status in {128 + number for number in SIGNALS}:
             _log(runs_dir, job, event="interrupted", seconds=seconds)
             console.print(
                 "batch stopped; the same command, without --force, goes on from here"
@@ -242,12 +242,8 @@ def _forwarding() -> Iterator[tuple[list[int], list[subprocess.Popen]]]:
         for process in children:
             process.send_signal(signum)
 
-    old = {number: signal.signal(number, forward) for number in _SIGNALS}
-    try:
+    with handling(forward):
         yield received, children
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _log(runs_dir: Path, job: Job, **entry: object) -> None:

@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -25,7 +24,7 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def make_console(*, color: bool = True, stderr: bool = False) -> Console:
+def make_console(*, color: bool = True) -> Console:
     """A console that is plain when it is piped, and never narrower than a table.
 
     rich falls back to 80 columns where there is no terminal; a file has no width,
@@ -35,18 +34,17 @@ def make_console(*, color: bool = True, stderr: bool = False) -> Console:
         sys.stdout.reconfigure(errors="replace")
     # None leaves the choice to the environment variable NO_COLOR.
     no_color = None if color else True
-    console = _Console(no_color=no_color, stderr=stderr, highlight=False, markup=False)
+    console = _Console(no_color=no_color, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     return console
 
 
-def progress(console: Console, *extra: TextColumn, count: bool = True) -> Progress:
+def progress(console: Console, *extra: TextColumn) -> Progress:
     """A live progress bar that leaves nothing behind, and nothing in a log file."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        *((MofNCompleteColumn(),) if count else ()),
         *extra,
         TimeRemainingColumn(compact=True),
         console=console,
@@ -66,9 +64,7 @@ class TrainingBar:
         batch_size: int,
         schedule: Callable[[int], SupportsFloat],
     ):
-        self._progress = progress(
-            console, TextColumn("{task.fields[detail]}"), count=False
-        )
+        self._progress = progress(console, TextColumn("{task.fields[detail]}"))
         self._epochs, self._per_epoch = epochs, steps_per_epoch
         self._batch_size, self._schedule = batch_size, schedule
 

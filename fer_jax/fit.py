@@ -89,7 +89,8 @@ def fit(
     bar = TrainingBar(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
-    with Stop() as stop, bar.at(int(now.state.step)):
+    stop = Stop()
+    with stop.noting(), bar.at(int(now.state.step)):
         while not is_over(config, now.history):
             started = time.monotonic()
             steps = _train_epoch(parts, now, batches, stop, bar)

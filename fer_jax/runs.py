@@ -37,17 +37,26 @@ def run_dir(runs_dir: str | Path, name: str, seed: int) -> Path:
     return Path(runs_dir) / name / f"seed_{seed}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path to write to, whose file then takes the place of `path`.
+
+    `path` is there whole or not at all, and on disk before what is written next.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,18 +73,23 @@ def read_result(folder: Path) -> dict[str, Any]:
     """The content of a finished run's `result.json`.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if it cannot be read, is cut off, or is of another format.
     """
     path = folder / RESULT
     try:
         result = json.loads(path.read_text("utf-8"))
-        found = result["format"]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged; repeat the run with --force") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is cut off or is not JSON ({error}); repeat that run with --force"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    found = result.get("format") if isinstance(result, dict) else None
     if found != RESULT_FORMAT:
         raise UserError(
-            f"{path} has format {found!r}, expected {RESULT_FORMAT}; repeat the run "
-            "with --force, or use the version that wrote it"
+            f"{path} has format {found!r}, and this version reads format "
+            f"{RESULT_FORMAT}; repeat that run with --force, or use the version that "
+            "wrote it"
         )
     return result
 
@@ -92,13 +106,11 @@ def write_predictions(
       labels: int32 `[N]`, the true classes.
       logits: float32 `[N, C]`.
     """
-    path = folder / f"predictions_{split}.npz"
-    partial = path.with_name(f".{path.name}")
-    with partial.open("wb") as file:
+    with (
+        replacing(folder / f"predictions_{split}.npz") as partial,
+        partial.open("wb") as file,
+    ):
         np.savez(file, rows=rows, labels=labels, logits=logits)
-        file.flush()
-        os.fsync(file.fileno())  # on disk before the result that vouches for it
-    partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -191,7 +203,7 @@ def clear(folder: Path) -> None:
     (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
     if (folder / CHECKPOINTS).exists():
         shutil.rmtree(folder / CHECKPOINTS)
-    for pattern in ("predictions_*.npz", ".predictions_*.npz", ".*.json*.*"):
+    for pattern in ("predictions_*.npz", ".*.partial"):
         for path in folder.glob(pattern):
             path.unlink()
     for name in (METRICS, DATA, CONFIG):

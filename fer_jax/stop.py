@@ -1,7 +1,11 @@
 """SIGINT, SIGTERM and SIGHUP end a run between two steps, not in the middle of one."""
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -13,24 +17,28 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+@contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has `SIGNALS` call `handler`, and puts the old handlers back at the end."""
+    old = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
+
+
 class Stop:
-    """While it is entered, notes a signal in `signum` instead of acting on it.
+    """While `noting` is entered, a signal is noted in `signum`, not acted on.
 
     A second Ctrl-C does not wait for the step to end: it raises KeyboardInterrupt.
     """
 
     signum: int | None = None
 
-    def __enter__(self) -> "Stop":
-        self._handlers = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    def noting(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which signals are noted."""
+        return handling(self._note)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:

@@ -44,8 +44,10 @@ TrainStep = Callable[
 ]
 
 
-def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation):
-    """The state before the first step, as a `TrainState`."""
+def init_state(
+    params: Any, batch_stats: Any, tx: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step."""
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
 
 

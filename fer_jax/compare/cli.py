@@ -1,7 +1,6 @@
 """The command `compare`: reads runs, prints their tables, writes one row a run."""
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from fer_jax.compare.results import (
 )
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.runs import replacing
 
 _EPILOG = """examples:
   bin/compare                                     all runs, on val
@@ -81,14 +81,11 @@ def export(runs: Sequence[Run], split: str, path: Path) -> int:
     """
     _check_export(path)
     frame = as_frame(_with_split(runs, split), split)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        frame.to_csv(part, index=False)
-        os.replace(part, path)
+        with replacing(path) as partial:
+            frame.to_csv(partial, index=False)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return len(frame)
 
 

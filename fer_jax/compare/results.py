@@ -1,6 +1,5 @@
 """Reads finished runs from disk and refuses those that must not be averaged."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import pandas as pd
 
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
-from fer_jax.runs import RESULT_FORMAT
+from fer_jax.runs import RESULT, is_finished, read_result
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 CLASS_METRICS = ("f1", "precision", "recall")
@@ -128,8 +127,8 @@ def load_runs(
         (path for path in folders if _matches(path.parent.name, filters)),
         key=lambda path: (path.parent.name, len(path.name), path.name),
     )
-    unfinished = [path for path in chosen if not (path / "result.json").exists()]
-    finished = [path for path in chosen if (path / "result.json").exists()]
+    unfinished = [path for path in chosen if not is_finished(path)]
+    finished = [path for path in chosen if is_finished(path)]
     if not finished:
         raise UserError(_nothing_found(runs_dir, filters, folders, unfinished))
     runs = [read_run(path) for path in finished]
@@ -141,23 +140,7 @@ def load_runs(
 
 def read_run(run_dir: Path) -> Run:
     """The run that `run_dir/result.json` describes; a UserError says what it lacks."""
-    path = run_dir / "result.json"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is cut off or is not JSON ({error}): remove it and run that "
-            "training again"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    found = result.get("format") if isinstance(result, dict) else None
-    if found != RESULT_FORMAT:
-        raise UserError(
-            f"{path} has format {found!r}, and this version reads format "
-            f"{RESULT_FORMAT}: train that run again or compare with the version that "
-            "wrote it"
-        )
+    path, result = run_dir / RESULT, read_result(run_dir)
     if missing := _missing(result):
         raise UserError(
             f"{path} lacks {', '.join(missing)} (absent or of another type): "

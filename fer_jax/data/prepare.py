@@ -146,7 +146,7 @@ def _prepare(
     if folder.exists():
         console.print(f"the prepared copy {folder} is damaged; preparing it anew")
     start = time.monotonic()
-    with progress(console, count=False) as bar:
+    with progress(console) as bar:
         task = bar.add_task(f"reading {source.description}", total=1.0)
         contents = sources.read(
             source,
