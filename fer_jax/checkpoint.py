@@ -1,6 +1,17 @@
-"""Checkpoints of a run, on Orbax: the last two, and the best by val macro-F1."""
+"""Checkpoints of a run, on Orbax: the last two and the best two, each verified.
 
+Orbax reads a flipped bit as another number, without a word. So beside its files lies
+SHA256SUMS, as `sha256sum -c` reads it, written when all else is in place: what lacks
+it was never finished, and what contradicts it is damaged.
+"""
+
+import contextlib
+import hashlib
+import itertools
 import logging
+import os
+import re
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,22 +19,39 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-KEEP_LAST = 2
+from fer_jax.errors import UserError
+from fer_jax.runs import write_text
+
+# Two of each: if the newest is damaged, the one before it needs a best of its own.
+KEEP_LAST, KEEP_BEST = 2, 2
+SUMS = "SHA256SUMS"
 
 
 class Checkpoints:
     """The checkpoints in one folder, each with a JSON record beside its arrays.
 
     A save is finished and in its place when `save` returns; a process that dies
-    during one leaves a temporary folder that the next opening clears away.
+    during one leaves what the next opening clears away.
+
+    Attributes:
+      left_out: what the opening found damaged or unfinished above the newest good
+        one, and removed, as "step 440: state/_METADATA is missing".
     """
 
     def __init__(self, folder: Path):
-        """Opens the folder, creating it if need be."""
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        """Opens the folder, creating it if need be, and verifies what is there.
+
+        Raises:
+          UserError: if there were checkpoints and none is undamaged.
+          OSError: if the folder cannot be read or written.
+        """
+        # What goes wrong comes as an exception, and is told once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._folder = folder.resolve()
+        self.left_out = _sort_out(self._folder)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(),
+            self._folder,
             # The default policy skips a save, silently, while another is under way.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
                 1
@@ -34,7 +62,7 @@ class Checkpoints:
                     policies.BestN(
                         # Among equals the earliest epoch is the best.
                         get_metric_fn=lambda m: (m["macro_f1"], -m["epoch"]),
-                        n=1,
+                        n=KEEP_BEST,
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
@@ -52,14 +80,15 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Finishes what is under way and closes."""
-        self._checkpointer.close()
+        """Closes."""
+        # Each save was waited for, so this can only repeat what one has raised.
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
 
     @property
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+    def steps(self) -> list[int]:
+        """The steps that are kept, the newest first."""
+        return sorted(each.step for each in self._checkpointer.checkpoints)[::-1]
 
     def save(
         self,
@@ -73,26 +102,116 @@ class Checkpoints:
         Args:
           step: the number of steps taken.
           tree: a pytree of arrays.
-          record: plain JSON, read back by `load`.
+          record: plain JSON, read back by `record`.
           metrics: `macro_f1` and `epoch` at the end of an epoch; a checkpoint
             without them is never the best.
-        """
-        self._checkpointer.save(
-            step, tree, custom_metadata=record, metrics=metrics, overwrite=True
-        )
 
-    def load(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The arrays and the record of a step.
+        Raises:
+          OSError: if it cannot be written; earlier checkpoints are as they were.
+        """
+        try:
+            self._checkpointer.save(
+                step, tree, custom_metadata=record, metrics=metrics, overwrite=True
+            )
+        except ValueError as error:  # so TensorStore tells of a full disk
+            if number := re.search(r"os_error_code='(\d+)'", str(error)):
+                code = int(number[1])
+                path = str(self._folder / str(step))
+                raise OSError(code, os.strerror(code), path) from None
+            raise
+        folder = self._folder / str(step)
+        lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
+        write_text(folder / SUMS, "".join(lines))
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The record that was saved under a step."""
+        return self._checkpointer.metadata(step).custom_metadata
+
+    def drop(self, step: int) -> None:
+        """Removes a checkpoint."""
+        self._checkpointer.delete(step)
+
+    def load(self, step: int, like: Any) -> Any:
+        """The arrays that were saved under a step, verified again.
 
         Args:
-          step: one of the steps saved.
+          step: one of `steps`.
           like: a tree of the same structure, shapes and dtypes.
+
+        Raises:
+          UserError: if the checkpoint has been damaged since the opening.
         """
+        if problem := _problem(self._folder / str(step)):
+            raise _unusable(self._folder, f"step {step}: {problem}")
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=leaf.sharding
             ),
             like,
         )
-        tree = self._checkpointer.load(step, abstract)
-        return tree, self._checkpointer.metadata(step).custom_metadata
+        return self._checkpointer.load(step, abstract)
+
+
+def _sort_out(folder: Path) -> list[str]:
+    """Removes what is unfinished or damaged.
+
+    Returns:
+      what is wrong with each that is newer than all good ones. An older one tells
+      nothing: a process may have died while it removed what was no longer needed.
+
+    Raises:
+      UserError: if some are damaged and none is left; nothing is removed then.
+    """
+    steps = [path for path in folder.glob("*") if path.name.isdecimal()]
+    steps.sort(key=lambda path: int(path.name), reverse=True)
+    problems = {path: problem for path in steps if (problem := _problem(path))}
+    newer = list(itertools.takewhile(problems.__contains__, steps))
+    told = [f"step {path.name}: {problems[path]}" for path in newer]
+    finished = [path for path in problems if os.path.lexists(path / SUMS)]
+    if finished and newer == steps:
+        raise _unusable(folder, "; ".join(told))
+    for path in problems:
+        # Without its sums first: half removed, it would look damaged.
+        (path / SUMS).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    return told
+
+
+def _unusable(folder: Path, problems: str) -> UserError:
+    return UserError(
+        f"{folder} holds no undamaged checkpoint to go on from ({problems}); "
+        "start the run anew with --force"
+    )
+
+
+def _problem(folder: Path) -> str:
+    """What is wrong with a checkpoint's files, or nothing.
+
+    Raises:
+      OSError: if a file is there and cannot be read.
+    """
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+        expected = {name: digest for digest, name in (i.split("  ", 1) for i in lines)}
+    except FileNotFoundError:
+        return f"{SUMS} is missing"
+    except ValueError:
+        return f"{SUMS} is damaged"
+    found = _sums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != expected.get(name):
+            return f"{name} is not what was written"
+    return ""
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file below a folder, but for SHA256SUMS itself."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / SUMS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[str(path.relative_to(folder))] = digest
+    return sums

@@ -48,8 +48,8 @@ class Progress:
         cls, checkpoints: Checkpoints, step: int, like: TrainState
     ) -> "Progress":
         """Loads what was saved under a step; `like` gives the structure."""
-        tree, record = checkpoints.load(step, {"state": like, "sums": zero_sums()})
-        return cls(**tree, **record)
+        tree = checkpoints.load(step, {"state": like, "sums": zero_sums()})
+        return cls(**tree, **checkpoints.record(step))
 
 
 def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -75,13 +75,7 @@ def fit(
     console: Console,
 ) -> Progress:
     """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
-    now = Progress(parts.state, zero_sums())
-    if checkpoints.latest is not None:
-        now = Progress.restore(checkpoints, checkpoints.latest, parts.state)
-        step = int(now.state.step)
-        console.print(
-            f"going on after step {step:,} (epoch {step / parts.per_epoch:.1f})"
-        )
+    now = resume(parts, folder, checkpoints, console)
     _write_metrics(folder, now.history)
     batches = iter(parts.batches)
     batches.set_state({"next_index": int(now.state.step)})
@@ -116,6 +110,36 @@ def fit(
                 )
                 raise Interrupted(stop.signum)
     return now
+
+
+def resume(
+    parts: Experiment, folder: Path, checkpoints: Checkpoints, console: Console
+) -> Progress:
+    """Where the run was left: at its newest undamaged checkpoint, or at the start.
+
+    Raises:
+      UserError: if what the run would need from before is lost.
+    """
+    for problem in checkpoints.left_out:
+        console.print(f"note: left out a checkpoint, {problem}")
+    kept, useless = checkpoints.steps, []
+    for step in kept:
+        history = checkpoints.record(step)["history"]
+        if history and best_row(history)["step"] not in kept:
+            useless.append(step)  # the end of the run evaluates the best
+            continue
+        for other in useless:
+            console.print(f"note: left out step {other}, whose best epoch is lost")
+            checkpoints.drop(other)
+        told = f"step {step:,} (epoch {step / parts.per_epoch:.1f})"
+        console.print(f"going on after {told}")
+        return Progress.restore(checkpoints, step, parts.state)
+    if kept or runs.epochs_done(folder):
+        raise UserError(
+            f"{folder} holds a run that was begun and no checkpoint that it could go "
+            "on from; start it anew with --force"
+        )
+    return Progress(parts.state, zero_sums())
 
 
 def _train_epoch(

@@ -109,9 +109,7 @@ def plan_job(
         reason = str(error)
     epochs, state = 0, "new"
     if runs.is_started(folder) and not reason:
-        state = "half done"
-        with contextlib.suppress(OSError):
-            epochs = (folder / runs.METRICS).read_text("utf-8").count("\n")
+        state, epochs = "half done", runs.epochs_done(folder)
     if runs.is_finished(folder):
         state = "finished"
     return Job(path, config, folder, "blocked" if reason else state, epochs, reason)

@@ -158,6 +158,14 @@ def is_started(folder: Path) -> bool:
     return os.path.isfile(folder / CONFIG)
 
 
+def epochs_done(folder: Path) -> int:
+    """How many epochs the run's metrics tell of; 0 where there are none."""
+    try:
+        return (folder / METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 def differences(
     folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[str]:

@@ -55,7 +55,7 @@ def arrays(folder, csv):
     dataset = data.load(str(csv), image_size=config.data.image_size)
     like = {"state": experiment.build(config, dataset).state, "sums": zero_sums()}
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return checkpoints.load(checkpoints.latest, like)[0]
+        return checkpoints.load(checkpoints.steps[0], like)
 
 
 def test_run_folder_agrees_with_itself(finished_run):
