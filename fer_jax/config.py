@@ -42,6 +42,7 @@ class Training(_Section):
     eval_batch_size: int = Field(ge=1, le=65_536)
     lr: float = Field(gt=0, le=100)  # the peak of the one-cycle schedule
     weight_decay: float = Field(ge=0, le=100)
+    clip_norm: float = Field(ge=0, le=1e6)  # of the gradient, at most; 0: not clipped
     pct_start: float = Field(gt=0, lt=1)  # share of the steps spent rising
     patience: int = Field(ge=0)  # epochs without a better val macro-F1; 0: no stop
     seed: int = Field(ge=0, lt=2**31)
@@ -114,7 +115,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
                 f"--set {item!r} is not of the form key=value; "
                 "write for example --set training.lr=1e-3"
             )
-        value = _parse(text, f"--set {item}")
+        value = parse(text, f"--set {item}")
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         tree = _merge(tree, value, f"--set {item}")
@@ -206,7 +207,8 @@ for _class in (_Loader, _Dumper):
     )
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+    """The values of a YAML text, plain ones only; a UserError names `where`."""
     try:
         return yaml.load(text, Loader=_Loader)
     except Exception as error:  # PyYAML lets Python's own through: KeyError, …
@@ -225,7 +227,7 @@ def _read_file(path: Path) -> dict[str, Any]:
                 f"{path} is larger than {MAX_BYTES // 1024} KiB, which no config "
                 "needs to be; name a YAML file such as configs/baseline.yaml"
             )
-        values = _parse(raw.decode("utf-8"), str(path))
+        values = parse(raw.decode("utf-8"), str(path))
     except OSError as error:
         raise UserError(
             f"the config {path} cannot be read: {error.strerror}; "

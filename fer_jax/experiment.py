@@ -58,6 +58,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         total_steps=per_epoch * training.epochs,
         pct_start=training.pct_start,
         weight_decay=training.weight_decay,
+        clip_norm=training.clip_norm,
     )
     counts = np.bincount(labels, minlength=num_classes)
     weights = losses.class_weights(counts) if config.loss.use_class_weights else None

@@ -151,6 +151,9 @@ def _train_epoch(
 ) -> int:
     """Takes the steps that are left of the epoch; returns how many it took.
 
+    Raises:
+      UserError: if a loss or a gradient is not finite; nothing of that is saved.
+
     On accelerators many steps share one dispatch. On CPU each has its own: XLA's
     convolutions run some 25 times slower inside a scan there.
     """
@@ -166,6 +169,8 @@ def _train_epoch(
         # Without this a signal would wait for all the steps already queued.
         jax.block_until_ready(now.sums)
         step += count
+        if int(jax.device_get(now.sums.bad_step)):
+            raise _not_finite(parts, now, "loss, the logits or the gradient were")
         bar.advance(step, now.sums.loss / now.sums.steps)
     return step - first
 
@@ -180,18 +185,13 @@ def _close_epoch(
     """Scores val, adds the epoch's row to the history, and clears the sums.
 
     Raises:
-      UserError: if a loss or a gradient was not finite.
+      UserError: if the loss on val is not finite.
     """
     epoch, step = len(now.history) + 1, int(now.state.step)
     sums = jax.device_get(now.sums)
     val = score(config, dataset, parts, now.state, "val")[1]
-    bad = int(sums.bad_step) + 1 if sums.bad_step >= 0 else step
-    if sums.bad_step >= 0 or not math.isfinite(val["loss"]):
-        raise UserError(
-            f"the loss or its gradient was not finite at step {bad:,} (epoch {epoch}); "
-            f"lower training.lr, which is {config.training.lr:g}, and start anew with "
-            "--force or under a name of its own"
-        )
+    if not math.isfinite(val["loss"]):
+        raise _not_finite(parts, now, "loss on val was")
     row = {
         "epoch": epoch,
         "step": step,
@@ -205,8 +205,28 @@ def _close_epoch(
         "images_per_s": round(speed, 1),
     }
     now.history.append(row)
-    now.sums = zero_sums()
+    now.sums = zero_sums(now.sums.last_good)
     return row
+
+
+def _not_finite(parts: Experiment, now: Progress, what: str) -> UserError:
+    sums = jax.device_get(now.sums)
+    step = int(sums.bad_step) or int(now.state.step)
+    within = step - parts.per_epoch * len(now.history)
+    step_, *values = sums.last_good
+    named = zip(("loss", "logit", "gradient", "parameter"), values, strict=True)
+    before = (
+        f"the largest values of step {step_:,}, the last good one, were "
+        + ", ".join(f"{name} {value:.3g}" for name, value in named)
+        if step_
+        else "no step before it was good"
+    )
+    return UserError(
+        f"the {what} not finite at step {step:,} (step {within:,} of "
+        f"{parts.per_epoch:,} in epoch {len(now.history) + 1}); {before}; lower "
+        "training.lr or clip the gradient with training.clip_norm, and start anew with "
+        "--force or under a name of its own"
+    )
 
 
 def score(

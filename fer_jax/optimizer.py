@@ -43,12 +43,19 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
 
 
 def adamw_one_cycle(
-    peak: float, *, total_steps: int, pct_start: float, weight_decay: float
+    peak: float,
+    *,
+    total_steps: int,
+    pct_start: float,
+    weight_decay: float,
+    clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) under `one_cycle`.
 
     Weight decay acts on kernels alone: biases and the scales of batch norm, which
-    have one dimension, are left to the loss.
+    have one dimension, are left to the loss. Where `clip_norm` is not 0, a gradient
+    whose L2 norm over all parameters is larger is first scaled down to it (Pascanu et
+    al. 2013, arXiv:1211.5063).
 
     Returns:
       the transformation and the schedule that it follows, for the record.
@@ -58,4 +65,7 @@ def adamw_one_cycle(
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    return optax.adamw(schedule, weight_decay=weight_decay, mask=kernels), schedule
+    tx = optax.adamw(schedule, weight_decay=weight_decay, mask=kernels)
+    if clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    return tx, schedule

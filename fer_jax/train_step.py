@@ -29,6 +29,16 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+class Largest(NamedTuple):
+    """The largest absolute values in a step, float32, to judge one that fails by."""
+
+    step: jax.Array  # int32: its number from 1, or 0 before the first
+    loss: jax.Array
+    logit: jax.Array
+    gradient: jax.Array
+    parameter: jax.Array
+
+
 class Sums(NamedTuple):
     """What an epoch adds up on the device; part of the checkpoint."""
 
@@ -36,7 +46,8 @@ class Sums(NamedTuple):
     correct: jax.Array  # int32: hits on augmented images
     images: jax.Array  # int32
     steps: jax.Array  # int32
-    bad_step: jax.Array  # int32: first step with a non-finite loss or gradient, or -1
+    bad_step: jax.Array  # int32: first with a loss or gradient not finite, from 1, or 0
+    last_good: Largest  # of the newest step before that; goes on over the epochs
 
 
 TrainStep = Callable[
@@ -51,11 +62,13 @@ def init_state(
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
 
 
-def zero_sums() -> Sums:
-    """The sums before the first step of an epoch."""
+def zero_sums(last_good: Largest | None = None) -> Sums:
+    """The sums before the first step of an epoch; `last_good` of the one before."""
     # One buffer each: the step donates them, and a buffer is donated once.
-    loss, counts = jnp.zeros((), jnp.float32), [jnp.int32(0) for _ in range(3)]
-    return Sums(loss, *counts, bad_step=jnp.int32(-1))
+    counts = [jnp.int32(0) for _ in range(4)]
+    if last_good is None:
+        last_good = Largest(jnp.int32(0), *(jnp.float32(0) for _ in range(4)))
+    return Sums(jnp.float32(0), *counts, last_good=last_good)
 
 
 def make_train_step(
@@ -99,17 +112,25 @@ def make_train_step(
         )(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-        first_bad = ~finite & (sums.bad_step < 0)
+        largest = [optax.tree.norm(x, ord="inf") for x in (loss, logits, grads)]
+        largest.append(optax.tree.norm(state.params, ord="inf"))
+        number = state.step + 1
+        finite = jnp.isfinite(jnp.stack(largest)).all()
+        good = finite & (sums.bad_step == 0)
         hits = logits.argmax(axis=-1) == labels.argmax(axis=-1)
         sums = Sums(
             loss=sums.loss + loss,
             correct=sums.correct + hits.sum(dtype=jnp.int32),
             images=sums.images + len(hits),
             steps=sums.steps + 1,
-            bad_step=jnp.where(first_bad, state.step, sums.bad_step),
+            bad_step=jnp.where(good | (sums.bad_step > 0), sums.bad_step, number),
+            last_good=jax.tree.map(
+                lambda new, old: jnp.where(good, new, old),
+                Largest(number, *largest),
+                sums.last_good,
+            ),
         )
-        return TrainState(state.step + 1, params, batch_stats, opt_state), sums
+        return TrainState(number, params, batch_stats, opt_state), sums
 
     def dispatch(
         state: TrainState,

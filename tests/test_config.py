@@ -20,6 +20,7 @@ BASELINE = {
     "training.batch_size": 128,
     "training.patience": 7,
     "training.weight_decay": 0.05,
+    "training.clip_norm": 0,
     "training.pct_start": 0.3,
     "training.seed": 42,
     "loss.type": "cross_entropy",

@@ -77,3 +77,20 @@ def test_the_schedule_returned_is_the_one_applied():
         # Adam moves a constant gradient by the rate itself.
         updates, state = tx.update({"bias": jnp.ones(1)}, state, params)
         np.testing.assert_allclose(updates["bias"], -schedule(number), rtol=1e-4)
+
+
+def test_a_gradient_is_clipped_to_its_norm_over_all_parameters():
+    settings = {"total_steps": 8, "pct_start": 0.3, "weight_decay": 0.1}
+    clipped, _ = adamw_one_cycle(0.1, clip_norm=2.0, **settings)
+    plain, _ = adamw_one_cycle(0.1, **settings)
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    states = [tx.init(params) for tx in (clipped, plain)]
+    for scale in (0.1, 30.0, 2.0, 0.01):  # AdamW alone forgets a common factor
+        grads = {k: scale * rng.normal(size=v.shape) for k, v in params.items()}
+        norm = np.sqrt(sum((value**2).sum() for value in grads.values()))
+        by_hand = {k: value * min(1.0, 2.0 / norm) for k, value in grads.items()}
+        ours, states[0] = clipped.update(grads, states[0], params)
+        expected, states[1] = plain.update(by_hand, states[1], params)
+        for name in params:
+            np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5)

@@ -104,7 +104,14 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
         sums.loss, -np.log((p * y).sum(axis=1)).mean(), rtol=1e-5
     )
     assert sums.correct == (logits.argmax(axis=1) == y.argmax(axis=1)).sum()
-    assert (sums.images, sums.steps, sums.bad_step) == (BATCH, 1, -1)
+    assert (sums.images, sums.steps, sums.bad_step) == (BATCH, 1, 0)
+    found = dict(zip(("logit", "parameter"), (logits, kernel), strict=True))
+    for name, values in found.items():
+        largest = getattr(sums.last_good, name)
+        np.testing.assert_allclose(largest, np.abs(values).max(), rtol=1e-4)
+    gradient = np.abs(x.T @ (p - y)).max() / BATCH
+    np.testing.assert_allclose(sums.last_good.gradient, gradient, rtol=1e-4)
+    assert sums.last_good.step == 1 and sums.last_good.loss == sums.loss
     assert state.step == 1 and state.batch_stats["seen"] == 1
 
 
@@ -196,7 +203,11 @@ def test_the_first_step_whose_loss_is_not_finite_is_recorded(pictures, sizes, ba
         state, sums = step(state, sums, images, labels, indices)
         start += size
     # All later steps are bad as well, as the parameters are lost.
-    assert sums.bad_step == 10 + bad and np.isnan(sums.loss)
+    assert sums.bad_step == 11 + bad and np.isnan(sums.loss)
+    # What is kept of the step before it is finite; 0 where there was none.
+    assert sums.last_good.step == (10 + bad if bad else 0)
+    assert all(np.isfinite(value) for value in sums.last_good)
+    assert (sums.last_good.parameter > 0) == (bad > 0)
 
 
 def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(pictures):
@@ -205,7 +216,7 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(pictures):
 
     state, step = softmax_parts(loss_fn=loss_fn)
     _, sums = step(state, zero_sums(), *pictures, batches(1))
-    assert sums.loss == 0.0 and sums.bad_step == 0
+    assert sums.loss == 0.0 and sums.bad_step == 1
 
 
 def test_hits_are_counted_against_the_heaviest_label(pictures):
@@ -288,4 +299,4 @@ def test_the_loss_falls_on_a_problem_that_can_be_learnt(fernet, pictures):
         state, sums = step(state, zero_sums(), *pictures, indices[None])
         losses.append(float(sums.loss))
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
-    assert sums.bad_step == -1
+    assert sums.bad_step == 0
