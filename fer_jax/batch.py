@@ -20,13 +20,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import compare, data
+from fer_jax import compare, data, runs
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.lock import holder
 from fer_jax.plan import Job, find_configs, plan_job, seconds_per_image
 from fer_jax.stop import SIGNALS, handling
 
 LOG = "batch_log.jsonl"
+WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,6 +130,10 @@ def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
             state += f" ({job.epochs}/{job.config.training.epochs} epochs)"
         if force and job.state != "new":
             state += ", to repeat"
+        if held := holder(job.folder):
+            state += f", in use by {held}"
+        elif runs.failure(job.folder):
+            state += ", failed before"
         question = job.reason or job.config.description
         table.add_row(str(number), job.label, state, question)
     return table
@@ -157,17 +163,31 @@ def _run_all(
     console: Console,
     estimate: Callable[[Sequence[Job]], float | None],
 ) -> int:
-    """Runs the jobs, logging each; 0, 1 if any failed, 128 + a signal that stopped."""
-    failed = []
-    for number, job in enumerate(jobs, 1):
-        left = _about(estimate(jobs[number - 1 :]))
-        console.rule(f"{number}/{len(jobs)} {job.label}{left}", align="left")
+    """Runs the jobs, logging each; 0, 1 if any failed, 128 + a signal that stopped.
+
+    What another process works on is left to it, and looked at again at the end: it
+    may be another batch over the same folder, or a run may have died.
+    """
+    began, left, failed = time.time(), list(jobs), []
+    while left:
+        job = _next_free(left, console)
+        number = len(jobs) - len(left) + 1
+        told = _about(estimate(left))
+        left.remove(job)
+        if settled := _settled_since(job, began, args.force):
+            console.print(f"{job.label}: {settled} in another process")
+            failed += [job.label] * (settled == "failed")
+            continue
+        console.rule(f"{number}/{len(jobs)} {job.label}{told}", align="left")
         _log(runs_dir, job, event="started")
         started = time.monotonic()
         status, error = _run_one(job, args)
         seconds = round(time.monotonic() - started, 1)
         if status == 0:
             _log(runs_dir, job, event="finished", seconds=seconds)
+        elif _is_elsewhere(job, args.force):
+            _log(runs_dir, job, event="left to another process", error=error)
+            left.append(job)
         elif status in {128 + number for number in SIGNALS}:
             _log(runs_dir, job, event="interrupted", seconds=seconds)
             console.print(
@@ -176,6 +196,8 @@ def _run_all(
             return status
         else:
             failed.append(job.label)
+            if job.state != "blocked":  # else the folder is another run's
+                runs.note_failure(job.folder, error)
             _log(
                 runs_dir,
                 job,
@@ -191,6 +213,42 @@ def _run_all(
             f"the reasons are in {runs_dir / LOG}"
         )
     return 1 if failed else 0
+
+
+def _next_free(jobs: Sequence[Job], console: Console) -> Job:
+    """The first job whose folder nobody holds; waits where each is held."""
+    told = False
+    while True:
+        for job in jobs:
+            if holder(job.folder) is None:
+                return job
+        if not told:
+            holders = {job.label: holder(job.folder) for job in jobs}
+            told = "; ".join(f"{k} is in use by {v}" for k, v in holders.items())
+            console.print(f"waiting: {told}")
+        time.sleep(WAIT_S)
+
+
+def _is_elsewhere(job: Job, force: bool) -> bool:
+    """Whether our own attempt at a job only met another process that has it."""
+    if holder(job.folder):
+        return True
+    return job.state != "blocked" and not force and runs.is_finished(job.folder)
+
+
+def _settled_since(job: Job, began: float, force: bool) -> str:
+    """ "finished" or "failed" if another process has brought the job there, or ""."""
+
+    def is_newer(path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime > began
+        return False
+
+    if is_newer(job.folder / runs.RESULT):
+        return "finished"
+    if runs.is_finished(job.folder) and not force:
+        return "finished"
+    return "failed" if is_newer(job.folder / runs.FAILED) else ""
 
 
 def _run_one(job: Job, args: argparse.Namespace) -> tuple[int, str]:

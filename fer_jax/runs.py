@@ -1,4 +1,4 @@
-"""The run folder: its files, atomic writes, its lock, and what may go on in it.
+"""The run folder: its files, atomic writes, and what may go on in it.
 
 runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
@@ -6,28 +6,29 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      checkpoints/     the last two and the best
                      predictions_<split>.npz   rows, labels, logits
                      result.json      written last: its presence means finished
+                     failed.json      why the newest attempt failed, if it did
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from fer_jax.config import flatten
+from fer_jax.config import flatten, parse
 from fer_jax.errors import UserError
+from fer_jax.stop import Interrupted
 
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
-CHECKPOINTS, RESULT, LOCK = "checkpoints", "result.json", "lock"
+CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
 RESULT_FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
@@ -78,7 +79,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     try:
         result = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is cut off or is not JSON ({error}); repeat that run with --force"
         ) from None
@@ -114,38 +115,40 @@ def write_predictions(
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a run folder for this process; the lock dies with the process.
+def noting_failure(folder: Path) -> Iterator[None]:
+    """Has `failed.json` say what ended this attempt, unless it ends well or by signal.
 
-    Raises:
-      UserError: if another process holds it, or the folder cannot be written.
+    What an earlier attempt left is removed first.
     """
+    (folder / FAILED).unlink(missing_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"the run folder {folder} cannot be written: {error.strerror}; "
-            "choose another with --runs_dir"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{folder} is in use by {holder}; wait for it to finish or stop it"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be locked ({error.strerror}); choose a folder on "
-                "another file system with --runs_dir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
         yield
+    except Interrupted:
+        raise
+    except UserError as error:
+        note_failure(folder, str(error))
+        raise
+    except Exception as error:
+        note_failure(folder, f"{type(error).__name__}: {error}")
+        raise
+
+
+def note_failure(folder: Path, error: str) -> None:
+    """Writes `failed.json`, if that can be: the error itself must not be lost."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FAILED, {"time": now, "error": " ".join(error.split())})
+
+
+def failure(folder: Path) -> str | None:
+    """What ended the newest attempt at an unfinished run; None if nothing did."""
+    if is_finished(folder) or not os.path.isfile(folder / FAILED):
+        return None
+    try:
+        return str(json.loads((folder / FAILED).read_text("utf-8"))["error"])
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return f"unknown: {FAILED} cannot be read"
 
 
 def is_finished(folder: Path) -> bool:
@@ -183,10 +186,14 @@ def differences(
     if not is_started(folder):
         return []
     try:
-        old = flatten(yaml.safe_load((folder / CONFIG).read_text("utf-8")))
+        path = folder / CONFIG
+        old = flatten(parse(path.read_text("utf-8"), str(path)))
         old_data = json.loads((folder / DATA).read_text("utf-8"))
         old["data set"] = f"{old_data['description']} [{old_data['fingerprint']}]"
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except (
+        *(OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError),
+        UserError,
+    ):
         raise UserError(
             f"{folder} holds a run whose {CONFIG} or {DATA} is missing or damaged; "
             "start it anew with --force"
@@ -211,7 +218,7 @@ def clear(folder: Path) -> None:
     (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
     if (folder / CHECKPOINTS).exists():
         shutil.rmtree(folder / CHECKPOINTS)
-    for pattern in ("predictions_*.npz", ".*.partial"):
+    for pattern in ("predictions_*.npz", ".*.partial", FAILED):
         for path in folder.glob(pattern):
             path.unlink()
     for name in (METRICS, DATA, CONFIG):

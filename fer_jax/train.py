@@ -23,6 +23,7 @@ from fer_jax.console import make_console, print_scores
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
+from fer_jax.lock import locked
 from fer_jax.stop import Interrupted
 
 
@@ -110,7 +111,7 @@ def train(
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
-    with runs.locked(folder), _disk_errors(folder):
+    with _disk_errors(folder), locked(folder):
         if force:
             runs.clear(folder)
         if changed := runs.differences(folder, config.model_dump(), described):
@@ -125,7 +126,11 @@ def train(
             if not runs.is_started(folder):
                 runs.write_json(folder / runs.DATA, described)
                 runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
-            with Checkpoints(folder / runs.CHECKPOINTS) as checkpoints:
+            with (
+                runs.noting_failure(folder),
+                _disk_errors(folder),
+                Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
+            ):
                 now = fit(config, dataset, parts, folder, checkpoints, console)
                 _finish(config, dataset, parts, folder, checkpoints, now, overrides)
         result = runs.read_result(folder)

@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import yaml
@@ -117,3 +119,58 @@ def test_wrong_call_is_one_line_and_status_2(tmp_path, capsys):
     status = run_command(lambda: batch.main(["--configs", str(tmp_path)]))
     assert status == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tmp_path):
+    command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs]
+    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--seeds", "3"]
+    command += ["--filter", "base", "--filter", "batch_", "--yes"]
+    both = [
+        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    for process, output in zip(both, outputs, strict=True):
+        assert process.returncode == 1, output  # batch_huge fails, in either
+        assert "3 of 6 runs failed" in output
+        assert "Comparison on val: 3 runs of 1 experiment" in output
+    told = Counter(events(tmp_path))
+    for seed in (42, 43, 44):
+        assert told[f"baseline/seed_{seed}", "finished"] == 1
+        assert told[f"batch_huge/seed_{seed}", "failed"] == 1
+    elsewhere = [run for (run, event), _ in told.items() if event.startswith("left")]
+    started = sum(n for (_, event), n in told.items() if event == "started")
+    assert started == 6 + len(elsewhere)
+
+
+def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
+    configs, tiny_csv, tmp_path
+):
+    options = ["--configs", configs, "--data_root", tiny_csv, "--runs_dir", tmp_path]
+    hold = (
+        "import sys, time; from fer_jax import lock; from pathlib import Path\n"
+        "with lock.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(9)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "baseline/seed_42"],
+        env=environment(), stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "held\n"
+        done = run_batch(*options, "--filter", "base")
+        told = f"baseline/seed_42 is in use by process {process.pid} on "
+        assert f"waiting: {told}" in done.stdout
+        assert process.wait() == 0
+    assert done.returncode == 0, done.stderr
+    assert events(tmp_path)[-1] == ("baseline/seed_42", "finished")
+
+
+def test_a_failed_run_is_shown_as_failed(configs, tiny_csv, tmp_path):
+    options = ["--configs", configs, "--data_root", tiny_csv, "--runs_dir", tmp_path]
+    first = run_batch(*options, "--filter", "batch_")
+    assert first.returncode == 1
+    assert "batch_huge/seed_42, which failed: training.batch_size is" in first.stdout
+    again = run_batch(*options, "--filter", "batch_", "--dry-run")
+    assert "new, failed before" in again.stdout
+    both = run_batch(*options, "--filter", "ba")
+    assert "failed: batch_huge/seed_42: training.batch_size is 4096" in both.stdout
+    assert re.search(r"^batch_huge +1 +failed *$", both.stdout, re.MULTILINE)

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from conftest import environment
 
 from fer_jax import runs
 from fer_jax.errors import UserError
+from fer_jax.stop import Interrupted
 
 CONFIG = {"name": "a", "description": "?", "training": {"lr": 0.1, "seed": 1}}
 DATA = {"description": "faces.csv", "fingerprint": "f" * 16}
@@ -56,40 +58,12 @@ def test_writing_that_fails_leaves_what_was_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
-    hold = (
-        "import sys; from fer_jax import runs; from pathlib import Path\n"
-        "with runs.locked(Path(sys.argv[1])): print('held', flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, tmp_path],
-        env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as holder:  # fmt: skip
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(UserError, match=f"in use by process {holder.pid} on "),
-            runs.locked(tmp_path),
-        ):
-            pass
-        holder.kill()
-    with runs.locked(tmp_path):  # the dead hold nothing
-        pass
-
-
-def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "seed_1").write_text("")
-    with (
-        pytest.raises(UserError, match="cannot be written"),
-        runs.locked(tmp_path / "seed_1"),
-    ):
-        pass
-
-
 def test_clear_removes_a_run_and_nothing_else(tmp_path):
     started(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / runs.CHECKPOINTS / "10").mkdir(parents=True)
     runs.write_json(tmp_path / runs.RESULT, {})
+    runs.note_failure(tmp_path, "lr")
     zeros = np.zeros((2, 3), np.float32)
     runs.write_predictions(tmp_path, "val", zeros[:, 0], zeros[:, 0], zeros)
     runs.clear(tmp_path)
@@ -110,3 +84,39 @@ def test_importing_runs_does_not_import_jax():
     code = "import sys, fer_jax.runs; sys.exit('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment())
     assert done.returncode == 0
+
+
+def test_a_failure_is_noted_until_the_next_attempt_or_the_end(tmp_path):
+    folder = tmp_path / "seed_1"
+    assert runs.failure(folder) is None
+    with pytest.raises(UserError), runs.noting_failure(folder):
+        raise UserError("too\nlarge")
+    assert runs.failure(folder) == "too large"
+    with pytest.raises(ZeroDivisionError), runs.noting_failure(folder):
+        assert runs.failure(folder) is None  # a new attempt has not failed yet
+        raise ZeroDivisionError("by 0")
+    assert runs.failure(folder) == "ZeroDivisionError: by 0"
+    with pytest.raises(Interrupted), runs.noting_failure(folder):
+        raise Interrupted(2)
+    assert runs.failure(folder) is None
+    runs.note_failure(folder, "killed")
+    (folder / runs.RESULT).write_text("{}")
+    assert runs.failure(folder) is None  # it is finished
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"error"', "[" * 100_000])
+def test_a_damaged_failure_is_still_a_failure(tmp_path, text):
+    (tmp_path / runs.FAILED).write_text(text)
+    assert "failed.json cannot be read" in runs.failure(tmp_path)
+
+
+def test_a_failure_that_cannot_be_noted_is_not_replaced_by_that(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "write_text", full)
+    with (
+        pytest.raises(UserError, match="the checkpoint"),
+        runs.noting_failure(tmp_path),
+    ):
+        raise UserError("the checkpoint cannot be written")

@@ -1,13 +1,18 @@
+import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 from conftest import HARD, ROOT, TINY, environment, tiny_config, write_tiny_csv
+from rich.console import Console
 from sklearn.metrics import confusion_matrix, f1_score
 
 from fer_jax import data, experiment, fit, runs
@@ -227,9 +232,122 @@ def test_loss_that_is_not_finite_stops_the_run(tiny_csv, tmp_path, monkeypatch):
         return logits.sum() * np.nan
 
     monkeypatch.setattr(experiment.losses, "softmax_loss", broken)
-    with pytest.raises(UserError, match=r"not finite at step 1 \(epoch 1\)"):
+    with pytest.raises(UserError, match=r"at step 1 \(step 1 of 4 in epoch 1\); no"):
         train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
-    assert not runs.is_finished(tmp_path / "baseline/seed_42")
+    folder = tmp_path / "baseline/seed_42"
+    assert not runs.is_finished(folder)
+    assert "not finite at step 1 " in runs.failure(folder)
+
+
+def test_a_gradient_that_explodes_stops_with_the_last_good_values(
+    tiny_csv, tmp_path, monkeypatch
+):
+    """Batch norm keeps high rates finite, so the sixth step gets a loss of its own."""
+    make_train_step = experiment.make_train_step
+
+    def exploding(network, tx, *, loss_fn, **parts):
+        steps = [
+            make_train_step(network, tx, loss_fn=f, **parts)
+            for f in (loss_fn, lambda *_: loss_fn(*_) * jnp.float32(3e38))
+        ]
+        return lambda state, *rest: steps[int(state.step) == 5](state, *rest)
+
+    monkeypatch.setattr(experiment, "make_train_step", exploding)
+    with pytest.raises(UserError) as error:
+        train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert "not finite at step 6 (step 2 of 4 in epoch 2)" in str(error.value)
+    told = r"step 5, the last good one, were loss [\d.]+, logit [\d.]+, gradient [\d.]+"
+    assert re.search(told, str(error.value))
+    assert "training.clip_norm" in str(error.value)
+    # What is kept is from before, so the run may go on where nothing explodes.
+    with Checkpoints(tmp_path / "baseline/seed_42/checkpoints") as checkpoints:
+        assert checkpoints.steps == [4]
+
+
+def damage(folder):
+    """Flips a bit in the largest file of a checkpoint, where the arrays are."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def half_done(tiny_csv, tmp_path_factory):
+    """The runs folder of a run that was interrupted after step 10 of 12."""
+    runs_dir = tmp_path_factory.mktemp("half_done")
+    advance = fit.TrainingBar.advance
+
+    def stopping(bar, step, loss):
+        advance(bar, step, loss)
+        if step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.TrainingBar, "advance", stopping)
+        with pytest.raises(Interrupted):
+            train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=runs_dir)
+    return runs_dir
+
+
+@pytest.mark.parametrize("damaged", [(10,), (10, 8)])
+def test_damaged_checkpoints_are_said_and_the_one_before_gives_the_same_run(
+    damaged, half_done, finished_run, tiny_csv, tmp_path
+):
+    runs_dir = shutil.copytree(half_done, tmp_path / "runs")
+    folder = runs_dir / "baseline/seed_42"
+    for step in damaged:
+        damage(folder / f"checkpoints/{step}")
+    told = io.StringIO()
+    console = Console(file=told, width=200)
+    train(
+        tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=runs_dir, console=console
+    )
+    for step in damaged:
+        assert f"note: left out a checkpoint, step {step}: state/" in told.getvalue()
+    before = {8: 4, 10: 8}[damaged[-1]]
+    assert f"going on after step {before} " in told.getvalue()
+    assert_same_run(folder, finished_run[0], tiny_csv)
+
+
+def test_without_an_undamaged_checkpoint_the_run_stops_and_says_so(
+    half_done, tiny_csv, tmp_path
+):
+    runs_dir = shutil.copytree(half_done, tmp_path / "runs")
+    checkpoints = runs_dir / "baseline/seed_42/checkpoints"
+    for path in checkpoints.iterdir():
+        damage(path)
+    again = {"data_root": str(tiny_csv), "runs_dir": runs_dir}
+    for _ in range(2):  # nothing is removed, so it is said again
+        with pytest.raises(UserError, match="step 10: state/.* anew with --force"):
+            train(tiny_config(*HARD), **again)
+    assert "step 10: state/" in runs.failure(runs_dir / "baseline/seed_42")
+    shutil.rmtree(checkpoints)
+    with pytest.raises(UserError, match="no checkpoint that it could go on from"):
+        train(tiny_config(*HARD), **again)
+    assert train(tiny_config(*HARD), **again, force=True)["epochs_run"] == 3
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_resume_that_has_lost_its_best_epoch_goes_back_or_stops(
+    place, half_done, tiny_csv, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fit, "best_row", lambda history: history[place])
+    runs_dir = shutil.copytree(half_done, tmp_path / "runs")
+    again = {"data_root": str(tiny_csv), "runs_dir": runs_dir}
+    lost = {0: 4, -1: 8}[place]
+    shutil.rmtree(runs_dir / f"baseline/seed_42/checkpoints/{lost}")
+    if place == 0:  # it was step 4, and nothing is older
+        with pytest.raises(UserError, match="no checkpoint that it could go on from"):
+            train(tiny_config(*HARD), **again)
+        return
+    told = io.StringIO()
+    console = Console(file=told, width=200)
+    result = train(tiny_config(*HARD), console=console, **again)
+    assert "left out step 10, whose best epoch is lost" in told.getvalue()
+    assert "going on after step 4 " in told.getvalue()
+    assert result["epochs_run"] == 3
 
 
 @pytest.mark.parametrize(

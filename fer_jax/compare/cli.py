@@ -19,7 +19,7 @@ from fer_jax.compare.results import (
 )
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.runs import replacing
+from fer_jax.runs import failure, replacing
 
 _EPILOG = """examples:
   bin/compare                                     all runs, on val
@@ -64,10 +64,11 @@ def show(
     """
     scored = _with_split(runs, split)
     summary = tables.summarise(runs, split, sort)
+    failures = {path: told for path in unfinished if (told := failure(path))}
     _header(console, scored, split, summary.marks)
-    _notes(console, runs, unfinished, split)
+    _notes(console, runs, unfinished, failures, split)
     _heading(console, f"{split}: overall, in %, by {sort}")
-    console.print(tables.overall(summary, console.width))
+    console.print(tables.overall(summary, console.width, failures))
     if summary.seeds.max() > 1:
         _say(console, "mean ± sample sd over n seeds; no sd where n is 1")
     _emotions(console, summary, split)
@@ -168,11 +169,17 @@ def _header(
 
 
 def _notes(
-    console: Console, runs: Sequence[Run], unfinished: Sequence[Path], split: str
+    console: Console,
+    runs: Sequence[Run],
+    unfinished: Sequence[Path],
+    failures: Mapping[Path, str],
+    split: str,
 ) -> None:
-    if unfinished:
-        labels = shortlist(f"{path.parent.name}/{path.name}" for path in unfinished)
-        _say(console, f"{_count(len(unfinished), 'run')} not finished: {labels}")
+    for path, told in failures.items():
+        _say(console, f"failed: {path.parent.name}/{path.name}: {told}", style="red")
+    if left := [path for path in unfinished if path not in failures]:
+        labels = shortlist(f"{path.parent.name}/{path.name}" for path in left)
+        _say(console, f"{_count(len(left), 'run')} not finished: {labels}")
     without = [run.label for run in runs if split not in run.scores]
     if without:
         told = _count(len(without), "run")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
-from fer_jax.runs import RESULT, is_finished, read_result
+from fer_jax.runs import RESULT, failure, is_finished, read_result
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 CLASS_METRICS = ("f1", "precision", "recall")
@@ -266,7 +266,11 @@ def _nothing_found(
     unfinished: Sequence[Path],
 ) -> str:
     if unfinished:
-        labels = shortlist(f"{path.parent.name}/{path.name}" for path in unfinished)
+        labels = shortlist(
+            f"{path.parent.name}/{path.name}"
+            + (f", which failed: {told}" if (told := failure(path)) else "")
+            for path in unfinished
+        )
         return (
             f"{runs_dir} holds no finished run (not finished: {labels}): wait for "
             "them, or start them again to resume"

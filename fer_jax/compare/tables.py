@@ -1,7 +1,9 @@
 """Turns runs into the tables that a terminal shows: means over seeds, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -96,8 +98,11 @@ def data_marks(runs: Sequence[Run]) -> dict[str, str]:
     return {fingerprint: _letter(n) for n, fingerprint in enumerate(prints)}
 
 
-def overall(summary: Summary, width: int) -> Table:
-    """One row an experiment: seeds, the metrics in percent, epochs, minutes."""
+def overall(summary: Summary, width: int, failures: Collection[Path] = ()) -> Table:
+    """One row an experiment: seeds, the metrics in percent, epochs, minutes.
+
+    Below them one for each experiment that has failed runs, by their folders.
+    """
     table = _table(
         ["experiment"],
         ["n", "accuracy", "macro F1", "balanced\naccuracy"]
@@ -113,6 +118,10 @@ def overall(summary: Summary, width: int) -> Table:
             f"{mean['best']:.0f}/{mean['run']:.0f}",
             f"{mean['minutes']:.1f}",
         )
+    for name, count in Counter(path.parent.name for path in failures).items():
+        head = [_fold(name, _limit(width, 19 if summary.marks else 25))]
+        head += [Text(ABSENT)] if summary.marks else []
+        table.add_row(*head, str(count), Text("failed", style="red"))
     return table
 
 

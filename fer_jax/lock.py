@@ -1,0 +1,77 @@
+"""One run folder, one process: a lock that dies with the process that holds it."""
+
+import contextlib
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fer_jax.errors import UserError
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run folder for this process; the lock dies with the process.
+
+    Raises:
+      UserError: if another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written: {error.strerror}; "
+            "choose another with --runs_dir"
+        ) from None
+    with file:
+        try:
+            if not _lock(file):
+                raise UserError(
+                    f"{folder} is in use by {_holder(file)}; wait for it to finish or "
+                    "stop it"
+                )
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be locked ({error.strerror}); choose a folder on "
+                "another file system with --runs_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    # A batch that looks who holds the folder has it for a moment itself.
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip() or "another process"
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds a run folder, as "process 123 on host"; None where nobody does."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder(file)
+    except OSError:
+        return None  # there is no such folder yet, or the run itself will tell
+    return None
