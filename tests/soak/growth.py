@@ -1,0 +1,81 @@
+"""Trains for many epochs and measures whether the process grows.
+
+    python tests/soak/growth.py --epochs 200 --from 20
+
+On the embedded set. Between the epoch `--from` and the last the resident memory may
+grow by 5 %, and open files and threads not at all.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def measure() -> dict[str, float]:
+    """This process's resident memory in MB, and its open files and threads."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    numbers = dict(line.split(":", 1) for line in status)
+    return {
+        "memory_mb": int(numbers["VmRSS"].split()[0]) / 1024,
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": int(numbers["Threads"]),
+    }
+
+
+def train(
+    epochs: int, image_size: int, data_root: str | None
+) -> list[dict[str, float]]:
+    """Trains in a temporary folder; what was measured after each epoch."""
+    from fer_jax import config, fit
+    from fer_jax.train import train
+
+    measured, write = [], fit._write_metrics
+
+    def noting(folder: Path, history: list) -> None:
+        write(folder, history)
+        if history:
+            measured.append(measure())
+
+    fit._write_metrics = noting
+    settings = [f"training.epochs={epochs}", "training.patience=0"]
+    settings += [f"data.image_size={image_size}"]
+    try:
+        with tempfile.TemporaryDirectory() as runs_dir:
+            baseline = config.load(ROOT / "configs/baseline.yaml", settings)
+            train(baseline, data_root=data_root, runs_dir=runs_dir)
+    finally:
+        fit._write_metrics = write
+    return measured
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 0 if nothing grew."""
+    parser = argparse.ArgumentParser(description="Measure whether long runs grow.")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--from", dest="first", type=int, default=20)
+    parser.add_argument("--image_size", type=int, default=48)
+    parser.add_argument("--data_root")
+    args = parser.parse_args(argv)
+    began = time.monotonic()
+    measured = train(args.epochs, args.image_size, args.data_root)
+    minutes = (time.monotonic() - began) / 60
+    early, late = measured[args.first - 1], measured[-1]
+    print(
+        f"{args.epochs} epochs in {minutes:.1f} min, after {args.first} and the last:"
+    )
+    for name in early:
+        growth = 100 * (late[name] / early[name] - 1)
+        print(f"{name:>10} {early[name]:8.1f} {late[name]:8.1f} {growth:+.1f} %")
+    grown = late["memory_mb"] > 1.05 * early["memory_mb"]
+    grown |= any(late[name] > early[name] for name in ("files", "threads"))
+    return int(grown)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
