@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fer_jax import data, evaluate, runs
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.config import Config
+from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment
@@ -34,6 +34,7 @@ class Progress:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     train_s: float = 0.0  # in steps, over all attempts
     wall_s: float = 0.0  # with evaluation and saving
+    environments: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def save(
         self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None
@@ -72,10 +73,12 @@ def fit(
     parts: Experiment,
     folder: Path,
     checkpoints: Checkpoints,
+    environment: dict[str, Any],
     console: Console,
 ) -> Progress:
     """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
     now = resume(parts, folder, checkpoints, console)
+    _note_environment(now, environment, console)
     _write_metrics(folder, now.history)
     batches = iter(parts.batches)
     batches.set_state({"next_index": int(now.state.step)})
@@ -140,6 +143,21 @@ def resume(
             "on from; start it anew with --force"
         )
     return Progress(parts.state, zero_sums())
+
+
+def _note_environment(
+    now: Progress, environment: dict[str, Any], console: Console
+) -> None:
+    """Keeps a list of what the run was computed with, one entry a change."""
+    before = flatten(now.environments[-1]) if now.environments else {}
+    here = flatten(environment)
+    if changed := [key for key in here if before.get(key) != here[key]]:
+        if before:
+            console.print(
+                f"note: the run was begun with another {', '.join(changed)}; from here "
+                "on its numbers may differ from those of an undisturbed run"
+            )
+        now.environments.append(environment)
 
 
 def _train_epoch(

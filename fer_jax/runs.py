@@ -226,8 +226,9 @@ def clear(folder: Path) -> None:
 
 
 def environment(device: str, compute_dtype: str) -> dict[str, Any]:
-    """What a result was computed with: packages, code, device."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """What a run is computed with: packages, code, device."""
+    root = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(root), f"--git-dir={root / '.git'}"]  # and no one else's
     try:
         commit = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -131,7 +131,10 @@ def train(
                 _disk_errors(folder),
                 Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
             ):
-                now = fit(config, dataset, parts, folder, checkpoints, console)
+                environment = runs.environment(_device(), parts.compute_dtype)
+                now = fit(
+                    config, dataset, parts, folder, checkpoints, environment, console
+                )
                 _finish(config, dataset, parts, folder, checkpoints, now, overrides)
         result = runs.read_result(folder)
     print_scores(console, result)
@@ -237,7 +240,8 @@ def _finish(
             "arch": config.model.arch,
             "parameters": models.count_parameters(state.params),
         },
-        "environment": runs.environment(_device(), parts.compute_dtype),
+        "environment": now.environments[-1],
+        "earlier_environments": now.environments[:-1],
         "timing": {
             "wall_s": round(now.wall_s + time.monotonic() - started, 1),
             "train_s": round(now.train_s, 1),

@@ -269,6 +269,22 @@ def test_damaged_checkpoints_are_said_and_the_one_before_gives_the_same_run(
     assert_same_run(folder, finished_run[0], tiny_csv)
 
 
+def test_a_resume_in_another_environment_is_told_and_recorded(
+    half_done, finished_run, tiny_csv, tmp_path, monkeypatch
+):
+    assert finished_run[1]["earlier_environments"] == []
+    runs_dir = shutil.copytree(half_done, tmp_path / "runs")
+    monkeypatch.setattr(train_lib, "_device", lambda: "an abacus")
+    told = io.StringIO()
+    console = Console(file=told, width=200)
+    again = {"data_root": str(tiny_csv), "runs_dir": runs_dir, "console": console}
+    result = train(tiny_config(*HARD), **again)
+    assert "note: the run was begun with another device; from here" in told.getvalue()
+    assert result["environment"]["device"] == "an abacus"
+    (earlier,) = result["earlier_environments"]
+    assert earlier == finished_run[1]["environment"]
+
+
 def test_without_an_undamaged_checkpoint_the_run_stops_and_says_so(
     half_done, tiny_csv, tmp_path
 ):

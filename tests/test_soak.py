@@ -1,0 +1,26 @@
+"""The soaks of tests/soak in a short form."""
+
+import subprocess
+import sys
+
+from conftest import ROOT, environment
+
+
+def soak(name, *arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / "tests/soak" / name, *map(str, arguments)],
+        env=environment(), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def test_killed_runs_and_batches_end_like_undisturbed_ones():
+    done = soak("kills.py", "--kills", 4, "--seed", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kills in " in done.stdout
+    assert "6 runs ended like their undisturbed twins, bit for bit" in done.stdout
+
+
+def test_long_runs_do_not_grow(tiny_csv):
+    done = soak("growth.py", "--epochs", 60, "--from", 20, "--image_size", 16,
+                "--data_root", tiny_csv)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
