@@ -12,6 +12,7 @@ from oracles.weights import draw
 
 from fer_jax import models
 from fer_jax.errors import UserError
+from fer_jax.models.convolution import conv_by_parts
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "torch.json").read_text())
 NETWORKS = {case["arch"]: case for case in ORACLE["networks"]}
@@ -215,3 +216,30 @@ def test_an_unknown_network_is_refused_with_the_choices(arch):
     message = str(refusal.value)
     assert message.startswith(f"model.arch is {arch!r}") and "\n" not in message
     assert all(name in message for name in ("fernet", "resnet18", "resnet34"))
+
+
+@pytest.mark.parametrize("batch", [1, 6, 16])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1), (5, 2)])
+def test_a_convolution_by_parts_has_the_gradients_of_a_whole_one(batch, size, stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (batch, 9, 9, 4))
+    kernel = jax.random.normal(keys[1], (size, size, 4, 5))
+    how = ((stride, stride), [(size // 2, size // 2)] * 2)
+    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def whole(x, w):
+        return jax.lax.conv_general_dilated(x, w, *how, **layout)
+
+    def by_parts(x, w):
+        return conv_by_parts(x, w, *how, **layout)
+
+    weights = jax.random.normal(keys[2], whole(images, kernel).shape)
+    found, expected = (
+        jax.value_and_grad(lambda x, w, f=f: (weights * f(x, w)).sum(), (0, 1))(
+            images, kernel
+        )
+        for f in (by_parts, whole)
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

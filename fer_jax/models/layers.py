@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fer_jax.models.convolution import conv_by_parts
+
 
 def uniform(bound: float) -> nnx.Initializer:
     """Uniform in ± bound / sqrt(fan_in), drawn on the host from the key.
@@ -49,6 +51,11 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=uniform(0.25),
+        conv_general_dilated=(
+            conv_by_parts
+            if jax.default_backend() == "cpu"
+            else jax.lax.conv_general_dilated
+        ),
         rngs=rngs,
     )
 
