@@ -32,8 +32,7 @@ def train(
     epochs: int, image_size: int, data_root: str | None
 ) -> list[dict[str, float]]:
     """Trains in a temporary folder; what was measured after each epoch."""
-    from fer_jax import config, fit
-    from fer_jax.train import train
+    from fer_jax import fit, train
 
     measured, write = [], fit._write_metrics
 
@@ -43,12 +42,15 @@ def train(
             measured.append(measure())
 
     fit._write_metrics = noting
-    settings = [f"training.epochs={epochs}", "training.patience=0"]
-    settings += [f"data.image_size={image_size}"]
+    settings = (f"training.epochs={epochs}", f"data.image_size={image_size}")
+    argv = [str(ROOT / "configs/baseline.yaml"), "--set", "training.patience=0"]
+    for item in settings:
+        argv += ["--set", item]
+    if data_root:
+        argv += ["--data_root", data_root]
     try:
         with tempfile.TemporaryDirectory() as runs_dir:
-            baseline = config.load(ROOT / "configs/baseline.yaml", settings)
-            train(baseline, data_root=data_root, runs_dir=runs_dir)
+            train.main([*argv, "--runs_dir", runs_dir])
     finally:
         fit._write_metrics = write
     return measured
