@@ -28,6 +28,7 @@ from fer_jax.plan import Job, find_configs, plan_job, seconds_per_image
 from fer_jax.stop import SIGNALS, handling
 
 LOG = "batch_log.jsonl"
+MAX_SEEDS = 10_000
 WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
@@ -114,8 +115,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--skip_bad", action="store_true", help="drop unreadable images and count them"
     )
     args = parser.parse_args(argv)
-    if args.seeds < 1:
-        raise UserError(f"--seeds is {args.seeds}; expected at least 1")
+    if not 1 <= args.seeds <= MAX_SEEDS:
+        raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
     return args
 
 
@@ -240,7 +241,7 @@ def _settled_since(job: Job, began: float, force: bool) -> str:
     """ "finished" or "failed" if another process has brought the job there, or ""."""
 
     def is_newer(path: Path) -> bool:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             return path.stat().st_mtime > began
         return False
 

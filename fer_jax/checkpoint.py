@@ -47,6 +47,7 @@ class Checkpoints:
         """
         # What goes wrong comes as an exception, and is told once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder.resolve()
         self.left_out = _sort_out(self._folder)
         policies = ocp.training.preservation_policies
@@ -197,6 +198,8 @@ def _problem(folder: Path) -> str:
         return f"{SUMS} is missing"
     except ValueError:
         return f"{SUMS} is damaged"
+    if not expected:
+        return f"{SUMS} is empty"
     found = _sums(folder)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fer_jax.errors import UserError
 
 MAX_BYTES = 64 * 1024  # a config of the shipped size is 1 KiB
+MAX_CHAIN = 20  # files that extend one another
+MAX_PARTS = 100  # of a dotted key; the code that walks nested settings is recursive
 
 
 class _Section(BaseModel):
@@ -116,7 +119,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
                 "write for example --set training.lr=1e-3"
             )
         value = parse(text, f"--set {item}")
-        for part in reversed(key.strip().split(".")):
+        parts = key.strip().split(".")
+        if len(parts) > MAX_PARTS:
+            raise UserError(
+                f"--set {key.strip()[:60]}... is a key of {len(parts):,} parts, which "
+                "no setting has; write for example --set training.lr=1e-3"
+            )
+        for part in reversed(parts):
             value = {part: value}
         tree = _merge(tree, value, f"--set {item}")
     return validate(tree.values, str(path), tree.origins)
@@ -214,12 +223,19 @@ def parse(text: str, where: str) -> Any:
     except Exception as error:  # PyYAML lets Python's own through: KeyError, …
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
+        problem = getattr(error, "problem", None) or str(error)
+        if isinstance(error, RecursionError):
+            problem = "nested too deeply"
         raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise UserError(
+                f"{path} is not a file but a directory, a pipe or a device; "
+                "name a YAML file such as configs/baseline.yaml"
+            )
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
@@ -256,6 +272,11 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         except (OSError, ValueError):  # a name too long, or with a NUL
             target, exists = folder / "?", False
         chain = (*below, path.resolve())
+        if len(chain) > MAX_CHAIN:
+            raise UserError(
+                f"{path}: extends goes on over more than {MAX_CHAIN} files; "
+                "extend baseline.yaml itself"
+            )
         if not target.is_relative_to(folder):
             raise UserError(
                 f"{path}: extends {base!r} leads out of the folder {folder}; "

@@ -13,8 +13,11 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        """Keeps the message in one line, whatever the user's text holds."""
-        super().__init__(" ".join(message.split()))
+        """Keeps the message in one plain line, whatever the user's text holds."""
+        line = " ".join(message.split())
+        # What does not print could steer the terminal; it is shown as \x1b and so on.
+        plain = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        super().__init__("".join(plain))
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -66,6 +66,8 @@ def _holder(file: IO[str]) -> str:
 
 def holder(folder: Path) -> str | None:
     """Who holds a run folder, as "process 123 on host"; None where nobody does."""
+    if not os.path.isfile(folder / LOCK):
+        return None
     try:
         with (folder / LOCK).open(encoding="utf-8") as file:
             try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,8 +120,10 @@ def seconds_per_image(runs_dir: Path) -> float | None:
     """Time per training image in the finished runs there; None where there is none."""
     times = []
     for path in runs_dir.glob(f"*/seed_*/{runs.RESULT}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
+        nonsense = (ArithmeticError, ValueError, KeyError, TypeError, UserError)
+        with contextlib.suppress(OSError, *nonsense):
             result = runs.read_result(path.parent)
             images = sum(result["data"]["counts"]["train"]) * result["epochs_run"]
-            times.append(result["timing"]["wall_s"] / images)
+            if 0 < (seconds := float(result["timing"]["wall_s"] / images)) < math.inf:
+                times.append(seconds)
     return statistics.median(times) if times else None

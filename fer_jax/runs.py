@@ -186,6 +186,8 @@ def differences(
     if not is_started(folder):
         return []
     try:
+        if not os.path.isfile(folder / DATA):  # a pipe would be waited for
+            raise FileNotFoundError
         path = folder / CONFIG
         old = flatten(parse(path.read_text("utf-8"), str(path)))
         old_data = json.loads((folder / DATA).read_text("utf-8"))

@@ -133,7 +133,8 @@ def train(
                 "name of its own with --set name=..., or replace the old with --force"
             )
         _announce(console, config, dataset, parts, folder)
-        if runs.is_finished(folder):
+        finished_before = runs.is_finished(folder)
+        if finished_before:
             console.print("already finished; --force repeats it")
         else:
             if not runs.is_started(folder):
@@ -150,7 +151,14 @@ def train(
                 )
                 _finish(config, dataset, parts, folder, checkpoints, now, overrides)
         result = runs.read_result(folder)
-    print_scores(console, result)
+    try:
+        print_scores(console, result)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        if not finished_before:
+            raise
+        raise UserError(
+            f"{folder / runs.RESULT} lacks scores; repeat that run with --force"
+        ) from None
     console.print(f"result: {folder / runs.RESULT}")
     return result
 

@@ -143,8 +143,8 @@ def read_run(run_dir: Path) -> Run:
     path, result = run_dir / RESULT, read_result(run_dir)
     if missing := _missing(result):
         raise UserError(
-            f"{path} lacks {', '.join(missing)} (absent or of another type): "
-            "remove it and run that training again"
+            f"{path} lacks {', '.join(missing)} (absent, of another type or not finite):"
+            " remove it and run that training again"
         )
     run = Run(
         config=flatten(result["config"]),
@@ -229,8 +229,13 @@ def _missing(result: dict[str, Any]) -> list[str]:
     missing = _absent(result, _FIELDS)
     if missing:
         return missing
+    classes, notes = result["data"]["class_names"], result["data"].get("notes", [])
+    if not classes or not all(isinstance(name, str) for name in classes):
+        return ["data.class_names"]
+    if not isinstance(notes, list):
+        return ["data.notes"]
     metric_fields = dict.fromkeys([("n",), ("loss",)] + [(m,) for m in METRICS])
-    for emotion in result["data"]["class_names"]:
+    for emotion in classes:
         for metric in (*CLASS_METRICS, "support"):
             metric_fields["per_class", emotion, metric] = None
     return _absent(
@@ -250,9 +255,14 @@ def _absent(result: dict[str, Any], fields: Mapping[tuple[str, ...], Any]) -> li
         value: Any = result
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or not _is_sound(value):
             missing.append(".".join(path))
     return missing
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether a number is finite and no larger than a float can be."""
+    return not isinstance(value, _NUMBER) or -1e308 < value < 1e308
 
 
 def _matches(name: str, filters: Sequence[str]) -> bool:

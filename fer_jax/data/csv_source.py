@@ -23,6 +23,9 @@ _USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 _COLUMNS = ("emotion", "pixels", "usage")
 _RANGE = "expected a whole number from 0 to 255"
 _LONGEST_LINE = 2**22  # room for 1024 x 1024 pixels; bounds what one line may take
+# Pixels in decimals unpack to some 3 times their size. What unpacks to far more, and
+# beyond a length that does no harm, is a bomb.
+_BOMB_RATIO, _HARMLESS = 100, 2**22
 _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
@@ -39,7 +42,7 @@ def read_csv(
     row, side = 0, None
     with _open_csv(source.path) as (raw, text):
         size = os.fstat(raw.fileno()).st_size
-        rows = _cells(source.path, text)
+        rows = _cells(source.path, raw, text)
         _, header = next(rows, (0, []))
         names = [name.strip().lower() for name in header]
         if not set(_COLUMNS) <= set(names):
@@ -145,14 +148,23 @@ def _zip_member(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
         ) from None
 
 
-def _cells(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
+def _cells(
+    path: Path, raw: IO[bytes], text: IO[str]
+) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number from 1, cells) of each line that is not blank.
 
     Each line is read for itself, so a stray quote spoils one row and not the rest.
     """
     csv.field_size_limit(_LONGEST_LINE)  # 131,072 would not hold 182 x 182 pixels
     lines = iter(lambda: text.readline(_LONGEST_LINE), "")
+    unpacked = 0
     for number, line in enumerate(lines, 1):
+        unpacked += len(line)
+        if unpacked > _HARMLESS and unpacked > _BOMB_RATIO * raw.tell():
+            raise UserError(
+                f"{path} unpacks to more than {_BOMB_RATIO} times its size, which "
+                "no images do; unpack it yourself if you trust it"
+            )
         if len(line) >= _LONGEST_LINE:
             raise UserError(
                 f"{path}:{number} is over {_LONGEST_LINE:,} characters long"
