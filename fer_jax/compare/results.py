@@ -143,8 +143,8 @@ def read_run(run_dir: Path) -> Run:
     path, result = run_dir / RESULT, read_result(run_dir)
     if missing := _missing(result):
         raise UserError(
-            f"{path} lacks {', '.join(missing)} (absent, of another type or not finite):"
-            " remove it and run that training again"
+            f"{path} lacks {', '.join(missing)} (absent, or no such value can be); "
+            "remove it and run that training again"
         )
     run = Run(
         config=flatten(result["config"]),

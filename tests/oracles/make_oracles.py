@@ -1,13 +1,12 @@
 """Writes `torch.json`: numbers from PyTorch that the tests compare with.
 
-The tests do not need PyTorch, only this script does. To make the file anew, in an
-environment of its own:
+The tests do not need PyTorch, only this script does. To make the file anew:
 
-  pip install numpy torch
+  pip install -e '.[bench]'
   python tests/oracles/make_oracles.py
 
-Written with PyTorch 2.13. The networks are written here from the papers, without a
-look at `fer_jax.models` except for the names of the layers.
+Written with PyTorch 2.13. Its networks are written from the papers, without a look at
+`fer_jax.models` except for the names of the layers.
 """
 
 import json
@@ -21,6 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 from weights import draw
 
+from fer_jax.bench import torch_networks
+
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
@@ -31,8 +32,8 @@ def main() -> None:
         "one_cycle": one_cycles(),
         "adamw": adamw(),
         "networks": [
-            network("fernet", FerNet()),
-            network("resnet18", ResNet((2, 2, 2, 2))),
+            network("fernet", torch_networks.create("fernet")),
+            network("resnet18", torch_networks.create("resnet18")),
         ],
     }
     path = Path(__file__).parent / "torch.json"
@@ -131,93 +132,6 @@ def adamw() -> dict[str, Any]:
         after.append({k: v.detach().clone() for k, v in params.items()})
     settings = {"peak": 0.2, "total_steps": 12, "pct_start": 0.4, "weight_decay": 0.3}
     return {"settings": settings, "start": start, "grads": grads, "after": after}
-
-
-class Head(nn.Module):
-    """Means over a grid of cells and a linear layer."""
-
-    def __init__(self, width: int, grid: int = 1):
-        super().__init__()
-        self.grid = grid
-        self.linear = nn.Linear(grid * grid * width, 7)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.adaptive_avg_pool2d(x, self.grid)
-        return self.linear(x.permute(0, 2, 3, 1).flatten(1))
-
-
-class BasicBlock(nn.Module):
-    """As in torchvision's resnet18: the shortcut is a strided 1 x 1 convolution."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.project = self.norm3 = None
-        if stride != 1 or inputs != outputs:
-            self.project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.norm3 = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + (x if self.project is None else self.norm3(self.project(x))))
-
-
-class ResNet(nn.Module):
-    """torchvision's, with a 3 x 3 stem of stride 1 and without pooling."""
-
-    def __init__(self, depths: tuple[int, ...]):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(64)
-        blocks, inputs = [], 64
-        for width, depth in zip((64, 128, 256, 512), depths, strict=True):
-            for number in range(depth):
-                stride = 2 if number == 0 and width > 64 else 1
-                blocks.append(BasicBlock(inputs, width, stride))
-                inputs = width
-        self.blocks = nn.Sequential(*blocks)
-        self.head = Head(512)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))
-
-
-class PooledBlock(nn.Module):
-    """A basic block whose shortcut is the mean of 2 x 2 pixels, then 1 x 1."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.project = None
-        if stride == 2:
-            self.project = nn.Conv2d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + (self.project(F.avg_pool2d(x, 2)) if self.project else x))
-
-
-class FerNet(nn.Module):
-    """A 5 x 5 stem of stride 2 and three blocks."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 32, 5, 2, padding=2, bias=False)
-        self.norm = nn.BatchNorm2d(32)
-        self.blocks = nn.Sequential(
-            PooledBlock(32, 32), PooledBlock(32, 96), PooledBlock(96, 192)
-        )
-        self.head = Head(192, grid=3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))
 
 
 def network(arch: str, model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Benchmarks against PyTorch: contenders in processes of their own, taking turns."""
