@@ -204,7 +204,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """A safe dumper that quotes the text which `_Loader` would read as a number."""
+    """A safe dumper that quotes the text which `_Loader` would read as another."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        # A lone U+0085, a line break to YAML, is written bare and read back as nothing.
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 # PyYAML follows YAML 1.1, where 1e-3 (without a point) is a string.

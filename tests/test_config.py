@@ -435,6 +435,7 @@ def test_a_dump_keeps_names_that_look_like_other_things(again, name):
 @given(text=st.text(max_size=60), lr=st.floats(1e-300, 100), seed=st.integers(0, 9999))
 @example(text="1e5", lr=1e-5, seed=0)
 @example(text="a\nb: *c\r\x85\u2028 \t", lr=5e-324, seed=0)
+@example(text="\x85", lr=1.0, seed=0)
 @example(text="ein Gesicht 🙂 ", lr=1e-7, seed=0)
 @settings(max_examples=60, deadline=None)
 def test_a_dump_keeps_any_text_and_number(again, text, lr, seed):
