@@ -19,6 +19,7 @@ from rich.console import Console
 from fer_jax import config as config_lib
 from fer_jax import data, experiment, models, runs
 from fer_jax.checkpoint import Checkpoints
+from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
 from fer_jax.errors import UserError, run_command
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     _share_arenas()
+    keep_compiled()
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
     try:

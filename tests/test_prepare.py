@@ -351,12 +351,12 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FER_CACHE_DIR", "~/own")
-    assert prepare._cache_root() == tmp_path / "own"
+    assert prepare.cache_root() == tmp_path / "own"
     monkeypatch.delenv("FER_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert prepare._cache_root() == tmp_path / "xdg/fer_jax"
+    assert prepare.cache_root() == tmp_path / "xdg/fer_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert prepare._cache_root() == tmp_path / ".cache/fer_jax"
+    assert prepare.cache_root() == tmp_path / ".cache/fer_jax"
 
 
 def test_the_embedded_set_is_the_default(monkeypatch):

@@ -80,7 +80,7 @@ def load(
     console = console or Console(quiet=True)
     source = sources.locate(data_root)
     key = f"{FORMAT}-{image_size}-{source.key[:24]}"
-    cache = _cache_root()
+    cache = cache_root()
     loaded = _read(cache / key, source)
     if loaded is None:
         with _locked(cache, key, source, console):
@@ -97,7 +97,8 @@ def load(
     return dataset
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """The folder for what can be made anew: `$FER_CACHE_DIR`, or the user's cache."""
     if own := os.environ.get("FER_CACHE_DIR"):
         return Path(os.path.expanduser(own))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
