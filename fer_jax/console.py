@@ -79,8 +79,8 @@ class TrainingBar:
             self._first, self._started, self._shown = step, time.monotonic(), 0.0
             yield
 
-    def advance(self, step: int, loss: SupportsFloat) -> None:
-        """Shows a step, a few times a second at most; only then is `loss` read."""
+    def advance(self, step: int, loss: float) -> None:
+        """Shows a step, a few times a second at most."""
         now = time.monotonic()
         if self._progress.disable or now - self._shown < 0.25:
             return
@@ -90,7 +90,7 @@ class TrainingBar:
             self._task,
             completed=step,
             description=f"epoch {-(-step // self._per_epoch)}/{self._epochs}",
-            detail=f"loss {float(loss):.3f}  "
+            detail=f"loss {loss:.3f}  "
             f"lr {float(self._schedule(step - 1)):.1e}  {speed:,.0f} img/s",
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -173,24 +174,44 @@ def _train_epoch(
       UserError: if a loss or a gradient is not finite; nothing of that is saved.
 
     On accelerators many steps share one dispatch. On CPU each has its own: XLA's
-    convolutions run some 25 times slower inside a scan there.
+    convolutions run some 25 times slower inside a scan there. One dispatch is always
+    under way while the host prepares the next and reads what the one before said; the
+    indices and that are all that passes between them.
     """
     at_once = 1 if jax.default_backend() == "cpu" else 32
     first = step = int(now.state.step)
     end = parts.per_epoch * (len(now.history) + 1)
+    behind: tuple[int, jax.Array] | None = None
     while step < end and stop.signum is None:
         count = min(at_once, end - step)
-        indices = np.stack([next(batches) for _ in range(count)])
+        indices = jax.device_put(np.stack([next(batches) for _ in range(count)]))
         now.state, now.sums = parts.train_step(
             now.state, now.sums, parts.images["train"], parts.labels, indices
         )
-        # Without this a signal would wait for all the steps already queued.
-        jax.block_until_ready(now.sums)
         step += count
-        if int(jax.device_get(now.sums.bad_step)):
-            raise _not_finite(parts, now, "loss, the logits or the gradient were")
-        bar.advance(step, now.sums.loss / now.sums.steps)
+        if behind:
+            _tell(parts, now, bar, *behind)
+        behind = step, _news(now.sums)
+    if behind:
+        _tell(parts, now, bar, *behind)
     return step - first
+
+
+@jax.jit
+def _news(sums: Sums) -> jax.Array:
+    """The mean loss, and not 0 if a step was bad: of sums that are donated later."""
+    return jnp.stack([sums.loss / sums.steps, sums.bad_step])
+
+
+def _tell(
+    parts: Experiment, now: Progress, bar: TrainingBar, step: int, news: jax.Array
+) -> None:
+    """Waits for the dispatch that ended with `step`, and shows what came of it."""
+    # Without waiting, a signal would wait for all the steps already queued.
+    loss, bad = jax.device_get(news)
+    if bad:
+        raise _not_finite(parts, now, "loss, the logits or the gradient were")
+    bar.advance(step, float(loss))
 
 
 def _close_epoch(

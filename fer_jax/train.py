@@ -145,6 +145,7 @@ def train(
             with (
                 runs.noting_failure(folder),
                 _disk_errors(folder),
+                _memory_errors(),
                 Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
             ):
                 environment = runs.environment(_device(), parts.compute_dtype)
@@ -177,6 +178,21 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             f"{error.filename or folder} cannot be written or read "
             f"({error.strerror or error}); mend that, and the same command, without "
             "--force, goes on from the last checkpoint"
+        ) from None
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A device whose memory does not suffice is told in one sentence."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the memory of {_device()} does not suffice for the run; lower "
+            "training.batch_size, training.eval_batch_size or data.image_size, or end "
+            "what else runs there; the same command goes on from the last checkpoint"
         ) from None
 
 

@@ -2,11 +2,10 @@ import io
 import subprocess
 import sys
 
-import pytest
 from conftest import environment
 from rich.console import Console
 
-from fer_jax.console import TrainingBar, print_scores
+from fer_jax.console import print_scores
 
 
 def printed(result, width):
@@ -35,16 +34,6 @@ def test_a_run_without_test_shows_val_alone(finished_run):
     text = printed(only_val, 80)
     assert "val" in text
     assert "test" not in text
-
-
-def test_bar_reads_the_loss_only_when_it_is_shown():
-    class Loss:
-        def __float__(self):
-            pytest.fail("the loss was read from the device for nothing")
-
-    bar = TrainingBar(Console(file=io.StringIO()), 2, 3, 4, lambda step: 0.1)
-    with bar.at(0):
-        bar.advance(1, Loss())
 
 
 def test_a_closed_pipe_ends_with_141_and_no_traceback():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_learns(tiny_csv, tmp_path):
     assert result["test"]["accuracy"] > 0.8  # the largest class has a quarter
 
 
-@pytest.mark.parametrize("stops", [(3,), (2, 4, 9)], ids=["mid_epoch", "thrice"])
+@pytest.mark.parametrize("stops", [(2,), (1, 4, 9)], ids=["mid_epoch", "thrice"])
 def test_interrupted_and_resumed_run_equals_undisturbed(
     stops, finished_run, tiny_csv, tmp_path, monkeypatch
 ):
@@ -58,7 +59,7 @@ def test_interrupted_and_resumed_run_equals_undisturbed(
 
         def stopping(bar, step, loss, stop=stop):
             advance(bar, step, loss)
-            if step == stop:
+            if step == stop:  # the step after it is already under way
                 signal.raise_signal(signal.SIGTERM)
 
         monkeypatch.setattr(fit.TrainingBar, "advance", stopping)
@@ -67,6 +68,22 @@ def test_interrupted_and_resumed_run_equals_undisturbed(
         assert not runs.is_finished(tmp_path / "baseline/seed_42")
     monkeypatch.setattr(fit.TrainingBar, "advance", advance)
     train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
+
+
+def test_nothing_passes_unasked_between_host_and_device_in_an_epoch(
+    finished_run, tiny_csv, tmp_path, monkeypatch
+):
+    train_epoch, epochs = fit._train_epoch, []
+
+    def guarded(*args):
+        with jax.transfer_guard("disallow"):  # all that is not `device_put` or `_get`
+            epochs.append(train_epoch(*args))
+        return epochs[-1]
+
+    monkeypatch.setattr(fit, "_train_epoch", guarded)
+    train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert epochs == [4, 4, 4]
     assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
 
 
@@ -91,7 +108,7 @@ def test_signal_between_epochs_keeps_the_best_checkpoint(
         assert [each.metrics["epoch"] for each in kept] == [1]
 
 
-# Kills itself at its sixth step, in the middle of the second epoch.
+# Kills itself after its sixth step, in the middle of the second epoch.
 KILLED = """
 import os, signal, sys
 from fer_jax import fit, train
@@ -239,7 +256,7 @@ def half_done(tiny_csv, tmp_path_factory):
 
     def stopping(bar, step, loss):
         advance(bar, step, loss)
-        if step == 10:
+        if step == 9:  # the tenth is already under way
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
