@@ -187,7 +187,8 @@ def _memory_errors() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        # GPUs and CPUs say it each in their own way.
+        if not any(words in str(error) for words in ("RESOURCE_EX", "Out of memory")):
             raise
         raise UserError(
             f"the memory of {_device()} does not suffice for the run; lower "

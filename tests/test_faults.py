@@ -7,11 +7,13 @@ import resource
 import subprocess
 import sys
 
+import jax
 import pytest
 from conftest import HARD, ROOT, TINY, environment, tiny_config
 from same_run import assert_same_run
 
 from fer_jax import checkpoint, runs
+from fer_jax import train as train_lib
 from fer_jax.errors import UserError
 from fer_jax.train import train
 
@@ -137,3 +139,30 @@ def test_a_limit_on_file_sizes_is_told_and_the_run_goes_on(
             train(tiny_config(*HARD), **again)
     train(tiny_config(*HARD), **again)
     assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9000000000 bytes.",
+        "INTERNAL: Error dispatching computation: Out of memory allocating 9000 bytes",
+    ],
+)
+def test_a_device_without_enough_memory_is_told(tiny_csv, tmp_path, monkeypatch, told):
+    def no_room(*_):
+        raise jax.errors.JaxRuntimeError(told)
+
+    monkeypatch.setattr(train_lib, "fit", no_room)
+    with pytest.raises(UserError, match="the memory of cpu does not suffice"):
+        train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+
+
+def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(
+    tiny_csv, tmp_path, monkeypatch
+):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(train_lib, "fit", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="is gone"):
+        train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
