@@ -6,7 +6,6 @@ end (`_finish`); the loop between them is in `fit.py`.
 
 import argparse
 import contextlib
-import ctypes
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
 from fer_jax.lock import locked
+from fer_jax.memory import keep_memory
 from fer_jax.stop import Interrupted
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--skip_bad", action="store_true", help="drop unreadable images and count them"
     )
     args = parser.parse_args(argv)
-    _share_arenas()
+    keep_memory()
     keep_compiled()
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
@@ -74,17 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return 128 + stop.signum
     return 0
-
-
-def _share_arenas() -> None:
-    """Keeps the memory of long runs level.
-
-    glibc gives up to eight arenas a core to the threads that saving starts, and what
-    lies free in one does not serve another: 6 % more memory after 200 epochs.
-    """
-    m_arena_max = -8  # of malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another libc has no arenas
-        ctypes.CDLL(None).mallopt(m_arena_max, 2)
 
 
 def train(

@@ -12,7 +12,8 @@ from oracles.weights import draw
 
 from fer_jax import models
 from fer_jax.errors import UserError
-from fer_jax.models.convolution import conv_by_parts
+from fer_jax.models import winograd
+from fer_jax.models.convolution import conv_on_cpu
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "torch.json").read_text())
 NETWORKS = {case["arch"]: case for case in ORACLE["networks"]}
@@ -218,28 +219,60 @@ def test_an_unknown_network_is_refused_with_the_choices(arch):
     assert all(name in message for name in ("fernet", "resnet18", "resnet34"))
 
 
-@pytest.mark.parametrize("batch", [1, 6, 16])
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1), (5, 2)])
-def test_a_convolution_by_parts_has_the_gradients_of_a_whole_one(batch, size, stride):
+def gradients(convolve, images, kernel, weights):
+    def weighted(x, w):
+        return (weights * convolve(x, w)).sum()
+
+    return convolve(images, kernel), *jax.grad(weighted, (0, 1))(images, kernel)
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("side", [5, 12, 13])
+@pytest.mark.parametrize(
+    ("size", "stride", "inputs"),
+    [(3, 1, 8), (3, 2, 8), (3, 1, 1), (1, 1, 8), (1, 2, 8), (5, 2, 1)],
+)
+def test_a_convolution_for_cpus_is_the_plain_one(batch, side, size, stride, inputs):
     keys = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.normal(keys[0], (batch, 9, 9, 4))
-    kernel = jax.random.normal(keys[1], (size, size, 4, 5))
+    images = jax.random.normal(keys[0], (batch, side, side + 1, inputs))
+    kernel = jax.random.normal(keys[1], (size, size, inputs, 10))
     how = ((stride, stride), [(size // 2, size // 2)] * 2)
     layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
-    def whole(x, w):
+    def plain(x, w):
         return jax.lax.conv_general_dilated(x, w, *how, **layout)
 
-    def by_parts(x, w):
-        return conv_by_parts(x, w, *how, **layout)
+    def ours(x, w):
+        return conv_on_cpu(x, w, *how, **layout)
 
-    weights = jax.random.normal(keys[2], whole(images, kernel).shape)
+    weights = jax.random.normal(keys[2], plain(images, kernel).shape)
     found, expected = (
-        jax.value_and_grad(lambda x, w, f=f: (weights * f(x, w)).sum(), (0, 1))(
-            images, kernel
-        )
-        for f in (by_parts, whole)
+        gradients(each, images, kernel, weights) for each in (ours, plain)
     )
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    for ours, theirs in zip(found[1], expected[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * abs(other).max())
+
+
+@pytest.mark.parametrize(("taps", "before"), [(3, 1), (3, 0), (2, 1), (2, 0)])
+def test_winograds_convolution_loses_less_than_two_digits(taps, before):
+    # Against the same sums in float64, as NumPy adds them up.
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((4, 6, 7, 48))
+    kernel = rng.standard_normal((taps, taps, 48, 40))
+    around = (before, taps - 1 - before)
+    padded = np.pad(images, ((0, 0), around, around, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (taps, taps), (1, 2))
+    exact = np.einsum("bhwiyx,yxio->bhwo", windows, kernel)
+    narrow = (jnp.asarray(x, jnp.float32) for x in (images, kernel))
+    error = np.abs(winograd.convolve(*narrow, before) - exact).max()
+    assert error < 50 * np.finfo(np.float32).eps * np.abs(exact).max()
+
+
+def test_a_convolution_for_cpus_keeps_a_narrow_type():
+    images, kernel = jnp.ones((8, 6, 6, 8), jnp.bfloat16), jnp.ones((3, 3, 8, 8))
+    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    outputs = conv_on_cpu(
+        images, kernel.astype(jnp.bfloat16), (1, 1), [(1, 1)] * 2, **layout
+    )
+    assert outputs.dtype == jnp.bfloat16
+    assert outputs[0, 3, 3, 0] == 72 and outputs[0, 0, 0, 0] == 32

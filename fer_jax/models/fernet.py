@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import Head, batch_norm, conv
+from fer_jax.models.layers import Head, batch_norm, conv, halve
 
 WIDTHS = (32, 96, 192)  # at 24 x 24, 12 x 12 and 6 x 6
 GRID = 3  # cells to a side that the head tells apart
@@ -61,5 +61,5 @@ class _Block(nnx.Module):
         y = jax.nn.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         if self.project is not None:
-            x = self.project(nnx.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME"))
+            x = self.project(halve(x))
         return jax.nn.relu(x + y)

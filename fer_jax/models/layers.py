@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fer_jax.models.convolution import conv_by_parts
+from fer_jax.models.convolution import conv_on_cpu
 
 
 def uniform(bound: float) -> nnx.Initializer:
@@ -52,7 +52,7 @@ def conv(
         dtype=dtype,
         kernel_init=uniform(0.25),
         conv_general_dilated=(
-            conv_by_parts
+            conv_on_cpu
             if jax.default_backend() == "cpu"
             else jax.lax.conv_general_dilated
         ),
@@ -93,10 +93,32 @@ class Head(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """From `[B, h, w, features]` to float32 `[B, num_classes]`."""
-        _, height, width, _ = x.shape
-        rows, columns = cells(height, self.grid), cells(width, self.grid)
-        x = jnp.einsum("ih,bhwc,jw->bijc", rows, x.astype(jnp.float32), columns)
+        x = means(x.astype(jnp.float32), self.grid)
         return self.linear(self.dropout(x.reshape(len(x), -1), rngs=rngs))
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """From `[B, H, W, C]` to the means of 2 x 2 pixels, `[B, H / 2, W / 2, C]`.
+
+    A last odd row or column is averaged with zeros.
+    """
+    _, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    pixels = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return sum(pixels) / 4
+
+
+def means(x: jax.Array, grid: int) -> jax.Array:
+    """From `[B, H, W, C]` to the means of `grid * grid` cells, `[B, grid, grid, C]`.
+
+    The cells are those of PyTorch's `AdaptiveAvgPool2d`.
+    """
+    batch, height, width, channels = x.shape
+    if height % grid == 0 and width % grid == 0:  # equal cells: no products needed
+        parts = x.reshape(batch, grid, height // grid, grid, width // grid, channels)
+        return parts.mean(axis=(2, 4))
+    rows, columns = cells(height, grid), cells(width, grid)
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns)
 
 
 def cells(size: int, count: int) -> np.ndarray:
