@@ -1,20 +1,21 @@
-"""Runs experiments × seeds one after the other: `bin/run_batch --filter loss_`.
+"""Runs experiments × seeds: `bin/run_batch --filter loss_ --seeds 3 --jobs 2`.
 
-Each run is a process of its own, so that one that fails, or is killed for memory,
-takes nothing with it. What is finished is skipped, and what is half done goes on.
+Each run is a process of its own (`workers.py`), so that one that fails, or is killed
+for memory, takes nothing with it. What is finished is skipped, and what is half done
+goes on.
 """
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -23,12 +24,13 @@ from rich.table import Table
 from fer_jax import compare, data, runs
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.lock import holder
-from fer_jax.plan import Job, find_configs, plan_job, seconds_per_image
-from fer_jax.stop import SIGNALS, handling
+from fer_jax.lock import claim, holder
+from fer_jax.plan import LOG, Job, estimate, find_configs, plan_job
+from fer_jax.stop import SIGNALS
+from fer_jax.workers import Ended, Workers
 
-LOG = "batch_log.jsonl"
 MAX_SEEDS = 10_000
+MAX_JOBS = 4 * (os.cpu_count() or 1)  # more would only wait for one another
 WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
@@ -51,28 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
     train_images = {k: len(v.splits["train"].labels) for k, v in loaded.items()}
+    at_once = max(1, min(args.jobs, len(todo)))
 
-    def estimate(left: Sequence[Job]) -> float | None:
-        """Seconds for some jobs, by the runs that are finished by now."""
-        seconds = seconds_per_image(runs_dir)
-        if seconds is None:
-            return None
-        return seconds * sum(
-            (job.config.training.epochs - (0 if args.force else job.epochs))
-            * train_images[job.config.data.image_size]
-            for job in left
-            if args.force or job.state != "blocked"
-        )
+    def about(left: Sequence[Job]) -> str:
+        seconds = estimate(left, train_images, runs_dir, at_once, force=args.force)
+        return _about(seconds)
 
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
-    console.print(f"{len(todo)} of {len(jobs)} runs to do{_about(estimate(todo))}")
+    console.print(f"{len(todo)} of {len(jobs)} runs to do{about(todo)}")
     if args.dry_run:
         return 0
     if todo and not args.yes and sys.stdin.isatty() and not _confirm():
         return 0
-    status = _run_all(todo, args, runs_dir, console, estimate)
+    status = _Batch(args, console, at_once, todo, about).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
@@ -81,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bin/run_batch", description="Run experiments one after the other."
+        prog="bin/run_batch", description="Run many experiments."
     )
     parser.add_argument(
         "--filter",
@@ -97,6 +92,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1,
         metavar="N",
         help="runs of each experiment, with its seed, its seed + 1, and so on",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many to run at once, each in a process of its own; default: 1",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
     parser.add_argument("--configs", default="configs", help="default: configs")
@@ -117,6 +119,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
+    if not 1 <= args.jobs <= MAX_JOBS:
+        raise UserError(
+            f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "
+            "core of this machine"
+        )
     return args
 
 
@@ -157,77 +164,121 @@ def _confirm() -> bool:
         return False
 
 
-def _run_all(
-    jobs: Sequence[Job],
-    args: argparse.Namespace,
-    runs_dir: Path,
-    console: Console,
-    estimate: Callable[[Sequence[Job]], float | None],
-) -> int:
-    """Runs the jobs, logging each; 0, 1 if any failed, 128 + a signal that stopped.
+@dataclasses.dataclass
+class _Batch:
+    """The jobs of a batch on their way.
 
-    What another process works on is left to it, and looked at again at the end: it
-    may be another batch over the same folder, or a run may have died.
+    Attributes:
+      args: the command line.
+      console: where we say what happens.
+      at_once: how many processes at most.
+      left: what is not yet begun.
+      about: what to say of the time that some jobs take.
     """
-    began, left, failed = time.time(), list(jobs), []
-    while left:
-        job = _next_free(left, console)
-        number = len(jobs) - len(left) + 1
-        told = _about(estimate(left))
-        left.remove(job)
-        if settled := _settled_since(job, began, args.force):
-            console.print(f"{job.label}: {settled} in another process")
-            failed += [job.label] * (settled == "failed")
-            continue
-        console.rule(f"{number}/{len(jobs)} {job.label}{told}", align="left")
-        _log(runs_dir, job, event="started")
-        started = time.monotonic()
-        status, error = _run_one(job, args)
-        seconds = round(time.monotonic() - started, 1)
-        if status == 0:
-            _log(runs_dir, job, event="finished", seconds=seconds)
-        elif _is_elsewhere(job, args.force):
-            _log(runs_dir, job, event="left to another process", error=error)
-            left.append(job)
-        elif status in {128 + number for number in SIGNALS}:
-            _log(runs_dir, job, event="interrupted", seconds=seconds)
-            console.print(
+
+    args: argparse.Namespace
+    console: Console
+    at_once: int
+    left: list[Job]
+    about: Callable[[Sequence[Job]], str]
+
+    def __post_init__(self) -> None:
+        self.runs_dir = Path(self.args.runs_dir)
+        self.workers = Workers(self.at_once)
+        self.total, self.failed = len(self.left), []
+        self.claims: dict[str, IO[str]] = {}
+        self.began = time.time()
+
+    def run(self) -> int:
+        """Does the jobs; 0, 1 if any failed, 128 + a signal that stopped.
+
+        What another process works on is left to it, and looked at again at the end: it
+        may be another batch over the same folder, or a run may have died.
+        """
+        workers, told = self.workers, False
+        with workers.at_work():
+            while workers.jobs or (self.left and not workers.signals):
+                if workers.are_free and (job := self._next_free()):
+                    self._begin(job)
+                    told = False
+                    continue
+                if not workers.jobs and not told:
+                    told = True
+                    self.console.print(f"waiting: {_holders(self.left)}")
+                for ended in workers.wait(WAIT_S):
+                    self._end(ended)
+        if workers.signals:
+            self.console.print(
                 "batch stopped; the same command, without --force, goes on from here"
             )
-            return status
+            return 128 + workers.signals[-1]
+        if self.failed:
+            self.console.print(
+                f"{len(self.failed)} of {self.total} runs failed: "
+                f"{', '.join(self.failed)}; the reasons are in {self.runs_dir / LOG}"
+            )
+        return 1 if self.failed else 0
+
+    def _next_free(self) -> Job | None:
+        """The first job whose folder nobody holds, which is then ours."""
+        for job in self.left:
+            if holder(job.folder) is None and (claimed := claim(job.folder)):
+                self.claims[job.label] = claimed
+                return job
+        return None
+
+    def _begin(self, job: Job) -> None:
+        number = self.total - len(self.left) + 1
+        # Those count with the epochs that they still have, not with those of the plan.
+        under_way = [
+            dataclasses.replace(each, epochs=runs.epochs_done(each.folder))
+            for each in self.workers.jobs
+        ]
+        told = f"{number}/{self.total} {job.label}{self.about(under_way + self.left)}"
+        self.left.remove(job)
+        if settled := _settled_since(job, self.began, self.args.force):
+            self.console.print(f"{job.label}: {settled} in another process")
+            self.failed += [job.label] * (settled == "failed")
+            self.claims.pop(job.label).close()
+            return
+        if self.at_once == 1:
+            self.console.rule(told, align="left")
+        else:  # no heading: what follows may be another run's
+            self.console.print(told)
+        _log(self.runs_dir, job, event="started", jobs=self.at_once)
+        self.workers.start(job, _command(job, self.args))
+
+    def _end(self, ended: Ended) -> None:
+        """Logs how a run's process ended, and draws the consequences."""
+        job, status, error = ended.job, ended.status, ended.error
+        log = functools.partial(_log, self.runs_dir, job)
+        stopping = status in {128 + number for number in SIGNALS}
+        if status == 0:
+            log(event="finished", seconds=ended.seconds)
+        elif _is_elsewhere(job, self.args.force):
+            log(event="left to another process", error=error)
+            self.left.append(job)
+        elif stopping or self.workers.signals:
+            log(event="interrupted", seconds=ended.seconds)
+            if not self.workers.signals:  # someone told the run, and meant the batch
+                self.workers.signals.append(status - 128)
         else:
-            failed.append(job.label)
+            self.failed.append(job.label)
             if job.state != "blocked":  # else the folder is another run's
                 runs.note_failure(job.folder, error)
-            _log(
-                runs_dir,
-                job,
+            log(
                 event="failed",
-                seconds=seconds,
+                seconds=ended.seconds,
                 exit_status=status,
                 error=error,
             )
-            console.print(f"failed: {job.label} (exit status {status}): {error}")
-    if failed:
-        console.print(
-            f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}; "
-            f"the reasons are in {runs_dir / LOG}"
-        )
-    return 1 if failed else 0
+            self.console.print(f"failed: {job.label} (exit status {status}): {error}")
+        self.claims.pop(job.label).close()
 
 
-def _next_free(jobs: Sequence[Job], console: Console) -> Job:
-    """The first job whose folder nobody holds; waits where each is held."""
-    told = False
-    while True:
-        for job in jobs:
-            if holder(job.folder) is None:
-                return job
-        if not told:
-            holders = {job.label: holder(job.folder) for job in jobs}
-            told = "; ".join(f"{k} is in use by {v}" for k, v in holders.items())
-            console.print(f"waiting: {told}")
-        time.sleep(WAIT_S)
+def _holders(jobs: Sequence[Job]) -> str:
+    held = {job.label: holder(job.folder) or "another process" for job in jobs}
+    return "; ".join(f"{label} is in use by {by}" for label, by in held.items())
 
 
 def _is_elsewhere(job: Job, force: bool) -> bool:
@@ -252,57 +303,13 @@ def _settled_since(job: Job, began: float, force: bool) -> str:
     return "failed" if is_newer(job.folder / runs.FAILED) else ""
 
 
-def _run_one(job: Job, args: argparse.Namespace) -> tuple[int, str]:
-    """Trains in a process of its own; its exit status, and its last line on stderr."""
+def _command(job: Job, args: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "fer_jax.train", str(job.path)]
     command += ["--runs_dir", str(args.runs_dir)]
     command += ["--seed", str(job.config.training.seed)]
     if args.data_root is not None:
         command += ["--data_root", args.data_root]
-    command += ["--force"] * args.force + ["--skip_bad"] * args.skip_bad
-    # The child finds this very package, installed or not.
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    last = ""
-    # A process group of its own: Ctrl-C reaches it once, through us, and not twice.
-    with (
-        _forwarding() as (received, children),
-        subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        ) as process,
-    ):
-        children.append(process)
-        for number in received:  # before there was a child to tell
-            process.send_signal(number)
-        for line in process.stderr:
-            sys.stderr.write(line)
-            last = line.strip() or last
-    code = process.returncode
-    if received:  # the batch ends, even if this run just did
-        return 128 + received[-1], ""
-    if code < 0:
-        return 128 - code, last or f"killed by {signal.Signals(-code).name}"
-    return code, last.removeprefix("error: ")
-
-
-@contextlib.contextmanager
-def _forwarding() -> Iterator[tuple[list[int], list[subprocess.Popen]]]:
-    """Notes signals, and passes them on to the children, which save and end."""
-    received: list[int] = []
-    children: list[subprocess.Popen] = []
-
-    def forward(signum: int, _: FrameType | None) -> None:
-        received.append(signum)
-        for process in children:
-            process.send_signal(signum)
-
-    with handling(forward):
-        yield received, children
+    return command + ["--force"] * args.force + ["--skip_bad"] * args.skip_bad
 
 
 def _log(runs_dir: Path, job: Job, **entry: object) -> None:

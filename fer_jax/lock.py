@@ -1,4 +1,4 @@
-"""One run folder, one process: a lock that dies with the process that holds it."""
+"""One run folder, one process: locks that die with the process that holds them."""
 
 import contextlib
 import fcntl
@@ -12,6 +12,7 @@ from typing import IO
 from fer_jax.errors import UserError
 
 LOCK = "lock"
+CLAIM = "batch.lock"
 
 
 @contextlib.contextmanager
@@ -25,10 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"the run folder {folder} cannot be written: {error.strerror}; "
-            "choose another with --runs_dir"
-        ) from None
+        raise _unwritable(folder, error) from None
     with file:
         try:
             if not _lock(file):
@@ -77,3 +75,37 @@ def holder(folder: Path) -> str | None:
     except OSError:
         return None  # there is no such folder yet, or the run itself will tell
     return None
+
+
+def claim(folder: Path) -> IO[str] | None:
+    """Takes a run up for a batch, until what is returned is closed.
+
+    The run's own process holds the folder's lock from when it has started until it
+    ends; a batch has the run from before that until it has noted how it ended.
+
+    Returns:
+      None where another batch has it.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / CLAIM).open("a", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:  # no locks here: the run itself refuses, and says so
+        pass
+    return file
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the run folder {folder} cannot be written: {error.strerror}; "
+        "choose another with --runs_dir"
+    )

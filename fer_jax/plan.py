@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import json
 import math
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fer_jax import config as config_lib
@@ -12,6 +14,8 @@ from fer_jax import data, runs
 from fer_jax.config import Config
 from fer_jax.errors import UserError
 
+_NONSENSE = (ArithmeticError, ValueError, KeyError, TypeError, RecursionError)
+LOG = "batch_log.jsonl"  # in the runs folder; `batch` writes it
 PHASES = (  # quick answers first, then one question after the other
     "epochs_10",
     "baseline",
@@ -116,14 +120,64 @@ def plan_job(
     return Job(path, config, folder, "blocked" if reason else state, epochs, reason)
 
 
-def seconds_per_image(runs_dir: Path) -> float | None:
-    """Time per training image in the finished runs there; None where there is none."""
-    times = []
+def estimate(
+    jobs: Sequence[Job],
+    train_images: Mapping[int, int],
+    runs_dir: Path,
+    at_once: int,
+    *,
+    force: bool = False,
+) -> float | None:
+    """Seconds for some jobs, by the runs that are finished by now.
+
+    Args:
+      jobs: what is to be done; with their epochs that are done.
+      train_images: how many images there are of each size.
+      runs_dir: where the finished runs are.
+      at_once: how many processes do the jobs.
+      force: all of their epochs are to be repeated.
+
+    Returns:
+      None where no run tells, done with as many processes side by side: each is
+      slower then, and how much depends on the machine.
+    """
+    seconds = seconds_per_image(runs_dir, at_once)
+    if seconds is None:
+        return None
+    times = [
+        seconds
+        * (job.config.training.epochs - (0 if force else job.epochs))
+        * train_images[job.config.data.image_size]
+        for job in jobs
+        if force or job.state != "blocked"
+    ]
+    return max(sum(times) / at_once, max(times, default=0.0))
+
+
+def seconds_per_image(runs_dir: Path, at_once: int = 1) -> float | None:
+    """Time per training image in the finished runs there; None where there is none.
+
+    Only the runs count that ran with as many at once, by the batch's log.
+    """
+    times, beside = [], _at_once(runs_dir)
     for path in runs_dir.glob(f"*/seed_*/{runs.RESULT}"):
-        nonsense = (ArithmeticError, ValueError, KeyError, TypeError, UserError)
-        with contextlib.suppress(OSError, *nonsense):
+        if beside.get(f"{path.parts[-3]}/{path.parts[-2]}", 1) != at_once:
+            continue
+        with contextlib.suppress(OSError, UserError, *_NONSENSE):
             result = runs.read_result(path.parent)
             images = sum(result["data"]["counts"]["train"]) * result["epochs_run"]
             if 0 < (seconds := float(result["timing"]["wall_s"] / images)) < math.inf:
                 times.append(seconds)
     return statistics.median(times) if times else None
+
+
+def _at_once(runs_dir: Path) -> dict[str, int]:
+    """How many runs a batch did at once when it last began this one, for each."""
+    found = {}
+    if os.path.isfile(runs_dir / LOG):  # a pipe would be waited for
+        with contextlib.suppress(OSError):
+            for line in (runs_dir / LOG).read_bytes().splitlines():
+                with contextlib.suppress(*_NONSENSE):
+                    entry = json.loads(line)
+                    found[str(entry["run"])] = int(entry["jobs"])
+    return found

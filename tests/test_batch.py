@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 
 import pytest
 import yaml
 from conftest import ROOT, TINY, environment
+from same_run import assert_same_run
 
-from fer_jax import batch
+from fer_jax import batch, plan, runs, workers
 from fer_jax.errors import run_command
 
 
@@ -29,7 +31,7 @@ def configs(tmp_path_factory):
     for name, change in {
         "batch_huge": {"training": {"batch_size": 4096}},
         # Long enough to be interrupted in the middle.
-        "loss_focal": {"loss": {"type": "focal"}, "training": {"epochs": 30}},
+        "loss_focal": {"loss": {"type": "focal"}, "training": {"epochs": 40}},
     }.items():
         described = {"extends": "baseline.yaml", "name": name, "description": "?"}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
@@ -91,34 +93,96 @@ def test_dry_run_shows_the_plan_and_touches_nothing(configs, tiny_csv, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_batch_saves_and_goes_on(signum, configs, tiny_csv, tmp_path):
-    command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs]
-    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "loss_"]
+def interrupted(command, signum, begun):
+    """What a batch printed that got a signal as soon as `begun()`."""
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
-        metrics = tmp_path / "loss_focal/seed_42/metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not metrics.is_file() or not metrics.read_text():  # one epoch done
+        deadline = time.monotonic() + 200
+        while not begun():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(process.pid, signum)
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signum, output
-    assert events(tmp_path)[-1] == ("loss_focal/seed_42", "interrupted")
+    assert "batch stopped; the same command" in output
+    return output
+
+
+def test_interrupted_batch_saves_and_goes_on(configs, tiny_csv, tmp_path):
+    command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs]
+    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "loss_"]
+    labels = ["loss_focal/seed_42", "loss_focal/seed_43"]
+    first, second = (tmp_path / label for label in labels)
+    interrupted(command, signal.SIGTERM, lambda: runs.epochs_done(first))
+    assert events(tmp_path)[-1] == (labels[0], "interrupted")
+
+    command += ["--seeds", "2", "--jobs", "2"]
+    before = runs.epochs_done(first)
+    output = interrupted(
+        command,
+        signal.SIGINT,
+        lambda: runs.epochs_done(first) > before and runs.epochs_done(second),
+    )
+    assert f"{labels[0]} | going on after step" in output  # so it was saved
+    assert output.count("state saved") == 2
+    ended = sorted(events(tmp_path)[-2:])
+    assert ended == [(label, "interrupted") for label in labels]
+
     again = run_batch(*command[2:])
     assert again.returncode == 0, again.stderr
-    assert "half done" in again.stdout
-    assert "going on after step" in again.stdout  # so it was saved
-    assert events(tmp_path)[-1] == ("loss_focal/seed_42", "finished")
+    assert again.stdout.count("half done") == 2
+    assert again.stdout.count("going on after step") == 2
+    assert sorted(events(tmp_path)[-2:]) == [(label, "finished") for label in labels]
 
 
-def test_wrong_call_is_one_line_and_status_2(tmp_path, capsys):
-    status = run_command(lambda: batch.main(["--configs", str(tmp_path)]))
-    assert status == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_runs_at_once_are_those_of_one_by_one(configs, tiny_csv, tmp_path):
+    options = ["--configs", configs, "--data_root", tiny_csv, "--seeds", "2"]
+    single = run_batch(*options, "--runs_dir", tmp_path / "1", "--filter", "base")
+    assert single.returncode == 0, single.stderr
+    options += ["--runs_dir", tmp_path / "2", "--filter", "ba", "--jobs", "2"]
+    double = run_batch(*options)
+    assert double.returncode == 1  # batch_huge fails, and stops no other
+    assert "2 of 4 runs failed: batch_huge/seed_42, batch_huge/seed_43" in double.stdout
+    told = Counter(events(tmp_path / "2"))
+    for label in ("baseline/seed_42", "baseline/seed_43"):
+        assert_same_run(tmp_path / "1" / label, tmp_path / "2" / label, tiny_csv)
+        assert told[label, "finished"] == 1
+        assert re.search(rf"^{label} \| epoch +2/2 ", double.stdout, re.MULTILINE)
+    # How long a run took beside another says nothing of one alone.
+    assert plan.seconds_per_image(tmp_path / "2", 1) is None
+    assert plan.seconds_per_image(tmp_path / "2", 2) > 0
+
+
+def test_each_process_has_its_share_of_a_gpu(monkeypatch, capfd):
+    tell = "import os, sys; sys.exit('%s' % os.environ.get('XLA_CLIENT_MEM_FRACTION'))"
+    job = types.SimpleNamespace(label="mine/seed_1")
+
+    def told(at_once):
+        pool = workers.Workers(at_once)
+        with pool.at_work():
+            pool.start(job, [sys.executable, "-c", tell])
+            while not (ended := pool.wait(60)):
+                pass
+        assert (ended[0].job, ended[0].status) == (job, 1)
+        return ended[0].error
+
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    assert [told(1), told(2), told(3)] == ["None", "0.450", "0.300"]
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.2")
+    assert told(2) == "0.2"
+    labelled = [f"mine/seed_1 | {share}" for share in ("0.450", "0.300", "0.2")]
+    assert capfd.readouterr().err.splitlines() == ["None", *labelled]
+
+
+@pytest.mark.parametrize("wrong", ["--configs=nowhere", "--jobs=0", "--jobs=99999"])
+def test_wrong_call_is_one_line_and_status_2(wrong, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(lambda: batch.main([wrong])) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert wrong.removeprefix("--").split("=")[0] in error
 
 
 def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tmp_path):
