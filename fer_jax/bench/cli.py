@@ -1,137 +1,114 @@
 """The command `bench`: fer_jax beside PyTorch, part by part, in ratios of one run."""
 
 import argparse
+import importlib.metadata
 import importlib.util
+import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from fer_jax.bench.contest import Score, contest
+from fer_jax import runs
+from fer_jax.bench.contest import Contender, contest
+from fer_jax.bench.parts import PARTS
+from fer_jax.bench.report import Options
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.runs import write_json
-
-Report = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the parts that were asked for; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="bin/bench", description="Measure fer_jax beside PyTorch."
-    )
-    add = parser.add_argument
-    add("--only", choices=PARTS, action="append", help="a part; may repeat")
-    add("--json", type=Path, metavar="FILE", help="write all figures there as well")
-    add("--rounds", type=int, default=7, help="turns that each contender takes (7)")
-    add("--batch", type=int, default=128, help="images in a batch (128)")
-    args = parser.parse_args(argv)
-    if args.rounds < 1 or args.batch < 1:
-        raise UserError("--rounds and --batch must be at least 1")
+    args = _parser().parse_args(argv)
+    for name in ("rounds", "batch", "image_size", "images", "runs", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}, and it must be at least 1")
+    if args.images < args.batch:
+        raise UserError(
+            f"--images is {args.images}, less than one batch; give at least "
+            f"{args.batch}, or a smaller --batch"
+        )
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "PyTorch is not installed, and it is what fer_jax is measured beside; "
             "install it with pip install -e '.[bench]'"
         )
-    console, report = make_console(), {"machine": platform.processor() or "?"}
+    console = make_console()
+    machine = _machine()
+    on_cpu = machine["platform"] == "cpu"
+    options = Options(
+        console=console,
+        rounds=args.rounds,
+        batch=args.batch,
+        image_size=args.image_size,
+        images=args.images,
+        runs=args.runs or (2 if on_cpu else 4),
+        limit_s=args.limit,
+        on_cpu=on_cpu,
+    )
+    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
+    report: dict[str, Any] = {"command": " ".join(command), "machine": machine}
+    console.print(
+        f"{machine['processor']}, {machine['cores']} cores; {machine['device']}"
+    )
     for name in args.only or PARTS:
         console.rule(name, align="left")
-        report |= PARTS[name](console, args.rounds, args.batch)
+        report |= PARTS[name](options)
+        if args.json:  # after each part: a later one may fail
+            runs.write_json(args.json, report)
     if args.json:
-        write_json(args.json, report)
         console.print(f"written to {args.json}")
     return 0
 
 
-def _show(console: Console, unit: str, scores: Mapping[str, Score]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("contender")
-    for header in (f"{unit}/s", "spread", "set up s", "memory MB"):
-        table.add_column(header, justify="right")
-    for name, score in scores.items():
-        table.add_row(
-            name,
-            f"{score.per_s:,.0f}",
-            f"{100 * score.spread:.0f} %",
-            f"{score.told['setup_s']:.1f}",
-            f"{score.memory_mb:,.0f}",
-        )
-    console.print(table)
-
-
-def _compared(
-    console: Console,
-    name: str,
-    contenders: Mapping[str, tuple[str, str, Mapping[str, Any]]],
-    rounds: int,
-) -> Report:
-    """Ours, the first of the contenders, against the best of the others."""
-    scores = contest(contenders, rounds=rounds)
-    _show(console, "images", scores)
-    ours, *others = scores.values()
-    ratio = ours.per_s / max(score.per_s for score in others)
-    console.print(f"ratio to PyTorch's best: {ratio:.2f}")
-    detail = {key: score._asdict() for key, score in scores.items()}
-    return {f"ratio_{name}": ratio, name: detail}
-
-
-def _step(console: Console, rounds: int, batch: int) -> Report:
-    settings = {"arch": "fernet", "batch": batch, "image_size": 48, "steps": 4}
-    twin = {"PyTorch": ("twin", "step", settings)}
-    twin["PyTorch, compiled"] = ("twin", "step", settings | {"compiled": True})
-    ours = {"fer_jax": ("ours", "step", settings)}
-    return _compared(console, "step", ours | twin, rounds)
-
-
-def _pipeline(console: Console, rounds: int, batch: int) -> Report:
-    settings = {"batch": batch, "image_size": 48, "batches": 8}
-    contenders = {"fer_jax": ("ours", "augmentation", settings)}
-    for workers in (0, 2):
-        name = f"DataLoader, {workers} workers"
-        contenders[name] = ("twin", "loader", settings | {"workers": workers})
-    return _compared(console, "pipeline", contenders, rounds)
-
-
-def _evaluation(console: Console, rounds: int, batch: int) -> Report:
-    settings = {"arch": "fernet", "batch": 256, "image_size": 48, "images": 2048}
-    names = {"fer_jax": "ours", "PyTorch": "twin"}
-    contenders = {k: (v, "evaluation", settings) for k, v in names.items()}
-    return _compared(console, "evaluation", contenders, rounds)
-
-
-def _prediction(console: Console, rounds: int, batch: int) -> Report:
-    settings = {"arch": "fernet", "image_size": 48, "repeats": 50}
-    names = {"fer_jax": "ours", "PyTorch": "twin"}
-    contenders = {k: (v, "prediction", settings) for k, v in names.items()}
-    return _compared(console, "prediction", contenders, rounds)
-
-
-def _floor(console: Console, rounds: int, batch: int) -> Report:
-    """How near the step comes to the time that its products alone would take."""
-    settings = {"arch": "fernet", "batch": batch, "image_size": 48, "steps": 4}
-    contenders = {
-        "step": ("ours", "step", settings),
-        "products": ("ours", "matmul", {"size": 2048, "repeats": 4}),
-    }
-    scores = contest(contenders, rounds=rounds)
-    flops = scores["step"].told["flops"] / batch
-    reached = flops * scores["step"].per_s / scores["products"].per_s
-    rate = scores["products"].per_s / 1e9
-    console.print(
-        f"{flops / 1e6:,.0f} MFLOP an image; products reach {rate:,.0f} GFLOP/s, "
-        f"the step {100 * reached:.0f} % of that"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bin/bench",
+        description="Measure fer_jax beside PyTorch. A ratio above 1 means that "
+        "fer_jax is the better.",
     )
-    return {"floor": {"flop_per_image": flops, "gflops": rate, "reached": reached}}
+    add = parser.add_argument
+    add("--only", choices=PARTS, action="append", help="a part; may repeat")
+    add("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        help="turns that each contender takes (7); a third of them where one is long",
+    )
+    add("--batch", type=int, default=128, help="images in a batch (128)")
+    add("--image_size", type=int, default=48, help="side of the images (48)")
+    add("--images", type=int, default=28_709, help="in an epoch (FER2013's 28,709)")
+    add("--runs", type=int, help="at once (4; on a CPU 2)")
+    add(
+        "--limit",
+        type=float,
+        default=60.0,
+        help="seconds; a point of a slope that would take longer is skipped (60)",
+    )
+    return parser
 
 
-PARTS: dict[str, Callable[[Console, int, int], Report]] = {
-    "step": _step,
-    "pipeline": _pipeline,
-    "evaluation": _evaluation,
-    "prediction": _prediction,
-    "floor": _floor,
-}
+def _machine() -> dict[str, Any]:
+    """What the figures depend on, without starting JAX in this process."""
+    contender = {"JAX": Contender("ours", "device", {})}
+    told = contest(contender, rounds=1, warm_up=0).scores["JAX"].told
+    on_cpu = told["platform"] == "cpu"
+    environment = runs.environment(told["kind"], "float32" if on_cpu else "bfloat16")
+    environment["packages"]["torch"] = importlib.metadata.version("torch")
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "platform": told["platform"],
+        **environment,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.is_file() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -9,101 +9,183 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fer_jax.errors import UserError
 
-Round = Callable[[], int]  # does some work and returns how many items it was
+# A round does some work and returns how many items it was, and figures by name that
+# it wants told beside its time.
+Round = Callable[[], tuple[int, dict[str, float]]]
+Setup = tuple[Round, dict[str, Any]]  # the round, and what to tell of the setup
+
+
+class Contender(NamedTuple):
+    """What one process does."""
+
+    module: str  # of this package
+    task: str  # a key of the module's TASKS, which maps names to functions
+    settings: Mapping[str, Any]  # the function's arguments
+    optional: bool = False  # its failure is told and ends nothing
+    environment: Mapping[str, str] = {}
 
 
 class Score(NamedTuple):
-    """What a contender reached."""
+    """What a contender reached; medians over the rounds."""
 
-    per_s: float  # items a second, the median over the rounds
-    spread: float  # of the rounds: (75th - 25th percentile) / median
-    told: dict[str, Any]  # what its setup said: compile_s, and what the task adds
+    per_s: float  # items a second
+    spread: float  # of per_s: (75th - 25th percentile) / median
+    told: dict[str, Any]  # what its setup said
     memory_mb: float  # the process's largest resident memory
+    figures: dict[str, float]  # what the rounds told beside their time
+    rounds: list[dict[str, float]]  # each as it was; `begun` counts from the start
+
+
+class Outcome(NamedTuple):
+    """Scores by contender, and what was wrong with those that have none."""
+
+    scores: dict[str, Score]
+    failed: dict[str, str]
 
 
 def contest(
-    contenders: Mapping[str, tuple[str, str, Mapping[str, Any]]], *, rounds: int
-) -> dict[str, Score]:
+    contenders: Mapping[str, Contender], *, rounds: int, warm_up: int = 1
+) -> Outcome:
     """Scores contenders that take turns, round by round.
 
     Args:
-      contenders: by name a module of this package, one of its `TASKS`, its settings.
-      rounds: how many each does; one more before them does not count.
+      contenders: by name; they set up one after the other, undisturbed.
+      rounds: how many each does, at least 1.
+      warm_up: how many more before them, which do not count.
 
     Raises:
-      UserError: if a contender fails.
+      UserError: if a contender fails that is not optional.
     """
+    told: dict[str, dict[str, Any]] = {}
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    failed: dict[str, str] = {}
+    begun = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        running = {
-            name: stack.enter_context(_Contender(name, *what))
-            for name, what in contenders.items()
-        }
-        told = {name: contender.answer() for name, contender in running.items()}
-        rates: dict[str, list[float]] = {name: [] for name in running}
-        memory = dict.fromkeys(running, 0.0)
-        for _ in range(rounds + 1):
-            for name, contender in running.items():
-                contender.go()
-                answer = contender.answer()
-                rates[name].append(answer["items"] / answer["seconds"])
-                memory[name] = answer["memory_mb"]
-    scores = {}
-    for name, values in rates.items():
-        values = values[1:]
-        low, middle, high = statistics.quantiles(values, n=4) if rounds > 1 else (
-            values * 3
-        )  # fmt: skip
-        middle = statistics.median(values)
-        spread = (high - low) / middle
-        scores[name] = Score(middle, spread, told[name], memory[name])
-    return scores
+        running = {}
+        for name, contender in contenders.items():
+            with _noting(name, contender, failed):
+                process = stack.enter_context(Process(name, contender))
+                told[name] = process.answer()
+                running[name] = process
+        for _ in range(warm_up + rounds):
+            for name, process in running.items():
+                if name in failed:
+                    continue
+                with _noting(name, contenders[name], failed):
+                    at = time.perf_counter() - begun
+                    process.go()
+                    answers[name].append({"begun": at} | process.answer())
+    scores = {
+        name: _score(told[name], answers[name][warm_up:])
+        for name in contenders
+        if name not in failed
+    }
+    return Outcome(scores, failed)
 
 
-class _Contender:
-    """A process that does rounds on demand."""
+@contextlib.contextmanager
+def _noting(name: str, contender: Contender, failed: dict[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        if not contender.optional:
+            raise
+        failed[name] = str(error)
 
-    def __init__(self, name: str, module: str, task: str, settings: Mapping[str, Any]):
+
+def _score(told: dict[str, Any], rounds: list[dict[str, float]]) -> Score:
+    rates = [each["items"] / each["seconds"] for each in rounds]
+    median = statistics.median(rates)
+    low, high = median, median
+    if len(rates) > 1:
+        low, _, high = statistics.quantiles(rates, n=4)
+    return Score(
+        per_s=median,
+        spread=(high - low) / median,
+        told=told,
+        memory_mb=rounds[-1]["memory_mb"],
+        figures={
+            key: statistics.median(each[key] for each in rounds)
+            for key in rounds[-1].keys() - {"begun", "items", "seconds", "memory_mb"}
+        },
+        rounds=rounds,
+    )
+
+
+class Process:
+    """A contender's process, which does rounds on demand until it is left."""
+
+    def __init__(self, name: str, contender: Contender):
         self._name = name
-        command = [sys.executable, "-m", "fer_jax.bench.contest", module, task]
+        what = (contender.module, contender.task, json.dumps(contender.settings))
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            # Else the first JAX process takes three quarters of a GPU's memory.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            # Ours keeps nothing compiled unless it is told to; neither shall PyTorch.
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        }
+        # Not a pipe, which may fill and block; closed by __exit__.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*command, json.dumps(settings)],
+            [sys.executable, "-m", "fer_jax.bench.contest", *what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | own | contender.environment,
         )
 
-    def __enter__(self) -> "_Contender":
+    def __enter__(self) -> "Process":
+        """Returns itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # lets it stop what it has started itself
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
 
     def go(self) -> None:
+        """Has it begin a round."""
         with contextlib.suppress(BrokenPipeError):  # `answer` tells why
             print("go", file=self._process.stdin, flush=True)
 
     def answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            error = self._process.stderr.read().strip().splitlines()
-            raise UserError(f"the contender {self._name} failed: {(error or '?')[-1]}")
-        return json.loads(line)
+        """Waits for what it says: of its setup first, then of each round.
+
+        Raises:
+          UserError: if it ends instead.
+        """
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = [text for text in self._errors.read().splitlines() if text.strip()]
+        # PyTorch adds advice below the line that says what was wrong.
+        named = [text for text in lines if re.match(r"[\w.]+(Error|Exception)\b", text)]
+        reason = (named or lines or [f"it ended with status {status}"])[-1]
+        raise UserError(f"the contender {self._name} failed: {reason}")
 
 
 def main(module: str, task: str, settings: str) -> None:
@@ -113,16 +195,23 @@ def main(module: str, task: str, settings: str) -> None:
     os.dup2(2, 1)
     started = time.perf_counter()
     tasks = importlib.import_module(f"fer_jax.bench.{module}").TASKS
+    imported = {
+        "import_s": time.perf_counter() - started,
+        "import_memory_mb": _peak_memory(),
+    }
     do_round, told = tasks[task](**json.loads(settings))
-    told = {"setup_s": time.perf_counter() - started} | told
+    told = imported | {"setup_s": time.perf_counter() - started} | told
     print(json.dumps(told), file=answers, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
-        items = do_round()
+        items, figures = do_round()
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        answer = {"items": items, "seconds": seconds, "memory_mb": peak}
-        print(json.dumps(answer), file=answers, flush=True)
+        answer = {"items": items, "seconds": seconds, "memory_mb": _peak_memory()}
+        print(json.dumps(answer | figures), file=answers, flush=True)
+
+
+def _peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
