@@ -22,6 +22,7 @@ from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment
+from fer_jax.memory import return_memory
 from fer_jax.stop import Interrupted, Stop
 from fer_jax.train_step import Sums, TrainState, zero_sums
 
@@ -87,7 +88,7 @@ def fit(
     bar = TrainingBar(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
-    stop = Stop()
+    stop, first_here = Stop(), True
     with stop.noting(), bar.at(int(now.state.step)):
         while not is_over(config, now.history):
             started = time.monotonic()
@@ -104,6 +105,9 @@ def fit(
                 )
                 _write_metrics(folder, now.history)
                 console.print(_epoch_line(config, now.history))
+                if first_here:  # all that this process compiles, it has
+                    return_memory()
+                    first_here = False
             elif steps:  # a signal came in the middle
                 now.wall_s += seconds
                 now.save(checkpoints)

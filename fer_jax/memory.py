@@ -1,10 +1,13 @@
-"""Has malloc keep what a training step gives back, for the next one to use."""
+"""The process's memory: kept from step to step, given back where it is not needed."""
 
 import contextlib
 import ctypes
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+_LIBC = ctypes.CDLL(None)
 
 
 def keep_memory() -> None:
@@ -16,8 +19,16 @@ def keep_memory() -> None:
     threads, so that what lies free serves all: with one for each of the threads that
     saving starts, memory grew over the epochs.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    with contextlib.suppress(AttributeError):  # another libc
+        _LIBC.mallopt(_M_ARENA_MAX, 1)
+        _LIBC.mallopt(_M_MMAP_MAX, 0)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
+def return_memory() -> None:
+    """Gives the system what lies free, as much does when all has been compiled.
+
+    The compiler leaves over a gigabyte. The next step takes what it needs once more.
+    """
+    with contextlib.suppress(AttributeError):
+        _LIBC.malloc_trim(0)
