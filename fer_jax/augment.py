@@ -61,16 +61,23 @@ def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     top = jnp.minimum(y.astype(jnp.int32), height - 2)
     left = jnp.minimum(x.astype(jnp.int32), width - 2)
     down, right = (y - top)[..., None], (x - left)[..., None]
+    # Each pixel beside its neighbours to the right and below, so that one gather, and
+    # not four, fetches the corners.
     flat = images.reshape(batch, height * width, channels)
-    corner = (top * width + left).reshape(batch, -1, 1)
-
-    def at(offset: int) -> jax.Array:
-        values = jnp.take_along_axis(flat, corner + offset, axis=1)
-        return values.reshape(images.shape)
-
-    upper = at(0) * (1.0 - right) + at(1) * right
-    lower = at(width) * (1.0 - right) + at(width + 1) * right
-    return upper * (1.0 - down) + lower * down
+    flat = jnp.pad(flat, ((0, 0), (0, width + 1), (0, 0)))
+    offsets = (0, 1, width, width + 1)
+    beside = jnp.stack([flat[:, i : i + height * width] for i in offsets], axis=2)
+    corner = (top * width + left).reshape(batch, -1)
+    found = jax.vmap(lambda image, places: image[places])(
+        jax.lax.optimization_barrier(beside), corner
+    )
+    upper_left, upper_right, lower_left, lower_right = (
+        found[:, :, i].reshape(images.shape) for i in range(4)
+    )
+    upper = upper_left * (1.0 - right) + upper_right * right
+    lower = lower_left * (1.0 - right) + lower_right * right
+    # Else XLA samples anew for each use, as in mixup, which has two.
+    return jax.lax.optimization_barrier(upper * (1.0 - down) + lower * down)
 
 
 def random_erasing(
