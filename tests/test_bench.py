@@ -13,7 +13,8 @@ from fer_jax.bench.contest import Contender, Outcome, Score, contest
 from fer_jax.bench.report import Options
 from fer_jax.errors import UserError
 
-SMALL = {"arch": "fernet", "batch": 16, "image_size": 16, "steps": 2}
+SIDE = 16
+SMALL = {"arch": "fernet", "batch": 16, "image_size": SIDE, "steps": 2}
 ORDER = Contender("ours", "indices", {"batch": 8, "images": 64, "batches": 50})
 STEP = Contender("ours", "step", SMALL)
 
@@ -165,7 +166,7 @@ def test_the_default_step_comes_first():
 
 
 def test_an_epoch_goes_through_fit():
-    settings = {"arch": "fernet", "batch": 16, "image_size": 16}
+    settings = {"arch": "fernet", "batch": 16, "image_size": SIDE}
     settings |= {"images": 100, "val": 9}
     epoch = Contender("ours", "epoch", settings)
     scores = contest({"epoch": epoch}, rounds=2, warm_up=0).scores
