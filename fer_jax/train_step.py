@@ -6,6 +6,7 @@ All randomness is `fold_in(key, state.step)`, so that a resumed run draws what a
 undisturbed one would have drawn, and no key needs to be stored.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,9 +51,9 @@ class Sums(NamedTuple):
     last_good: Largest  # of the newest step before that; goes on over the epochs
 
 
-TrainStep = Callable[
-    [TrainState, Sums, jax.Array, jax.Array, jax.Array], tuple[TrainState, Sums]
-]
+# Of (state, sums, images, labels, indices); its `func` is compiled and takes the key
+# first.
+TrainStep = functools.partial[tuple[TrainState, Sums]]
 
 
 def init_state(
@@ -89,14 +90,18 @@ def make_train_step(
       key: the run's key; every step folds its number into it.
 
     Returns:
-      a jitted function that takes uint8 images `[N, H, W, 1]` and float labels
+      a compiled function that takes uint8 images `[N, H, W, 1]` and float labels
       `[N, C]` of the whole training set, and int32 indices `[K, B]`, does K steps
       in one dispatch, and donates state and sums. On CPU K should be 1, where XLA
       runs convolutions inside a scan far more slowly.
     """
 
     def step(
-        state: TrainState, sums: Sums, images: jax.Array, labels: jax.Array
+        key: jax.Array,
+        state: TrainState,
+        sums: Sums,
+        images: jax.Array,
+        labels: jax.Array,
     ) -> tuple[TrainState, Sums]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         images, labels = augment_fn(augment_key, normalise(images), labels)
@@ -133,6 +138,7 @@ def make_train_step(
         return TrainState(number, params, batch_stats, opt_state), sums
 
     def dispatch(
+        key: jax.Array,
         state: TrainState,
         sums: Sums,
         images: jax.Array,
@@ -140,10 +146,11 @@ def make_train_step(
         indices: jax.Array,
     ) -> tuple[TrainState, Sums]:
         def body(carry: tuple[TrainState, Sums], chosen: jax.Array):
-            return step(*carry, images[chosen], labels[chosen]), None
+            return step(key, *carry, images[chosen], labels[chosen]), None
 
         if len(indices) == 1:  # no scan around a single step
             return body((state, sums), indices[0])[0]
         return jax.lax.scan(body, (state, sums), indices)[0]
 
-    return jax.jit(dispatch, donate_argnums=(0, 1))
+    # As an argument, and not a constant of the program: seeds share what is compiled.
+    return functools.partial(jax.jit(dispatch, donate_argnums=(1, 2)), key)

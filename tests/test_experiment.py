@@ -6,6 +6,7 @@ from conftest import tiny_config
 
 from fer_jax import data, experiment
 from fer_jax.errors import UserError
+from fer_jax.train_step import zero_sums
 
 OFF = (
     "augmentation.horizontal_flip=false",
@@ -66,3 +67,15 @@ def test_a_batch_larger_than_the_data_is_refused(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     with pytest.raises(UserError, match="training.batch_size is 129"):
         experiment.build(tiny_config("training.batch_size=129"), dataset)
+
+
+def test_seeds_share_one_compiled_step(tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    programs = set()
+    for seed in (1, 2):
+        parts = experiment.build(tiny_config(f"training.seed={seed}"), dataset)
+        arrays = (parts.images["train"], parts.labels, np.zeros((1, 32), np.int32))
+        step = parts.train_step
+        lowered = step.func.lower(*step.args, parts.state, zero_sums(), *arrays)
+        programs.add(lowered.as_text())
+    assert len(programs) == 1

@@ -84,7 +84,9 @@ def step(
 
     started = time.perf_counter()
     # The calls below find what is compiled here.
-    compiled = parts.train_step.lower(state, sums, images, labels, take()).compile()
+    keyed = parts.train_step
+    arguments = (*keyed.args, state, sums, images, labels, take())
+    compiled = keyed.func.lower(*arguments).compile()
     told = {"compile_s": time.perf_counter() - started, **_sizes(compiled)}
 
     def do_round() -> tuple[int, dict[str, float]]:
