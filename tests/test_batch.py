@@ -31,7 +31,10 @@ def configs(tmp_path_factory):
     for name, change in {
         "batch_huge": {"training": {"batch_size": 4096}},
         # Long enough to be interrupted in the middle.
-        "loss_focal": {"loss": {"type": "focal"}, "training": {"epochs": 60}},
+        "loss_focal": {
+            "loss": {"type": "focal"},
+            "training": {"epochs": 60, "patience": 0},
+        },
     }.items():
         described = {"extends": "baseline.yaml", "name": name, "description": "?"}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
