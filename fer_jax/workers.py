@@ -143,8 +143,9 @@ class Workers:
                 timeout = 0
                 if out is sys.stderr:
                     worker.last = line.strip() or worker.last
-                if self._at_once > 1 and line.strip():
-                    line = f"{worker.job.label} | {line.rstrip()}\n"
+                if self._at_once > 1:
+                    text = line.rstrip()
+                    line = f"{worker.job.label} | {text}\n" if text else ""
                 try:
                     out.write(line)
                     out.flush()

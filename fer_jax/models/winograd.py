@@ -31,7 +31,7 @@ class _Transforms(NamedTuple):
 
 
 # By the kernel's side. The points are 0, 1, -1, 2 and infinity, or without the 2.
-# Whole numbers up to 3 and kernels divided by 2 and 6 lose less than a digit.
+# Whole numbers up to 4 and kernels divided by 2 and 6 lose less than two digits.
 _TRANSFORMS = {
     3: _Transforms(
         image=(
@@ -106,7 +106,7 @@ convolve.defvjp(_forward, _gradients)
 def _image_to_points(images: jax.Array, taps: int, before: int) -> list[jax.Array]:
     """B' x B of overlapping tiles: for each point `[B * tiles, I]`."""
     matrix = _TRANSFORMS[taps].image
-    batch, height, width, channels = images.shape
+    _, height, width, _ = images.shape
     down, across = _tiles(height), _tiles(width)
     more = taps - 1 - before
     images = jnp.pad(
@@ -118,14 +118,7 @@ def _image_to_points(images: jax.Array, taps: int, before: int) -> list[jax.Arra
             (0, 0),
         ),
     )
-    rows = [_every(images, 1, start, down) for start in range(len(matrix))]
-    points = []
-    for by_row in matrix:
-        mixed = _mix(by_row, rows)
-        columns = [_every(mixed, 2, start, across) for start in range(len(matrix))]
-        points += [_mix(by_column, columns) for by_column in matrix]
-    # Else XLA computes them anew, value by value, where they are used.
-    return lax.optimization_barrier([x.reshape(-1, channels) for x in points])
+    return _tiles_to_points(images, matrix, down, across)
 
 
 def _points_to_outputs(
@@ -151,17 +144,26 @@ def _points_to_outputs(
 def _outputs_to_points(grads: jax.Array, taps: int) -> list[jax.Array]:
     """A g A' of tiles side by side: for each point `[B * tiles, O]`."""
     matrix = list(zip(*_TRANSFORMS[taps].output, strict=True))
-    _, height, width, channels = grads.shape
+    _, height, width, _ = grads.shape
     down, across = _tiles(height), _tiles(width)
     missing = ((0, down * TILE - height), (0, across * TILE - width))
     grads = jnp.pad(grads, ((0, 0), *missing, (0, 0)))
-    rows = [_every(grads, 1, start, down) for start in range(TILE)]
+    return _tiles_to_points(grads, matrix, down, across)
+
+
+def _tiles_to_points(
+    x: jax.Array, matrix: Sequence[Sequence[float]], down: int, across: int
+) -> list[jax.Array]:
+    """M t M' of each tile t: a tile has as many rows as `matrix` has columns."""
+    side = range(len(matrix[0]))
+    rows = [_every(x, 1, start, down) for start in side]
     points = []
     for by_row in matrix:
         mixed = _mix(by_row, rows)
-        columns = [_every(mixed, 2, start, across) for start in range(TILE)]
+        columns = [_every(mixed, 2, start, across) for start in side]
         points += [_mix(by_column, columns) for by_column in matrix]
-    return lax.optimization_barrier([x.reshape(-1, channels) for x in points])
+    # Else XLA computes them anew, value by value, where they are used.
+    return lax.optimization_barrier([p.reshape(-1, p.shape[-1]) for p in points])
 
 
 def _kernel_to_points(kernel: jax.Array) -> list[jax.Array]:
