@@ -4,7 +4,7 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
                      metrics.jsonl    one object an epoch
                      checkpoints/     the last two and the best
-                     predictions_<split>.npz   rows, labels, logits
+                     predictions_<split>.npz   rows, image_ids, labels, logits
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
 """
@@ -96,7 +96,13 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def write_predictions(
-    folder: Path, split: str, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray
+    folder: Path,
+    split: str,
+    *,
+    rows: np.ndarray,
+    image_ids: np.ndarray,
+    labels: np.ndarray,
+    logits: np.ndarray,
 ) -> None:
     """Writes `predictions_<split>.npz` atomically.
 
@@ -104,6 +110,7 @@ def write_predictions(
       folder: the run folder.
       split: "val" or "test".
       rows: int32 `[N]`, each image's place in its source.
+      image_ids: int32 `[N]`, equal for images that are identical.
       labels: int32 `[N]`, the true classes.
       logits: float32 `[N, C]`.
     """
@@ -111,7 +118,9 @@ def write_predictions(
         replacing(folder / f"predictions_{split}.npz") as partial,
         partial.open("wb") as file,
     ):
-        np.savez(file, rows=rows, labels=labels, logits=logits)
+        np.savez(
+            file, rows=rows, image_ids=image_ids, labels=labels, logits=logits
+        )
 
 
 @contextlib.contextmanager

@@ -246,7 +246,14 @@ def _finish(
         if split in dataset.splits:
             logits, scores[split] = score(config, dataset, parts, state, split)
             part = dataset.splits[split]
-            runs.write_predictions(folder, split, part.rows, part.labels, logits)
+            runs.write_predictions(
+                folder,
+                split,
+                rows=part.rows,
+                image_ids=part.image_ids(),
+                labels=part.labels,
+                logits=logits,
+            )
     images = int(now.state.step) * config.training.batch_size
     result = {
         "format": runs.RESULT_FORMAT,

@@ -65,19 +65,29 @@ def test_clear_removes_a_run_and_nothing_else(tmp_path):
     runs.write_json(tmp_path / runs.RESULT, {})
     runs.note_failure(tmp_path, "lr")
     zeros = np.zeros((2, 3), np.float32)
-    runs.write_predictions(tmp_path, "val", zeros[:, 0], zeros[:, 0], zeros)
+    runs.write_predictions(
+        tmp_path,
+        "val",
+        rows=zeros[:, 0],
+        image_ids=zeros[:, 0],
+        labels=zeros[:, 0],
+        logits=zeros,
+    )
     runs.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_predictions_come_back_without_pickle(tmp_path):
-    rows, labels = np.arange(4, dtype=np.int32), np.int32([0, 1, 1, 0])
-    logits = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
-    runs.write_predictions(tmp_path, "test", rows, labels, logits)
+    arrays = {
+        "rows": np.arange(4, dtype=np.int32),
+        "image_ids": np.int32([0, 1, 0, 3]),
+        "labels": np.int32([0, 1, 1, 0]),
+        "logits": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
+    }
+    runs.write_predictions(tmp_path, "test", **arrays)
     with np.load(tmp_path / "predictions_test.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["rows"], rows)
-        np.testing.assert_array_equal(file["labels"], labels)
-        np.testing.assert_array_equal(file["logits"], logits)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[name], array)
 
 
 def test_importing_runs_does_not_import_jax():

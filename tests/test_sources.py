@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fer_jax.data import csv_source, embedded, sources
+from fer_jax.data.records import Split
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -606,3 +607,14 @@ def test_embedded_faces_are_resized_and_keep_their_order(monkeypatch):
     assert (splits["val"].images == 3).all()
     assert splits["train"].labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
     assert sources.locate(None).key != rows.key
+
+
+def test_identical_images_have_one_id():
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), np.uint8)
+    images[[3, 5]] = images[1]
+    images[4] = images[0]
+    images[4, 3, 3] ^= 1  # all pixels count, the last too
+    zeros = np.zeros(6, np.int32)
+    ids = Split(images, zeros, zeros).image_ids()
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [0, 1, 2, 1, 4, 1]
