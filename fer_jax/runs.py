@@ -118,9 +118,7 @@ def write_predictions(
         replacing(folder / f"predictions_{split}.npz") as partial,
         partial.open("wb") as file,
     ):
-        np.savez(
-            file, rows=rows, image_ids=image_ids, labels=labels, logits=logits
-        )
+        np.savez(file, rows=rows, image_ids=image_ids, labels=labels, logits=logits)
 
 
 @contextlib.contextmanager
