@@ -76,6 +76,9 @@ function scatter(more) {
 
 function drawDifferences() {
   const metric = $("difference-metric").value;
+  for (const part of $("differences").querySelectorAll(".how, .controls")) {
+    part.hidden = !baselineShown();
+  }
   const rows = overallOrder()
     .map((one) => ({ id: one.id, told: difference(one.id, metric) }))
     .filter(({ told }) => isNumber(told?.value));
@@ -98,7 +101,7 @@ function differenceFact(rows, metric) {
   const tail = ({ id, told }) => `${id} ${points(told.value)} ${interval(told, points)}` +
     (told.real ? "" : " (n.s.)");
   const worst = rows.length > 1 ? `, lowest ${tail(order.at(-1))}` : "";
-  return `${metricNames.get(metric)}: ${head}; highest ${tail(best)}${worst}.`;
+  return `${capital(metricNames.get(metric))}: ${head}; highest ${tail(best)}${worst}.`;
 }
 
 function differenceTable(rows, metric) {
@@ -315,6 +318,11 @@ function markers(dots) {
 
 function drawTrade() {
   const name = $("trade-emotion").value;
+  $("trade-how").textContent = (baselineShown()
+    ? "Each arrow leads from the baseline to an experiment: " : "Each point is one " +
+    "experiment: ") + "to the right, more faces of this emotion are found (recall); " +
+    "upwards, more of those so named are right (precision). Along a dotted line F1 " +
+    "stays the same.";
   const dots = shown().map((one) => ({ id: one.id, padX: 1,
     x: 100 * score(one.id, `recall_${name}`)?.value,
     y: 100 * score(one.id, `precision_${name}`)?.value }))

@@ -25,8 +25,16 @@ function table(name, caption, columns, rows, after = () => {}) {
     return cell.append(button);
   });
   fill();
-  return scroller(caption, el("table", {}, captioned(caption),
-    el("thead", {}, head), tbody));
+  return scroller(caption, wide(el("table", {}, captioned(caption),
+    el("thead", {}, head), tbody)));
+}
+
+// Leaves the first column room for its longest name; how much of it, the style says.
+function wide(made) {
+  const longest = Math.max(...[...made.tBodies[0].rows].map((row) =>
+    (row.cells[0].scope ? row.cells[0].textContent.length : 0)), 0);
+  made.style.setProperty("--name", `${longest + 1}ch`);
+  return made;
 }
 
 function line(columns, row) {
@@ -152,8 +160,8 @@ function drawEmotions() {
   const line = (one, n) => el("tr", {}, el("th", { scope: "row" }, named(one.id)),
     ...cells[n].map((told) => paint(emotionCell(told), scale, place(told?.value))));
   body("emotions").replaceChildren(rows.length
-    ? scroller(caption, el("table", { class: "heat" }, captioned(caption),
-      heads("Experiment", emotions), el("tbody", {}, ...rows.map(line))))
+    ? scroller(caption, wide(el("table", { class: "heat" }, captioned(caption),
+      heads("Experiment", emotions), el("tbody", {}, ...rows.map(line)))))
     : el("p", {}, "Nothing to show: no experiment besides the baseline is chosen."),
   emotionTable(rows));
 }
@@ -180,7 +188,13 @@ function placing(values, sequential) {
 
 function heads(corner, names) {
   return el("thead", {}, el("tr", {}, el("th", { scope: "col" }, corner),
-    ...names.map((name) => el("th", { scope: "col" }, name))));
+    ...names.map((name) => roomy(el("th", { scope: "col" }, name), name))));
+}
+
+// A heading may break, but a word of usual length does not.
+function roomy(cell, name) {
+  cell.style.minWidth = `calc(${Math.min([...name].length, 12)}ch + .6rem)`;
+  return cell;
 }
 
 function emotionTable(rows) {
@@ -295,9 +309,9 @@ function drawSettings() {
     : "Settings in which the experiments differ; none of them is the baseline";
   const head = el("tr", {}, ...names.map((name) =>
     el("th", { scope: "col", class: "text" }, name)));
-  body("settings").replaceChildren(scroller(caption, el("table", {},
+  body("settings").replaceChildren(scroller(caption, wide(el("table", {},
     captioned(caption), el("thead", {}, head),
-    el("tbody", {}, ...rows.map(line)))));
+    el("tbody", {}, ...rows.map(line))))));
 }
 
 function drawCostTable() {
