@@ -24,9 +24,10 @@ from rich.table import Table
 from fer_jax import compare, data, runs
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.lock import claim, holder
+from fer_jax.lock import claim, holder, locked
 from fer_jax.plan import LOG, Job, estimate, find_configs, plan_job
 from fer_jax.stop import SIGNALS
+from fer_jax.tensorboard import has_board, write_finished
 from fer_jax.workers import Ended, Workers
 
 MAX_SEEDS = 10_000
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if todo and not args.yes and sys.stdin.isatty() and not _confirm():
         return 0
+    if args.tensorboard:
+        _write_boards(console, [job for job in jobs if job not in todo])
     status = _Batch(args, console, at_once, todo, about).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
@@ -116,7 +119,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--skip_bad", action="store_true", help="drop unreadable images and count them"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard event files too"
+    )
+    return _checked(parser.parse_args(argv))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
     if not 1 <= args.jobs <= MAX_JOBS:
@@ -309,7 +318,22 @@ def _command(job: Job, args: argparse.Namespace) -> list[str]:
     command += ["--seed", str(job.config.training.seed)]
     if args.data_root is not None:
         command += ["--data_root", args.data_root]
-    return command + ["--force"] * args.force + ["--skip_bad"] * args.skip_bad
+    switches = ("force", "skip_bad", "tensorboard")
+    return command + [f"--{name}" for name in switches if getattr(args, name)]
+
+
+def _write_boards(console: Console, finished: Sequence[Job]) -> None:
+    """Gives event files to those finished runs that have none."""
+    for job in finished:
+        if has_board(job.folder):
+            continue  # written in its time, which the record does not hold
+        try:
+            with locked(job.folder):
+                write_finished(job.folder, runs.read_result(job.folder))
+        except (UserError, OSError) as error:  # say so; the others still get theirs
+            console.print(f"{job.label}: no TensorBoard files: {error}")
+        else:
+            console.print(f"{job.label}: TensorBoard's files written from its record")
 
 
 def _log(runs_dir: Path, job: Job, **entry: object) -> None:

@@ -24,6 +24,7 @@ from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment
 from fer_jax.memory import return_memory
 from fer_jax.stop import Interrupted, Stop
+from fer_jax.tensorboard import Board
 from fer_jax.train_step import Sums, TrainState, zero_sums
 
 
@@ -77,11 +78,12 @@ def fit(
     checkpoints: Checkpoints,
     environment: dict[str, Any],
     console: Console,
+    board: Board | None = None,
 ) -> Progress:
     """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
     now = resume(parts, folder, checkpoints, console)
     _note_environment(now, environment, console)
-    _write_metrics(folder, now.history)
+    _record(folder, now.history, board)
     batches = iter(parts.batches)
     batches.set_state({"next_index": int(now.state.step)})
     training = config.training
@@ -103,7 +105,7 @@ def fit(
                     checkpoints,
                     {"macro_f1": row["val_macro_f1"], "epoch": row["epoch"]},
                 )
-                _write_metrics(folder, now.history)
+                _record(folder, now.history, board)
                 console.print(_epoch_line(config, now.history))
                 if first_here:  # all that this process compiles, it has
                     return_memory()
@@ -289,6 +291,14 @@ def score(
     )
     labels = dataset.splits[split].labels
     return logits, evaluate.score(logits, labels, dataset.class_names)
+
+
+def _record(
+    folder: Path, history: Sequence[dict[str, Any]], board: Board | None
+) -> None:
+    _write_metrics(folder, history)
+    if board:
+        board.follow(history)
 
 
 def _write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
                      metrics.jsonl    one object an epoch
                      checkpoints/     the last two and the best
+                     tensorboard/     event files, where they were asked for
                      predictions_<split>.npz   rows, image_ids, labels, logits
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
@@ -29,6 +30,7 @@ from fer_jax.stop import Interrupted
 
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
+TENSORBOARD = "tensorboard"
 RESULT_FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
@@ -225,8 +227,9 @@ def clear(folder: Path) -> None:
     begun nothing, is new, and must not go on from them.
     """
     (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
-    if (folder / CHECKPOINTS).exists():
-        shutil.rmtree(folder / CHECKPOINTS)
+    for name in (CHECKPOINTS, TENSORBOARD):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
     for pattern in ("predictions_*.npz", ".*.partial", FAILED):
         for path in folder.glob(pattern):
             path.unlink()

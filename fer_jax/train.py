@@ -27,6 +27,7 @@ from fer_jax.fit import Progress, best_row, fit, score
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
 from fer_jax.stop import Interrupted
+from fer_jax.tensorboard import Board, has_board, write_finished
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--skip_bad", action="store_true", help="drop unreadable images and count them"
     )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard event files too"
+    )
     args = parser.parse_args(argv)
     keep_memory()
     keep_compiled()
@@ -68,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs_dir=args.runs_dir,
             force=args.force,
             skip_bad=args.skip_bad,
+            tensorboard=args.tensorboard,
             overrides=args.overrides,
             console=make_console(),
         )
@@ -83,6 +88,7 @@ def train(
     runs_dir: str | Path = "runs",
     force: bool = False,
     skip_bad: bool = False,
+    tensorboard: bool = False,
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +100,7 @@ def train(
       runs_dir: where `<name>/seed_<n>/` is made.
       force: forget what is there and start anew.
       skip_bad: drop bad rows and images instead of refusing them.
+      tensorboard: write event files; a run that has some goes on with them anyway.
       overrides: the `--set` items, for the record.
       console: where progress goes; None: nowhere.
 
@@ -128,21 +135,13 @@ def train(
         if finished_before:
             console.print("already finished; --force repeats it")
         else:
-            if not runs.is_started(folder):
-                runs.write_json(folder / runs.DATA, described)
-                runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
-            with (
-                runs.noting_failure(folder),
-                _disk_errors(folder),
-                _memory_errors(),
-                Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
-            ):
-                environment = runs.environment(_device(), parts.compute_dtype)
-                now = fit(
-                    config, dataset, parts, folder, checkpoints, environment, console
-                )
-                _finish(config, dataset, parts, folder, checkpoints, now, overrides)
+            # Else the files would fall behind the record.
+            board = Board(folder) if tensorboard or has_board(folder) else None
+            _attempt(config, dataset, parts, folder, overrides, board, console)
         result = runs.read_result(folder)
+        if finished_before and tensorboard:
+            write_finished(folder, result)
+            console.print("TensorBoard's files were written from its record")
     try:
         print_scores(console, result)
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -153,6 +152,35 @@ def train(
         ) from None
     console.print(f"result: {folder / runs.RESULT}")
     return result
+
+
+def _attempt(
+    config: Config,
+    dataset: data.Dataset,
+    parts: Experiment,
+    folder: Path,
+    overrides: Sequence[str],
+    board: Board | None,
+    console: Console,
+) -> None:
+    """Begins the run in a folder, or goes on with it, to its end."""
+    if not runs.is_started(folder):
+        runs.write_json(folder / runs.DATA, describe(dataset))
+        runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
+    with (
+        runs.noting_failure(folder),
+        _disk_errors(folder),
+        _memory_errors(),
+        Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
+        board or contextlib.nullcontext(),
+    ):
+        environment = runs.environment(_device(), parts.compute_dtype)
+        now = fit(
+            config, dataset, parts, folder, checkpoints, environment, console, board
+        )
+        _finish(config, dataset, parts, folder, checkpoints, now, overrides)
+        if board:
+            board.end(now.history, runs.read_result(folder))
 
 
 @contextlib.contextmanager
