@@ -41,9 +41,9 @@ def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
     """
     hits = np.diagonal(matrix).astype(np.float64)
     support, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-    precision = _ratio(hits, predicted)
-    recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, support + predicted)
+    precision = ratio(hits, predicted)
+    recall = ratio(hits, support)
+    f1 = ratio(2 * hits, support + predicted)
     present, occurs = support > 0, support + predicted > 0
     n = int(matrix.sum())
     return {
@@ -64,7 +64,8 @@ def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(
-        numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0
-    )
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, and 0 where the denominator is 0; broadcasts as division does."""
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    zeros = np.zeros(shape, np.result_type(numerator, denominator, np.float32))
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)

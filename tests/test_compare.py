@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -8,128 +9,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_runs import OTHER, make_config, make_labels, make_many, make_result, write
 from rich.console import Console
 
-from fer_jax.compare import export, load_runs, main, show
+from fer_jax.compare import load_runs, main, show, statistics
 from fer_jax.compare.results import differing_keys, flatten
-from fer_jax.compare.tables import column_blocks, summarise
+from fer_jax.compare.summary import summarise
+from fer_jax.compare.tables import column_blocks
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
-from fer_jax.metrics import confusion_matrix, from_confusion
 
 REPO = Path(__file__).resolve().parents[1]
 
 
-def make_config(**changes):
-    """A nested config; `changes` are dotted keys with `__` for the dot."""
-    config = {
-        "name": "",
-        "description": "",
-        "model": {"arch": "fernet", "dropout": 0.3},
-        "training": {"epochs": 30, "lr": 3e-4, "seed": 0, "precision": "auto"},
-        "loss": {"type": "cross_entropy", "label_smoothing": 0.1},
-        "augmentation": {"mixup_alpha": 0.2, "horizontal_flip": True},
-        "data": {"image_size": 48},
-    }
-    for key, value in changes.items():
-        section, _, leaf = key.partition("__")
-        config[section][leaf] = value
-    return config
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "DRAWS", 300)
 
 
-def make_scores(rng, skill, classes=EMOTIONS, n=300, without=()):
-    """Scores of random predictions that are right with probability `skill`."""
-    labels = rng.integers(len(classes), size=n)
-    labels = labels[~np.isin(labels, [classes.index(name) for name in without])]
-    guesses = rng.integers(len(classes), size=len(labels))
-    predictions = np.where(rng.random(len(labels)) < skill, labels, guesses)
-    matrix = confusion_matrix(labels, predictions, len(classes))
-    return {"loss": 1.9 - skill, **from_confusion(matrix, classes)}
-
-
-def make_result(name, seed, *, skill=0.6, test=True, classes=EMOTIONS, **options):
-    """A whole `result.json`. Options: config, data, without, device, description."""
-    rng = np.random.default_rng([seed, *name.encode()])
-    without = options.get("without", ())
-    description = options.get("description", f"what does {name} do?")
-    config = options.get("config") or make_config()
-    config |= {"name": name, "description": description}
-    config = json.loads(json.dumps(config))
-    config["training"]["seed"] = seed
-    data = {
-        "source": "embedded",
-        "description": "embedded set (drawn faces)",
-        "fingerprint": "0123456789abcdef",
-        "class_names": list(classes),
-        "counts": {"train": [10] * len(classes), "val": [], "test": []},
-        "skipped": {"train": 0, "val": 0, "test": 0},
-        "notes": [],
-    } | options.get("data", {})
-    val = make_scores(rng, skill, classes, without=without)
-    result = {
-        "format": 1,
-        "name": name,
-        "description": description,
-        "seed": seed,
-        "config": config,
-        "overrides": [],
-        "data": data,
-        "selection": {
-            "split": "val",
-            "metric": "macro_f1",
-            "epoch": 10 + seed % 7,
-            "value": val["macro_f1"],
-        },
-        "epochs_run": 20 + seed % 7,
-        "stopped_early": True,
-        "val": val,
-        "model": {"arch": "fernet", "parameters": 700_000},
-        "environment": {"packages": {}, "device": options.get("device", "cpu")},
-        "timing": {"wall_s": 240.0, "train_s": 60.0 + seed, "images_per_s": 350.0},
-    }
-    if test:
-        result["test"] = make_scores(rng, skill, classes, without=without)
-    return result
-
-
-def write(runs_dir, result):
-    """Puts the result where training would; returns the run folder."""
-    folder = Path(runs_dir) / result["name"] / f"seed_{result['seed']}"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(result))
-    return folder
-
-
-def set_scores(result, split, **scores):
-    """Overwrites scores of one split, for cases worked by hand."""
-    result[split] |= scores
-    return result
-
-
-def make_many(runs_dir, seeds=(1, 2, 3)):
-    """Twelve experiments with names and differences such as people have."""
-    experiments = {
-        "baseline": {},
-        "lr_low": {"training__lr": 1e-4},
-        "lr_high": {"training__lr": 1e-3},
-        "loss_focal": {"loss__type": "focal", "loss__focal_gamma": 2.0},
-        "loss_no_smoothing": {"loss__label_smoothing": 0.0},
-        "loss_focal_weighted_sampler": {"loss__type": "focal"},
-        "aug_none": {
-            "augmentation__mixup_alpha": 0.0,
-            "augmentation__horizontal_flip": False,
-        },
-        "aug_mixup_strong": {"augmentation__mixup_alpha": 0.8},
-        "model_resnet18": {"model__arch": "resnet18"},
-        "model_vit_tiny": {"model__arch": "vit_tiny", "training__lr": 1e-3},
-        "dropout_05": {"model__dropout": 0.5},
-        "same_again": {},
-    }
-    for n, (name, changes) in enumerate(experiments.items()):
-        for seed in seeds:
-            config = make_config(**changes)
-            skill = 0.55 + 0.02 * n
-            write(runs_dir, make_result(name, seed, skill=skill, config=config))
+def correct(share, labels):
+    """Predictions that are right for the first `share` of the images, else wrong."""
+    right = np.arange(len(labels)) < round(share * len(labels))
+    return np.where(right, labels, (labels + 1) % len(EMOTIONS))
 
 
 def text_of(runs_dir, width=200, split="val", sort="macro_f1", mixed=False, filters=()):
@@ -155,13 +56,13 @@ def rows(block):
     """The lines below the rule, without the note under the table."""
     lines = block.splitlines()
     rule = next(n for n, line in enumerate(lines) if set(line.strip()) == {"─"})
-    return [line for line in lines[rule + 1 :] if not line.startswith(("mean ±", "~"))]
+    return [line for line in lines[rule + 1 :] if not line.startswith("could show:")]
 
 
 def row(block, name):
     """The cells of the row of `name`."""
     line = next(line for line in block.splitlines() if line.split()[0] == name)
-    return line.replace(" ± ", "±").split()
+    return re.sub(r" \[.*?\]", "", line).split()  # without the intervals
 
 
 # --- reading ------------------------------------------------------------------------
@@ -260,6 +161,7 @@ def test_another_format_is_named(tmp_path, content):
 @pytest.mark.parametrize("value", [None, "absent"])
 def test_lacking_fields_are_named(tmp_path, path, value):
     result = make_result("a", 1)
+    del result["arrays"]
     *parents, leaf = path.split(".")
     inner = result
     for key in parents:
@@ -317,20 +219,25 @@ def test_flatten_and_differing_keys():
 
 def test_mean_and_sd_of_a_case_worked_by_hand(tmp_path):
     # 0.50, 0.60, 0.70: mean 0.60; sample variance (0.01 + 0 + 0.01) / 2, so sd 0.1.
+    labels = np.arange(70) % 7
     for seed, accuracy in enumerate([0.5, 0.6, 0.7]):
-        write(tmp_path, set_scores(make_result("a", seed), "val", accuracy=accuracy))
-    block = section(text_of(tmp_path), "val: overall")
-    cells = row(block, "a")
-    assert cells[1:3] == ["3", "60.0±10.0"]
+        chosen = correct(accuracy, labels)
+        write(tmp_path, make_result("a", seed, labels=labels, chosen=chosen))
+    text = text_of(tmp_path)
+    assert row(section(text, "val: overall"), "a")[1:4] == ["3", "60.0", "60.0"]
+    # macro F1: each class of ten has 5, 6, 7 hits, and as many wrong as missed.
     # epochs 10, 11, 12 of 20, 21, 22; 60, 61 and 62 s are 1.0 min
-    assert cells[5:] == ["11/21", "1.0"]
+    cells = row(section(text, "Seeds, epochs"), "a")
+    assert cells[:6] == ["a", "3", "10.0", "11/21", "1.0", "350"]
+    # as sure as e^2.5 / (e^2.5 + 6) = 67.0 % in each case: |67 - 60| on average
+    assert cells[6] == "9.0"  # (17.0 + 7.0 + 3.0) / 3
 
 
 def test_one_seed_has_no_sd(tmp_path):
-    write(tmp_path, set_scores(make_result("a", 1), "val", accuracy=0.5))
+    write(tmp_path, make_result("a", 1))
     text = text_of(tmp_path)
-    assert row(section(text, "val: overall"), "a")[1:3] == ["1", "50.0"]
-    assert "±" not in text
+    assert row(section(text, "val: overall"), "a")[1] == "1"
+    assert row(section(text, "Seeds, epochs"), "a")[1:3] == ["1", "-"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -339,18 +246,21 @@ def test_summary_is_what_numpy_says(tmp_path, split):
     for result in results:
         write(tmp_path, result)
     summary = summarise(load_runs(tmp_path)[0], split, "name")
-    for name in ("a", "b"):
-        scores = [result[split] for result in results if result["name"] == name]
-        key = (name, "0123456789abcdef")
-        for column, values in {
+    for experiment in summary.experiments:
+        own = [each for each in results if each["name"] == experiment.name]
+        scores = [result[split] for result in own]
+        assert len(experiment.runs) == len(scores) == 4
+        for metric, values in {
             "macro_f1": [s["macro_f1"] for s in scores],
             "recall_fear": [s["per_class"]["fear"]["recall"] for s in scores],
             "f1_neutral": [s["per_class"]["neutral"]["f1"] for s in scores],
         }.items():
-            values = 100 * np.array(values)
-            assert summary.mean.at[key, column] == pytest.approx(values.mean())
-            assert summary.sd.at[key, column] == pytest.approx(np.std(values, ddof=1))
-        assert summary.seeds[key] == 4
+            found = experiment.scores.loc[metric]
+            assert found["value"] == pytest.approx(np.mean(values), abs=1e-9)
+            assert found["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+            assert found["low"] < found["value"] < found["high"]
+        matrices = [s["confusion_matrix"] for s in scores]
+        np.testing.assert_array_equal(experiment.confusion, np.sum(matrices, axis=0))
 
 
 @pytest.mark.parametrize(
@@ -358,17 +268,21 @@ def test_summary_is_what_numpy_says(tmp_path, split):
     [
         ("accuracy", "bca"),
         ("macro_f1", "cab"),
-        ("balanced_accuracy", "abc"),
+        ("balanced_accuracy", "acb"),
         ("name", "abc"),
         ("time", "cba"),
     ],
 )
 def test_sort(tmp_path, sort, order):
-    figures = {"a": (0.1, 0.5, 0.9, 90), "b": (0.3, 0.4, 0.8, 60), "c": (0.2, 1, 0, 30)}
-    for name, (accuracy, macro_f1, balanced, seconds) in figures.items():
-        result = make_result(name, 1)
-        scores = {"accuracy": accuracy, "macro_f1": macro_f1}
-        set_scores(result, "val", **scores, balanced_accuracy=balanced)
+    labels = np.repeat(np.arange(7), (40, 5, 5, 5, 5, 5, 5))
+    others = np.where(labels == 0, 1, labels)
+    chosen = {  # accuracy .43, .57, .53; macro F1 .74, .10, .77; balanced .86, .14, .76
+        "a": others,
+        "b": np.zeros(70, int),
+        "c": np.where(np.arange(70) < 12, 0, np.where(labels == 1, 0, others)),
+    }
+    for seconds, name in zip((90, 60, 30), "abc", strict=True):
+        result = make_result(name, 1, labels=labels, chosen=chosen[name])
         result["timing"]["train_s"] = seconds
         write(tmp_path, result)
     lines = rows(section(text_of(tmp_path, sort=sort), "val: overall"))
@@ -376,20 +290,20 @@ def test_sort(tmp_path, sort, order):
 
 
 def test_best_by_emotion_and_its_margin(tmp_path):
-    f1 = {("a", 1): 0.50, ("a", 2): 0.60, ("b", 1): 0.52, ("b", 2): 0.54, ("c", 1): 0.1}
-    for (name, seed), value in f1.items():
-        result = make_result(name, seed)
-        scores = {"precision": 0.4, "recall": 0.7, "f1": value, "support": 5}
-        result["val"]["per_class"]["fear"] = scores
-        write(tmp_path, result)
+    labels = make_labels()
+    for name, share in {"a": 0.9, "b": 0.5, "c": 0.4}.items():
+        chosen = correct(share, labels)
+        write(tmp_path, make_result(name, 1, labels=labels, chosen=chosen))
     text = text_of(tmp_path)
-    # a: 55 ± 7.07, b: 53 ± 1.41; the lead of 2.0 is within the sd of a.
-    cells = row(section(text, "val: best experiment"), "fear")
-    assert cells == ["fear", "a", "55.0", "40.0", "70.0", "2.0~", "b"]
-    assert "~ no more than the sd over seeds" in text
-    fear = 1 + EMOTIONS.index("fear")
     block = section(text, "val: F1 by emotion")
-    assert [row(block, name)[fear] for name in "abc"] == ["55.0*", "53.0", "10.0"]
+    f1 = {name: row(block, name)[1 + EMOTIONS.index("fear")] for name in "abc"}
+    assert f1["a"].endswith("*") and "*" not in f1["b"] + f1["c"]
+    cells = row(section(text, "val: best experiment"), "fear")
+    margin = float(f1["a"].rstrip("*")) - float(f1["b"])
+    assert cells[:3] == ["fear", "a", f1["a"].rstrip("*")]
+    assert float(cells[3]) == pytest.approx(margin, abs=0.11)
+    assert cells[5] == "b"
+    assert float(cells[4]) < 0.05  # of 40 images 36 and 20
 
 
 def test_a_lone_experiment_is_the_best_of_nothing(tmp_path):
@@ -397,7 +311,7 @@ def test_a_lone_experiment_is_the_best_of_nothing(tmp_path):
     text = text_of(tmp_path)
     assert "best experiment" not in text
     assert "*" not in text
-    assert "~" not in text
+    assert "What this says" not in text
 
 
 def test_an_emotion_without_images_has_no_score(tmp_path):
@@ -417,7 +331,7 @@ def test_changes_relative_to_the_baseline(tmp_path):
     changed = make_config(training__lr=0.1, loss__focal_gamma=3)
     write(tmp_path, make_result("zeal", 1, config=changed, description="is more more?"))
     text = text_of(tmp_path)
-    block = section(text, "What each experiment changes in the baseline")
+    block = section(text, "What each experiment changes in baseline")
     assert row(block, "same") == ["same", "(nothing)"]
     assert row(block, "zeal") == ["zeal", "training.lr", "0.0003", "0.1"]
     assert row(block, "loss.focal_gamma") == ["loss.focal_gamma", "-", "3"]
@@ -457,7 +371,7 @@ def test_header_on_test_does_not_warn(tmp_path):
     assert "Comparison on test" in text
     assert "optimistic" not in text
     assert "drawn" not in text
-    assert "val" not in text.replace("value", "")
+    assert "val" not in re.sub("value|interval", "", text)
 
 
 def test_no_test_results_at_all(tmp_path):
@@ -489,20 +403,15 @@ def test_several_devices_are_noted(tmp_path):
 
 # --- several data sets --------------------------------------------------------------
 
-OTHER = {
-    "source": "csv",
-    "description": "fer2013.csv",
-    "fingerprint": "fedcba9876543210",
-}
-
 
 @pytest.fixture
 def two_sets(tmp_path):
+    labels = np.arange(70) % 7
     for seed, (data, accuracy) in enumerate(
         [({}, 0.2), ({}, 0.4), (OTHER, 0.7), (OTHER, 0.9)]
     ):
-        result = make_result("a", seed, data=data)
-        write(tmp_path, set_scores(result, "val", accuracy=accuracy))
+        chosen = correct(accuracy, labels)
+        write(tmp_path, make_result("a", seed, data=data, labels=labels, chosen=chosen))
     return tmp_path
 
 
@@ -518,8 +427,8 @@ def test_mixed_data_is_refused(two_sets):
 def test_mixed_data_is_never_averaged(two_sets):
     text = text_of(two_sets, mixed=True)
     lines = rows(section(text, "val: overall"))
-    cells = sorted(line.replace(" ± ", "±").split()[:4] for line in lines)
-    assert cells == [["a", "A", "2", "30.0±14.1"], ["a", "B", "2", "80.0±14.1"]]
+    cells = sorted(line.split()[:4] for line in lines)
+    assert cells == [["a", "A", "2", "30.0"], ["a", "B", "2", "80.0"]]
     assert "data A: embedded set" in text
     assert "data B: fer2013.csv" in text
     # Each is alone on its data: no best, and no runner-up from the other set.
@@ -572,8 +481,7 @@ def test_no_line_is_longer_than_80(tmp_path, split, mixed):
     assert "surprise" in text
     # No number is folded or cut; the one name that is folded ends at a word.
     for line in rows(section(text, f"{split}: overall")):
-        one_seed = line.split()[0] == "other"
-        assert line.count("±") == (0 if line.startswith("  ") or one_seed else 3)
+        assert line.count("]") == (0 if line.startswith("  ") else 3)
     assert "loss_focal_weighted_" in text or mixed
     assert "…" not in text
 
@@ -611,14 +519,19 @@ def test_the_best_is_bold_on_a_terminal(tmp_path):
 # --- export -------------------------------------------------------------------------
 
 
+def save(runs_dir, path, *options):
+    args = ["--runs_dir", str(runs_dir), "--export", str(path), *options]
+    assert main(args) == 0
+    return path.read_text("utf-8")
+
+
 def test_csv_round_trip(tmp_path):
     results = [make_result(name, seed) for name in ("a", "b") for seed in (1, 2)]
     for result in results:
         write(tmp_path / "runs", result)
-    runs, _ = load_runs(tmp_path / "runs")
     path = tmp_path / "results.csv"
     path.write_text("old")
-    assert export(runs, "test", path) == 4
+    save(tmp_path / "runs", path, "--split", "test")
     frame = pd.read_csv(path)
     assert list(frame["name"]) == ["a", "a", "b", "b"]
     for (_, cells), result in zip(frame.iterrows(), results, strict=True):
@@ -645,7 +558,7 @@ def test_csv_round_trip(tmp_path):
 def test_csv_keeps_config_keys_that_are_named_like_a_metric(tmp_path):
     config = make_config() | {"accuracy": "high"}
     write(tmp_path, make_result("a", 1, config=config))
-    export(load_runs(tmp_path)[0], "val", tmp_path / "x.csv")
+    save(tmp_path, tmp_path / "x.csv")
     frame = pd.read_csv(tmp_path / "x.csv")
     assert frame.at[0, "config.accuracy"] == "high"
     assert frame.at[0, "accuracy"] < 1
@@ -654,14 +567,14 @@ def test_csv_keeps_config_keys_that_are_named_like_a_metric(tmp_path):
 def test_csv_leaves_out_runs_without_the_split(tmp_path):
     write(tmp_path, make_result("a", 1))
     write(tmp_path, make_result("a", 2, test=False))
-    runs, _ = load_runs(tmp_path)
-    assert export(runs, "test", tmp_path / "x.csv") == 1
+    save(tmp_path, tmp_path / "x.csv", "--split", "test")
+    assert list(pd.read_csv(tmp_path / "x.csv")["seed"]) == [1]
 
 
 def test_export_refuses_other_suffixes_and_missing_folders(tmp_path):
     write(tmp_path, make_result("a", 1))
     args = ["--runs_dir", str(tmp_path), "--export"]
-    with pytest.raises(UserError, match=r"x\.xlsx does not end in \.csv"):
+    with pytest.raises(UserError, match=r"writes \.csv, .* and .*x\.xlsx does not end"):
         main([*args, str(tmp_path / "x.xlsx")])
     with pytest.raises(UserError, match="there is no folder .*nowhere"):
         main([*args, str(tmp_path / "nowhere" / "x.csv")])
@@ -669,17 +582,17 @@ def test_export_refuses_other_suffixes_and_missing_folders(tmp_path):
 
 def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
     write(tmp_path / "runs", make_result("a", 1))
-    runs, _ = load_runs(tmp_path / "runs")
     path = tmp_path / "x.csv"
     path.write_text("old")
+    write_text = Path.write_text
 
-    def fail(self, part, **_):
-        Path(part).write_text("half")
+    def fail(self, text, **options):
+        write_text(self, text[:100], **options)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(UserError, match=r"x\.csv cannot be written: No space left"):
-        export(runs, "val", path)
+        save(tmp_path / "runs", path)
     assert path.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "x.csv"]
 
@@ -701,7 +614,7 @@ def test_command_exports_and_is_plain_in_a_pipe(tmp_path):
     done = compare("--split", "test", "--export", "x.csv", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
-    assert done.stdout.endswith("1 run written to x.csv\n")
+    assert done.stdout.endswith("\nwritten: x.csv\n")
     assert (tmp_path / "x.csv").exists()
 
 

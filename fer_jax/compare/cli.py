@@ -1,44 +1,55 @@
-"""The command `compare`: reads runs, prints their tables, writes one row a run."""
+"""The command `compare`: reads runs, shows what they say, and writes it to files."""
 
 import argparse
+import dataclasses
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
-from fer_jax.compare import tables
+from fer_jax.compare import content, export, tables
+from fer_jax.compare.findings import findings, seeds_note
+from fer_jax.compare.report import write_report
 from fer_jax.compare.results import (
     CLASS_METRICS,
     SPLITS,
     Run,
-    as_frame,
     load_runs,
     shortlist,
 )
+from fer_jax.compare.summary import BASELINE, SORTS, Summary, summarise
+from fer_jax.compare.watch import watch
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.runs import failure, replacing
+from fer_jax.runs import failure
 
 _EPILOG = """examples:
   bin/compare                                     all runs, on val
-  bin/compare --split test --export results.csv   the final figures, and a CSV
+  bin/compare --split test --report report.html   the final figures, and a page
   bin/compare --filter baseline --filter loss_    some experiments
+  bin/compare --experiment loss_focal baseline    two of them in depth
+  bin/compare --watch --report report.html        while a batch runs
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own); returns 0."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    if args.export:
-        _check_export(args.export)  # before minutes of reading go to waste
+    if args.export:  # before the reading goes to waste
+        export.check(args.export, "--export", export.SUFFIXES)
+    if args.report:
+        export.check(args.report, "--report", (".html",))
     console = make_console(color=not args.no_color)
-    runs, unfinished = load_runs(args.runs_dir, args.filter, mixed=args.mixed)
-    show(console, runs, unfinished, split=args.split, sort=args.sort)
-    if args.export:
-        rows = export(runs, args.split, args.export)
-        _say(console, f"{_count(rows, 'run')} written to {args.export}")
+    args.command = shlex.join(["bin/compare", *argv])
+    if args.watch:
+        watch(console, args.runs_dir, lambda: _compare(console, args))
+    _compare(console, args)
     return 0
 
 
@@ -49,51 +60,107 @@ def show(
     *,
     split: str = "val",
     sort: str = "macro_f1",
-) -> None:
-    """Prints the header, the notes and all tables.
+    baseline: str = BASELINE,
+) -> Summary:
+    """Prints the header, the notes, all tables and what they say.
 
     Args:
       console: where to; its width decides how the tables are laid out.
       runs: finished runs, from `load_runs`.
       unfinished: the folders of the runs that are not, to be named.
       split: `val` or `test`.
-      sort: one of `tables.SORTS`, the order of the rows.
+      sort: one of `summary.SORTS`, the order of the rows.
+      baseline: the experiment that the others are compared with.
 
     Raises:
-      UserError: no run has results on `split`.
+      UserError: no run has results on `split`, or predictions cannot be used.
     """
-    scored = _with_split(runs, split)
-    summary = tables.summarise(runs, split, sort)
-    failures = {path: told for path in unfinished if (told := failure(path))}
-    _header(console, scored, split, summary.marks)
-    _notes(console, runs, unfinished, failures, split)
-    _heading(console, f"{split}: overall, in %, by {sort}")
-    console.print(tables.overall(summary, console.width, failures))
-    if summary.seeds.max() > 1:
-        _say(console, "mean ± sample sd over n seeds; no sd where n is 1")
-    _emotions(console, summary, split)
+    summary = summarise(_with_split(runs, split), split, sort, baseline)
+    _head(console, summary, runs, unfinished)
+    _overall(console, summary, unfinished, sort)
+    _emotions(console, summary)
+    _heading(console, "Seeds, epochs, time and calibration error (ECE, in %)")
+    console.print(tables.costs(summary, console.width))
     _configs(console, runs, summary)
+    _what_this_says(console, summary)
+    return summary
 
 
-def export(runs: Sequence[Run], split: str, path: Path) -> int:
-    """Writes a CSV with a row for each run that has `split`; returns their number.
+def _compare(console: Console, args: argparse.Namespace) -> None:
+    """Reads, shows and writes, once."""
+    runs, unfinished = load_runs(args.runs_dir, args.filter, mixed=args.mixed)
+    split, sort = args.split, args.sort
+    if args.experiment:
+        runs, unfinished = _pick(runs, args.experiment), []
+        summary = summarise(_with_split(runs, split), split, sort, args.experiment[1])
+        _two(console, summary, args.experiment, runs)
+        args = argparse.Namespace(**vars(args) | {"baseline": args.experiment[1]})
+    elif args.emotion or args.watch:
+        summary = summarise(
+            _with_split(runs, split), split, sort, _baseline(runs, args)
+        )
+        _head(console, summary, runs, unfinished)
+        if args.emotion:
+            _emotion(console, summary, args.emotion)
+        else:
+            _overall(console, summary, unfinished, sort)
+            _what_this_says(console, summary)
+    else:
+        baseline = _baseline(runs, args)
+        summary = show(
+            console, runs, unfinished, split=split, sort=sort, baseline=baseline
+        )
+    _write(console, args, summary, runs, unfinished)
 
-    The file appears whole or not at all; one that is there is replaced.
-    """
-    _check_export(path)
-    frame = as_frame(_with_split(runs, split), split)
-    try:
-        with replacing(path) as partial:
-            frame.to_csv(partial, index=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    return len(frame)
+
+def _write(
+    console: Console,
+    args: argparse.Namespace,
+    summary: Summary,
+    runs: Sequence[Run],
+    unfinished: Sequence[Path],
+) -> None:
+    """Writes what `--export` and `--report` ask for."""
+
+    def everything() -> dict:
+        others = {
+            split: summarise(runs, split, args.sort, summary.baseline or "")
+            for split in SPLITS
+            if split != args.split and any(split in run.scores for run in runs)
+        }
+        return content.build(
+            others | {args.split: summary},
+            runs,
+            unfinished,
+            split=args.split,
+            command=args.command,
+        )
+
+    known = everything() if args.report or _suffix(args.export) == ".json" else {}
+    if args.export:
+        suffix = args.export.suffix
+        if suffix == ".csv":
+            text = export.per_run_csv(_with_split(runs, args.split), args.split)
+        elif suffix == ".json":
+            text = export.to_json(known)
+        else:
+            text = export.SHEETS[suffix](export.sheets(summary))
+        export.write(args.export, text)
+        _say(console, f"\nwritten: {args.export}")
+    if args.report:
+        write_report(args.report, known)
+        _say(console, f"\nreport: {args.report}")
+
+
+def _suffix(path: Path | None) -> str:
+    return path.suffix if path else ""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare",
-        description="Compares finished runs: tables by experiment and by emotion.",
+        description="Compares finished runs: which differences are real, by "
+        "experiment and by emotion.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -108,8 +175,26 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="only experiments whose name begins so; may be repeated",
     )
-    add("--sort", choices=tables.SORTS, default="macro_f1", help="order (macro_f1)")
-    add("--export", type=Path, metavar="FILE.csv", help="write one row a run")
+    add("--sort", choices=SORTS, default="macro_f1", help="order (macro_f1)")
+    add("--baseline", metavar="NAME", help=f"what to compare with ({BASELINE})")
+    one_view = parser.add_mutually_exclusive_group()
+    one_view.add_argument(
+        "--experiment",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two experiments, or two runs as baseline/seed_42, in depth",
+    )
+    one_view.add_argument("--emotion", metavar="NAME", help="one emotion in depth")
+    add(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help=".csv: one row a run; .json: everything; .md, .tex, .html: the tables",
+    )
+    add("--report", type=Path, metavar="FILE.html", help="write a page to look at")
+    one_view.add_argument(
+        "--watch", action="store_true", help="show it anew as runs finish"
+    )
     add(
         "--mixed",
         action="store_true",
@@ -119,13 +204,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_export(path: Path) -> None:
-    if path.suffix != ".csv":
-        raise UserError(f"--export writes CSV, and {path} does not end in .csv")
-    if not path.parent.is_dir():
+def _baseline(runs: Sequence[Run], args: argparse.Namespace) -> str:
+    """The name of the baseline; one that was asked for must be there."""
+    names = list(dict.fromkeys(run.name for run in runs))
+    if args.baseline and args.baseline not in names:
         raise UserError(
-            f"--export {path}: there is no folder {path.parent}; make it first"
+            f"--baseline {args.baseline}: there is no such experiment; there are "
+            f"{shortlist(names, 20)}"
         )
+    return args.baseline or BASELINE
+
+
+def _pick(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """The runs of two experiments, or two runs, which then go by their labels."""
+    picked: list[Run] = []
+    for name in names:
+        chosen = [run for run in runs if run.name == name]
+        if not chosen:
+            one = [run for run in runs if run.label == name]
+            chosen = [dataclasses.replace(run, name=name) for run in one]
+        if not chosen:
+            known = dict.fromkeys(run.name for run in runs)
+            raise UserError(
+                f"--experiment {name}: there is no finished experiment or run of that "
+                f"name; there are {shortlist(known, 20)}, and their runs as "
+                f"{runs[0].label}"
+            )
+        picked += chosen
+    if names[0] == names[1]:
+        raise UserError(f"--experiment {names[0]} {names[1]}: name two that differ")
+    if len({run.fingerprint for run in picked}) > 1:
+        raise UserError(
+            f"--experiment {' '.join(names)}: they are of different data and do not "
+            "compare"
+        )
+    return picked
 
 
 def _with_split(runs: Sequence[Run], split: str) -> list[Run]:
@@ -137,6 +250,15 @@ def _with_split(runs: Sequence[Run], split: str) -> list[Run]:
             f"use --split {' or '.join(others)}"
         )
     return scored
+
+
+def _head(
+    console: Console, summary: Summary, runs: Sequence[Run], unfinished: Sequence[Path]
+) -> None:
+    """The header and the notes."""
+    scored = [run for run in runs if summary.split in run.scores]
+    _header(console, scored, summary.split, summary.marks)
+    _notes(console, runs, unfinished, _failures(unfinished), summary.split)
 
 
 def _header(
@@ -190,40 +312,119 @@ def _notes(
         _say(console, f"minutes do not compare across devices: {told}")
 
 
-def _emotions(console: Console, summary: tables.Summary, split: str) -> None:
-    alone = len(summary.mean) == 1
-    best_is = "" if alone else " (bold: the best)"
+def _failures(unfinished: Sequence[Path]) -> dict[Path, str]:
+    return {path: told for path in unfinished if (told := failure(path))}
+
+
+def _overall(
+    console: Console, summary: Summary, unfinished: Sequence[Path], sort: str
+) -> None:
+    """The overall table, and the differences from the baseline."""
+    _heading(console, f"{summary.split}: overall, in % [95 % interval], by {sort}")
+    failures = _failures(unfinished)
+    console.print(tables.overall(summary, console.width, failures))
+    if _has_tests(summary):
+        _heading(
+            console,
+            f"{summary.split}: macro F1 against {summary.baseline}, in points "
+            "[95 % interval]",
+        )
+        console.print(tables.differences(summary, "macro_f1", console.width))
+        _say(
+            console,
+            "could show: the true difference that these data find in 80 % of cases",
+            style="dim",
+        )
+
+
+def _emotions(console: Console, summary: Summary) -> None:
+    marks = [] if len(summary.experiments) == 1 else ["bold: the best"]
     if not console.is_terminal:
-        best_is = best_is.replace("bold", "*")
+        marks = [mark.replace("bold", "*") for mark in marks]
+    if _has_tests(summary):
+        marks.append(f"+ -: better, worse than {summary.baseline}, not by chance")
+    legend = f" ({'; '.join(marks)})" if marks else ""
     for metric in CLASS_METRICS:
-        name = "F1" if metric == "f1" else metric
-        _heading(console, f"{split}: {name} by emotion, in %{best_is}")
+        name = tables.METRIC_WORDS[metric]
+        _heading(console, f"{summary.split}: {name} by emotion, in %{legend}")
         for table in tables.per_emotion(summary, metric, console):
             console.print(table)
-    if alone:
-        return
-    _heading(console, f"{split}: best experiment for each emotion, by F1, in %")
-    table, any_close = tables.best_by_emotion(summary, console.width)
-    console.print(table)
-    if any_close:
-        _say(console, "~ no more than the sd over seeds of either: may be chance")
+    if len(summary.experiments) > 1:
+        _heading(
+            console, f"{summary.split}: best experiment for each emotion, by F1, in %"
+        )
+        console.print(tables.best_by_emotion(summary, console.width))
 
 
-def _configs(console: Console, runs: Sequence[Run], summary: tables.Summary) -> None:
+def _emotion(console: Console, summary: Summary, emotion: str) -> None:
+    if emotion not in summary.emotions:
+        raise UserError(
+            f"--emotion {emotion}: the data have no such emotion; they have "
+            f"{', '.join(summary.emotions)}"
+        )
+    n = max(each.support.get(emotion, 0) for each in summary.images.values())
+    _heading(
+        console,
+        f"{summary.split}: {emotion}, {_count(n, 'image')}, in % [95 % interval]",
+    )
+    console.print(tables.one_emotion(summary, emotion, console.width))
+
+
+def _two(
+    console: Console, summary: Summary, names: Sequence[str], runs: Sequence[Run]
+) -> None:
+    """Two experiments in depth: all metrics, confusions, settings, costs."""
+    by_name = {each.name: each for each in summary.experiments}
+    if lacking := [name for name in names if name not in by_name]:
+        raise UserError(f"{lacking[0]} has no {summary.split} results")
+    one, other = (by_name[name] for name in names)
+    _head(console, summary, runs, [])
+    _heading(console, f"{summary.split}: {one.name} less {other.name}, in % and points")
+    console.print(tables.in_depth(one, other))
+    for each in (one, other):
+        _heading(console, f"{each.name}: taken for, in % of each true emotion")
+        console.print(tables.confusion(each, console.width))
+    _heading(console, "Seeds, epochs, time and calibration error (ECE, in %)")
+    console.print(tables.costs(summary, console.width))
+    _heading(console, f"What {one.name} changes in {other.name}")
+    console.print(tables.changes(runs, names, console.width, other.name))
+    _what_this_says(console, summary)
+
+
+def _configs(console: Console, runs: Sequence[Run], summary: Summary) -> None:
     # The configs of runs that lack the split are still worth reading.
     names = list(
         dict.fromkeys(
-            [*summary.mean.index.get_level_values("name")] + [run.name for run in runs]
+            [each.name for each in summary.experiments] + [run.name for run in runs]
         )
     )
     _heading(console, "What each experiment asks")
     console.print(tables.descriptions(runs, names, console.width))
     if len(names) > 1:
-        if tables.BASELINE in names:
-            _heading(console, "What each experiment changes in the baseline")
+        if summary.baseline:
+            _heading(console, f"What each experiment changes in {summary.baseline}")
         else:
-            _heading(console, "Where the experiments differ (none is named baseline)")
-        console.print(tables.changes(runs, names, console.width))
+            _heading(console, "Where the experiments differ (none is the baseline)")
+        console.print(tables.changes(runs, names, console.width, summary.baseline))
+
+
+def _what_this_says(console: Console, summary: Summary) -> None:
+    if not (found := findings(summary)):
+        return
+    _heading(console, f"What this says, on {summary.split}")
+    for finding in found:
+        _say(console, finding.question)
+        _indented(console, finding.answer)
+    if told := seeds_note(summary):
+        _say(console, told, style="yellow")
+
+
+def _indented(console: Console, text: str) -> None:
+    console.print(Padding(Text(text), (0, 0, 0, 2)))
+
+
+def _has_tests(summary: Summary) -> bool:
+    return any(each.versus is not None for each in summary.experiments)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -237,4 +438,4 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -48,6 +48,7 @@ class Run:
     """One finished run, as its `result.json` tells it.
 
     Attributes:
+      folder: where it lies, with its predictions.
       name: the experiment, which runs of several seeds share.
       description: the question that the experiment asks.
       seed: the seed.
@@ -62,6 +63,7 @@ class Run:
       timing: `wall_s`, `train_s`, `images_per_s`.
     """
 
+    folder: Path
     name: str
     description: str
     seed: int
@@ -147,6 +149,7 @@ def read_run(run_dir: Path) -> Run:
             "remove it and run that training again"
         )
     run = Run(
+        folder=run_dir,
         config=flatten(result["config"]),
         scores={split: result[split] for split in SPLITS if split in result},
         parameters=result["model"]["parameters"],

@@ -1,11 +1,11 @@
-"""Turns runs into the tables that a terminal shows: means over seeds, side by side."""
+"""Turns a summary into the tables that a terminal shows, for 80 columns and wider."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -17,111 +17,127 @@ from fer_jax.compare.results import (
     CLASS_METRICS,
     METRICS,
     Run,
-    as_frame,
     differing_keys,
 )
+from fer_jax.compare.summary import Experiment, Leader, Summary, data_marks
 
-BASELINE = "baseline"
-SORTS = ("macro_f1", "accuracy", "balanced_accuracy", "name", "time")
+METRIC_WORDS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+}
+NOT_SIGNIFICANT = "n.s."
 _GAP = 2  # columns of the terminal between two columns of a table
-_CELL = 5  # "100.0"
+_CELL = 6  # "100.0" and a mark
 # Below this width of the console long names are folded, after a "_" or a ".".
 _WIDE = 100
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One split of all experiments, averaged over seeds; rows in the tables' order.
-
-    Attributes:
-      mean: indexed by (name, fingerprint), so that data sets are never averaged
-        together; the scores in percent, the epochs, `minutes` of training.
-      sd: the sample standard deviations (ddof=1) of the same; NaN for one seed.
-      seeds: the number of runs in each row.
-      emotions: the classes, in the order of the labels.
-      marks: a letter for each fingerprint; empty where all runs share one.
-    """
-
-    mean: pd.DataFrame
-    sd: pd.DataFrame
-    seeds: pd.Series
-    emotions: list[str]
-    marks: dict[str, str]
+def words(metric: str) -> str:
+    """A metric in words: `f1_fear` is "fear F1"."""
+    kind, _, emotion = metric.partition("_")
+    if metric in METRIC_WORDS or kind not in CLASS_METRICS:
+        return METRIC_WORDS.get(metric, metric)
+    return f"{emotion} {METRIC_WORDS[kind]}"
 
 
-def summarise(runs: Sequence[Run], split: str, sort: str) -> Summary:
-    """Averages over seeds the runs that have `split`, and sorts by `sort`.
-
-    The scores of an emotion without images in the split are left out (NaN): an F1
-    of zero there would be no finding.
-    """
-    frame = as_frame(runs, split)
-    scored = [run for run in runs if split in run.scores]
-    emotions = list(
-        dict.fromkeys(name for run in scored for name in run.data["class_names"])
-    )
-    numbers = frame[[*METRICS]] * 100
-    for emotion in emotions:
-        occurs = frame[f"support_{emotion}"] > 0
-        for metric in CLASS_METRICS:
-            column = f"{metric}_{emotion}"
-            numbers[column] = 100 * frame[column].where(occurs)
-    numbers[["best", "run"]] = frame[["selection_epoch", "epochs_run"]]
-    numbers["minutes"] = frame["train_s"] / 60
-    groups = numbers.groupby([frame["name"], frame["data_fingerprint"]])
-    mean = groups.mean()
-    if sort != "name":  # the groups come by name
-        key = "minutes" if sort == "time" else sort
-        mean = mean.sort_values(key, ascending=sort == "time", kind="stable")
-    # Data sets stand below each other: a rank across them would mean nothing.
-    order = {run.fingerprint: n for n, run in reversed(list(enumerate(runs)))}
-    mean = mean.sort_index(
-        level="data_fingerprint",
-        key=lambda index: index.map(order),
-        sort_remaining=False,
-        kind="stable",
-    )
-    return Summary(
-        mean=mean,
-        sd=groups.std(ddof=1).reindex(mean.index),
-        seeds=groups.size().reindex(mean.index),
-        emotions=emotions,
-        marks=data_marks(runs),
-    )
+def percent(score: float) -> str:
+    """A score as it is printed, in percent."""
+    return ABSENT if pd.isna(score) else f"{100 * score:.1f}"
 
 
-def data_marks(runs: Sequence[Run]) -> dict[str, str]:
-    """A letter for each fingerprint, or nothing where all runs share one."""
-    prints = list(dict.fromkeys(run.fingerprint for run in runs))
-    if len(prints) == 1:
-        return {}
-    return {fingerprint: _letter(n) for n, fingerprint in enumerate(prints)}
+def with_interval(row: Mapping[str, float], *, signed: bool = False) -> str:
+    """`84.9 [83.0, 86.8]`, in percent; with a sign for differences."""
+    if pd.isna(row["value"]):
+        return ABSENT
+    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+    sign = "+" if signed else ""
+    ends = "[-]" if pd.isna(low) else f"[{low:{sign}.1f}, {high:{sign}.1f}]"
+    return f"{value:{sign}.1f} {ends}"
+
+
+def p_value(p: float) -> str:
+    """A p-value as it is printed."""
+    if pd.isna(p):
+        return ABSENT
+    return "<0.001" if p < 0.001 else f"{min(p, 1):.3f}"
+
+
+def verdict(row: pd.Series) -> str:
+    """What the test of a difference says: better, worse or n.s."""
+    if pd.isna(row["p_holm"]):
+        return ABSENT
+    if not row["real"]:
+        return NOT_SIGNIFICANT
+    return "better" if row["value"] > 0 else "worse"
 
 
 def overall(summary: Summary, width: int, failures: Collection[Path] = ()) -> Table:
-    """One row an experiment: seeds, the metrics in percent, epochs, minutes.
+    """One row an experiment: seeds, and the metrics with their intervals, in percent.
 
     Below them one for each experiment that has failed runs, by their folders.
     """
-    table = _table(
-        ["experiment"],
-        ["n", "accuracy", "macro F1", "balanced\naccuracy"]
-        + ["best of\nepochs", "train\nmin"],
-        marks=summary.marks,
-    )
-    for key in summary.mean.index:
-        mean, sd = summary.mean.loc[key], summary.sd.loc[key]
+    headers = [METRIC_WORDS[metric] for metric in METRICS]
+    table = _table(["experiment"], ["n", *headers], marks=summary.marks)
+    limit = _limit(width, 15 if summary.marks else 19)
+    for each in summary.experiments:
         table.add_row(
-            *_row_head(key, summary.marks, _limit(width, 19 if summary.marks else 25)),
-            str(summary.seeds[key]),
-            *(_plus_minus(mean[metric], sd[metric]) for metric in METRICS),
-            f"{mean['best']:.0f}/{mean['run']:.0f}",
-            f"{mean['minutes']:.1f}",
+            *_row_head(each.name, each.fingerprint, summary.marks, limit),
+            str(len(each.runs)),
+            *(with_interval(each.scores.loc[metric]) for metric in METRICS),
         )
     for name, count in Counter(path.parent.name for path in failures).items():
-        head = [_fold(name, _limit(width, 19 if summary.marks else 25))]
+        head = [_fold(name, limit)]
         head += [Text(ABSENT)] if summary.marks else []
         table.add_row(*head, str(count), Text("failed", style="red"))
+    return table
+
+
+def differences(summary: Summary, metric: str, width: int) -> Table:
+    """Each experiment's difference from the baseline by one metric, and its test."""
+    table = _table(
+        ["experiment"],
+        ["difference", "p", "p (Holm)", "could show", ""],
+        marks=summary.marks,
+    )
+    limit = _limit(width, 19)
+    for each in summary.experiments:
+        if each.versus is None or metric not in each.versus.index:
+            continue
+        row = each.versus.loc[metric]
+        table.add_row(
+            *_row_head(each.name, each.fingerprint, summary.marks, limit),
+            with_interval(row, signed=True),
+            p_value(row["p"]),
+            p_value(row["p_holm"]),
+            percent(row["detectable"]),
+            _colored_verdict(row),
+        )
+    return table
+
+
+def costs(summary: Summary, width: int) -> Table:
+    """Spread over seeds, epochs to the best val score, time, speed and calibration."""
+    table = _table(
+        ["experiment"],
+        ["n", "sd of\nmacro F1", "best of\nepochs", "train\nmin", "images/s", "ECE"],
+        marks=summary.marks,
+    )
+    limit = _limit(width, 22)
+    for each in summary.experiments:
+        epochs = np.mean([run.epochs_run for run in each.runs])
+        table.add_row(
+            *_row_head(each.name, each.fingerprint, summary.marks, limit),
+            str(len(each.runs)),
+            percent(each.scores.at["macro_f1", "sd"]),
+            f"{each.best_epoch():.0f}/{epochs:.0f}",
+            f"{each.minutes():.1f}",
+            f"{each.images_per_s():,.0f}",
+            percent(each.mean_ece()),
+        )
     return table
 
 
@@ -129,63 +145,114 @@ def per_emotion(summary: Summary, metric: str, console: Console) -> list[Table]:
     """Means of `metric`, a column an emotion; the best of each column stands out.
 
     It is bold on a terminal and starred elsewhere; with several data sets there is
-    one best for each. Emotions that do not fit the console's width get shorter
-    headers, or where that is not enough, further tables.
+    one best for each. A + or - says that the difference from the baseline is real.
+    Emotions that do not fit the console's width get shorter headers, or where that
+    is not enough, further tables.
     """
     star = not console.is_terminal
-    names = summary.mean.index.get_level_values("name")
-    limit = _limit(console.width, 24)
+    limit = _limit(console.width, 19)
+    names = [each.name for each in summary.experiments]
     room = console.width - min(max(map(len, names)), limit)
     room -= len("data") + _GAP if summary.marks else 0
-    values = summary.mean[[f"{metric}_{emotion}" for emotion in summary.emotions]]
-    groups = values.groupby(level="data_fingerprint")
-    rivals = groups.transform("size") > 1  # none is the best of one
-    best = values.eq(groups.transform("max")).mul(rivals, axis=0)
+    columns = [f"{metric}_{emotion}" for emotion in summary.emotions]
+    best = _best(summary, columns)
     tables = []
     for headers in column_blocks(summary.emotions, room, _CELL + star):
         table = _table(["experiment"], headers.values(), marks=summary.marks)
-        for key in values.index:
+        for e, each in enumerate(summary.experiments):
             cells = (
-                _score(
-                    values.at[key, f"{metric}_{emotion}"],
-                    best=best.at[key, f"{metric}_{emotion}"],
-                    star=star,
-                )
-                for emotion in headers
+                _score(each, column, best=(e, column) in best, star=star)
+                for column in (f"{metric}_{emotion}" for emotion in headers)
             )
-            table.add_row(*_row_head(key, summary.marks, limit), *cells)
+            head = _row_head(each.name, each.fingerprint, summary.marks, limit)
+            table.add_row(*head, *cells)
         tables.append(table)
     return tables
 
 
-def best_by_emotion(summary: Summary, width: int) -> tuple[Table, bool]:
-    """The experiment with the highest F1 for each emotion, and how far it leads.
-
-    Returns:
-      The table, and whether a margin in it is marked `~`: no larger than the sd
-      over the seeds of the best experiment or of the runner-up.
-    """
+def best_by_emotion(summary: Summary, width: int) -> Table:
+    """The experiment with the highest F1 for each emotion, and how far it leads."""
     table = _table(
         ["emotion", "best"],
-        ["F1", "prec.", "recall", "margin"],
+        ["F1", "margin", "p (Holm)"],
         marks=summary.marks,
         last=["runner-up"],
     )
-    limit = _limit(width, 16 if summary.marks else 19)
-    any_close = False
-    for fingerprint, group in summary.mean.groupby(
-        level="data_fingerprint", sort=False
-    ):
-        for emotion in summary.emotions:
-            ranked = group[f"f1_{emotion}"].dropna()
-            ranked = ranked.sort_values(ascending=False, kind="stable")
-            if ranked.empty:
-                continue
-            cells, close = _leader(summary, emotion, ranked, limit)
-            any_close |= close
-            head = _row_head((emotion, fingerprint), summary.marks, limit)
-            table.add_row(*head, *cells)
-    return table, any_close
+    limit = _limit(width, 13 if summary.marks else 16)
+    for leader in summary.leaders:
+        table.add_row(
+            *_row_head(leader.emotion, leader.best.fingerprint, summary.marks, limit),
+            _fold(leader.best.name, limit),
+            percent(leader.best.mean(f"f1_{leader.emotion}")),
+            *_margin(leader),
+            _fold(leader.runner_up.name if leader.runner_up else ABSENT, limit),
+        )
+    return table
+
+
+def one_emotion(summary: Summary, emotion: str, width: int) -> Table:
+    """One emotion by experiment: all three scores, what it is taken for, the test."""
+    table = _table(
+        ["experiment"],
+        ["F1", "precision", "recall"],
+        marks=summary.marks,
+        last=["taken for", "F1 vs baseline"],
+    )
+    limit = _limit(width, 14)
+    for each in summary.experiments:
+        if f"f1_{emotion}" not in each.scores.index:
+            continue
+        scores = (
+            with_interval(each.scores.loc[f"{metric}_{emotion}"]).replace(" ", "\n", 1)
+            for metric in CLASS_METRICS
+        )
+        versus = Text(ABSENT)
+        if each.versus is not None:
+            row = each.versus.loc[f"f1_{emotion}"]
+            told = with_interval(row, signed=True).replace(" ", "\n", 1)
+            versus = Text.assemble(told, " ", _colored_verdict(row))
+        head = _row_head(each.name, each.fingerprint, summary.marks, limit)
+        table.add_row(*head, *scores, _taken_for(each, emotion), versus)
+    return table
+
+
+def in_depth(one: Experiment, other: Experiment) -> Table:
+    """All metrics of two experiments, and their differences (`one` less `other`)."""
+    table = _table(["metric"], [one.name, other.name, "difference", "p (Holm)"])
+    for metric in one.scores.index:
+        row = one.versus.loc[metric]
+        table.add_row(
+            words(metric),
+            percent(one.mean(metric)),
+            percent(other.mean(metric)),
+            with_interval(row, signed=True),
+            _p_or_not_significant(row),
+        )
+        if metric in (METRICS[-1], f"f1_{_emotions(one)[-1]}") or metric == (
+            f"precision_{_emotions(one)[-1]}"
+        ):
+            table.add_section()
+    return table
+
+
+def confusion(experiment: Experiment, width: int) -> Table:
+    """The rates of a confusion matrix in percent: each row adds up to 100."""
+    emotions = _emotions(experiment)
+    counts = experiment.confusion
+    totals = counts.sum(axis=1, keepdims=True)
+    rates = np.divide(
+        counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0
+    )
+    room = width - max(map(len, emotions))
+    headers = column_blocks(emotions, room, _CELL)[0]
+    table = _table(["true"], [headers.get(name, name) for name in emotions])
+    for c, name in enumerate(emotions):
+        cells = [
+            Text(percent(rate), style="bold" if c == k else "")
+            for k, rate in enumerate(rates[c])
+        ]
+        table.add_row(name, *cells)
+    return table
 
 
 def descriptions(runs: Sequence[Run], names: Sequence[str], width: int) -> Table:
@@ -199,8 +266,10 @@ def descriptions(runs: Sequence[Run], names: Sequence[str], width: int) -> Table
     return table
 
 
-def changes(runs: Sequence[Run], names: Sequence[str], width: int) -> Table:
-    """What each config changes relative to the experiment named `baseline`.
+def changes(
+    runs: Sequence[Run], names: Sequence[str], width: int, baseline: str | None
+) -> Table:
+    """What each config changes relative to the one of the experiment `baseline`.
 
     Without such an experiment: each key in which the experiments differ, with all
     of its values and who has them.
@@ -208,12 +277,12 @@ def changes(runs: Sequence[Run], names: Sequence[str], width: int) -> Table:
     groups = {name: [run for run in runs if run.name == name] for name in names}
     configs = {name: group[0].settings() for name, group in groups.items()}
     marks = data_marks(runs)
-    if BASELINE not in configs:
+    if baseline not in configs:
         return _all_values(configs, groups, marks, _limit(width, 28))
-    table = _table(["experiment", "key", "baseline", "value"], [], marks=marks)
-    base = configs[BASELINE]
+    table = _table(["experiment", "key", baseline, "value"], [], marks=marks)
+    base = configs[baseline]
     for name in names:
-        if name == BASELINE:
+        if name == baseline:
             continue
         keys = differing_keys([base, configs[name]])
         head = _name_head(groups[name], marks, _limit(width, 24))
@@ -277,26 +346,69 @@ def _all_values(
     return table
 
 
-def _leader(
-    summary: Summary, emotion: str, ranked: pd.Series, limit: int
-) -> tuple[list[str | Text], bool]:
-    best = ranked.index[0]
-    mean = summary.mean.loc[best]
-    margin, runner_up, close = ABSENT, ABSENT, False
-    if len(ranked) > 1:
-        second = ranked.index[1]
-        lead = ranked.iloc[0] - ranked.iloc[1]
-        # A comparison with the NaN of a single seed is False.
-        deviations = (summary.sd.at[key, f"f1_{emotion}"] for key in (best, second))
-        close = any(lead <= deviation for deviation in deviations)
-        margin, runner_up = f"{lead:.1f}{'~' if close else ' '}", second[0]
-    cells = [
-        _fold(best[0], limit),
-        *(f"{mean[f'{metric}_{emotion}']:.1f}" for metric in CLASS_METRICS),
-        margin,
-        _fold(runner_up, limit),
-    ]
-    return cells, close
+def _emotions(experiment: Experiment) -> list[str]:
+    return experiment.runs[0].data["class_names"]
+
+
+def _colored_verdict(row: pd.Series) -> Text:
+    told = verdict(row)
+    return Text(told, style={"better": "green", "worse": "red"}.get(told, ""))
+
+
+def _margin(leader: Leader) -> list[str]:
+    if leader.margin is None:
+        return [ABSENT, ABSENT]
+    told = with_interval(leader.margin, signed=True)
+    return [told, _p_or_not_significant(leader.margin)]
+
+
+def _p_or_not_significant(row: pd.Series) -> str:
+    if pd.isna(row["p_holm"]):
+        return ABSENT
+    return p_value(row["p_holm"]) if row["real"] else NOT_SIGNIFICANT
+
+
+def _taken_for(experiment: Experiment, emotion: str, most: int = 2) -> str:
+    """The classes that an emotion's images are most often taken for, in percent."""
+    emotions = _emotions(experiment)
+    c = emotions.index(emotion)
+    counts = experiment.confusion[c].astype(float)
+    if not counts.sum():
+        return ABSENT
+    rates = counts / counts.sum()
+    rates[c] = 0
+    order = np.argsort(-rates, kind="stable")[:most]
+    return "\n".join(f"{emotions[k]} {percent(rates[k])}" for k in order if rates[k])
+
+
+def _best(summary: Summary, columns: Sequence[str]) -> set[tuple[int, str]]:
+    """The cells, as (row, column), that are the best of their column and data set."""
+    best = set()
+    by_data: dict[str, list[int]] = {}
+    for e, each in enumerate(summary.experiments):
+        by_data.setdefault(each.fingerprint, []).append(e)
+    for rivals in by_data.values():
+        for column in columns:
+            values = np.array([summary.experiments[e].mean(column) for e in rivals])
+            if len(rivals) > 1 and not np.isnan(values).all():  # none is best of one
+                top = np.nanmax(values)
+                best |= {
+                    (e, column)
+                    for e, value in zip(rivals, values, strict=True)
+                    if value == top
+                }
+    return best
+
+
+def _score(experiment: Experiment, column: str, *, best: bool, star: bool) -> Text:
+    value = experiment.mean(column)
+    mark = ("*" if best else " ") if star else ""
+    real = " "
+    if experiment.versus is not None and column in experiment.versus.index:
+        row = experiment.versus.loc[column]
+        real = ("+" if row["value"] > 0 else "-") if row["real"] else " "
+    told = percent(value)
+    return Text(f"{told}{mark}{real}", style="bold green" if best else "")
 
 
 def _table(
@@ -324,9 +436,10 @@ def _table(
     return table
 
 
-def _row_head(key: tuple[str, str], marks: Mapping[str, str], limit: int) -> list[Text]:
+def _row_head(
+    name: str, fingerprint: str, marks: Mapping[str, str], limit: int
+) -> list[Text]:
     """The first cells of a row: the name and, of several data sets, the letter."""
-    name, fingerprint = key
     return [_fold(name, limit)] + ([Text(marks[fingerprint])] if marks else [])
 
 
@@ -339,17 +452,6 @@ def _name_head(
 
 def _marks_of(group: Sequence[Run], marks: Mapping[str, str]) -> str:
     return ",".join(sorted({marks[run.fingerprint] for run in group if marks}))
-
-
-def _plus_minus(mean: float, sd: float) -> str:
-    return f"{mean:.1f}" if pd.isna(sd) else f"{mean:.1f} ± {sd:.1f}"
-
-
-def _score(value: float, *, best: bool, star: bool) -> Text:
-    mark = ("*" if best else " ") if star else ""
-    if pd.isna(value):
-        return Text(ABSENT + mark)
-    return Text(f"{value:.1f}{mark}", style="bold green" if best else "")
 
 
 def _cut(name: str, longest: int) -> str:
@@ -373,7 +475,3 @@ def _fold(name: str, limit: int) -> Text:
         lines.append(rest[:end])
         rest = "  " + rest[end:]
     return Text("\n".join([*lines, rest]))
-
-
-def _letter(n: int) -> str:
-    return chr(ord("A") + n) if n < 26 else f"Z{n}"

@@ -1,0 +1,195 @@
+"""What the tests say, in words: one sentence for each question an experiment asks.
+
+A description is read for what it asks about: the emotions that it names, the rare ones,
+or the accuracy; else macro F1. "better" and "worse" stand for what is significant
+after Holm's correction, and nothing else does. All figures are differences from the
+baseline in points.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fer_jax.compare.results import shortlist
+from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.tables import p_value, percent, with_interval, words
+
+BETTER, WORSE, MIXED, NOT_SHOWN = "better", "worse", "mixed", "not shown"
+# Fewer images than this share of an even one make an emotion rare.
+_RARE = 0.5
+# Training times within this factor are not worth a word.
+_ALIKE = 1.25
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question and its answer.
+
+    Attributes:
+      question: what the experiments were made to ask.
+      answer: a sentence.
+      verdict: `better`, `worse`, `mixed` or `not shown`.
+      experiments: those that it rests on, by their labels.
+    """
+
+    question: str
+    answer: str
+    verdict: str
+    experiments: list[str]
+
+
+def findings(summary: Summary) -> list[Finding]:
+    """One finding for each question, and a first one on all experiments.
+
+    Without a baseline there is nothing to compare with, and no finding.
+    """
+    tested = [each for each in summary.experiments if each.versus is not None]
+    if not tested:
+        return []
+    questions: dict[tuple[str, str], list[Experiment]] = {}
+    for each in tested:
+        asked = each.runs[0].description, each.fingerprint
+        questions.setdefault(asked, []).append(each)
+    return [
+        _overall(summary, tested),
+        *(
+            _answer(summary, question, group)
+            for (question, _), group in questions.items()
+        ),
+    ]
+
+
+def seeds_note(summary: Summary) -> str:
+    """How far what is said reaches, given how many seeds there are."""
+    counts = [len(each.runs) for each in summary.experiments]
+    if max(counts) == 1:
+        return (
+            "One seed each: this compares these networks, not the settings; how much "
+            "another seed would change is unknown (--seeds 3 or more tells)."
+        )
+    if min(counts) == 1:
+        return (
+            "Some experiments have one seed: the spread of the others' seeds stands in "
+            "for theirs."
+        )
+    return ""
+
+
+def _overall(summary: Summary, tested: Sequence[Experiment]) -> Finding:
+    """Which experiments are shown to differ from the baseline at all."""
+    rows = {
+        summary.label(each): each.versus.loc["macro_f1"]
+        for each in sorted(tested, key=lambda each: -each.mean("macro_f1"))
+    }
+    better = [name for name, row in rows.items() if row["real"] and row["value"] > 0]
+    worse = [name for name, row in rows.items() if row["real"] and row["value"] < 0]
+    parts = [f"better: {shortlist(better, 12)}"] if better else []
+    parts += [f"worse: {shortlist(worse, 12)}"] if worse else []
+    if rest := len(rows) - len(better) - len(worse):
+        size = percent(np.median([row["detectable"] for row in rows.values()]))
+        parts.append(
+            f"{rest} of {len(rows)} not shown to differ (these data would mostly show "
+            f"{size} points and more)"
+        )
+    answer = f"By macro F1 against {summary.baseline}, {'; '.join(parts)}"
+    return Finding(
+        "Which experiments differ from the baseline?",
+        answer,
+        _verdict([row for row in rows.values()]),
+        list(rows),
+    )
+
+
+def _answer(
+    summary: Summary, question: str, experiments: Sequence[Experiment]
+) -> Finding:
+    """The answer of the experiments that ask the same question."""
+    told, judged = [], []
+    for each in experiments:
+        text, rows = _told(each, question, summary)
+        told.append(f"{summary.label(each)}: {text}")
+        judged += rows
+    return Finding(
+        question,
+        "; ".join(told),
+        _verdict(judged),
+        [summary.label(each) for each in experiments],
+    )
+
+
+def _told(
+    each: Experiment, question: str, summary: Summary
+) -> tuple[str, list[pd.Series]]:
+    """What one experiment answers, and the tests that the verdict rests on."""
+    emotions, rare = _asked_emotions(each, question)
+    if emotions:
+        metrics = [f"f1_{emotion}" for emotion in emotions]
+        clauses = [_clause(each, metric) for metric in metrics]
+        for emotion in emotions:
+            clauses += [
+                _clause(each, metric)
+                for metric in (f"recall_{emotion}", f"precision_{emotion}")
+                if rare or each.versus.at[metric, "real"]
+            ]
+        clauses.append(_clause(each, "macro_f1"))
+    else:
+        metrics = ["accuracy" if _asks("accuracy", question) else "macro_f1"]
+        row = each.versus.loc[metrics[0]]
+        clauses = [_clause(each, metrics[0])]
+        if not row["real"]:
+            clauses[0] += f" ({percent(row['detectable'])} would mostly have shown)"
+    text = ", ".join(clauses)
+    return text + _time(each, summary), [each.versus.loc[metric] for metric in metrics]
+
+
+def _clause(each: Experiment, metric: str) -> str:
+    row = each.versus.loc[metric]
+    if pd.isna(row["p_holm"]):
+        return f"{words(metric)} has no test"
+    told = f"{words(metric)} {with_interval(row, signed=True)}"
+    if not row["real"]:
+        return f"{told} n.s."
+    p = p_value(row["p_holm"])
+    verdict = BETTER if row["value"] > 0 else WORSE
+    return f"{told} {verdict}, p {p if p[0] == '<' else f'= {p}'}"
+
+
+def _time(each: Experiment, summary: Summary) -> str:
+    """How much longer or shorter it trains than the baseline, where that matters."""
+    base = next(
+        other
+        for other in summary.experiments
+        if (other.name, other.fingerprint) == (summary.baseline, each.fingerprint)
+    )
+    ratio = each.minutes() / base.minutes() if base.minutes() else 1.0
+    if 1 / _ALIKE < ratio < _ALIKE or each.devices() != base.devices():
+        return ""
+    return f", in {ratio:.1f} times the time"
+
+
+def _verdict(rows: Sequence[pd.Series]) -> str:
+    signs = {row["value"] > 0 for row in rows if row["real"]}
+    if not signs:
+        return NOT_SHOWN
+    if len(signs) == 2:
+        return MIXED
+    return BETTER if signs.pop() else WORSE
+
+
+def _asked_emotions(each: Experiment, question: str) -> tuple[list[str], bool]:
+    """The emotions that a question names, or the rare ones, and whether those."""
+    names = each.runs[0].data["class_names"]
+    if named := [name for name in names if _asks(name, question)]:
+        return named, False
+    if not _asks("rare", question):
+        return [], False
+    support = each.confusion.sum(axis=1)
+    rare = (support > 0) & (support < _RARE * support.mean())
+    return [name for name, few in zip(names, rare, strict=True) if few], True
+
+
+def _asks(word: str, question: str) -> bool:
+    return re.search(rf"\b{re.escape(word)}\b", question, re.IGNORECASE) is not None
