@@ -94,11 +94,10 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
         runs, unfinished = _pick(runs, args.experiment), []
         summary = summarise(_with_split(runs, split), split, sort, args.experiment[1])
         _two(console, summary, args.experiment, runs)
-        args = argparse.Namespace(**vars(args) | {"baseline": args.experiment[1]})
     elif args.emotion or args.watch:
-        summary = summarise(
-            _with_split(runs, split), split, sort, _baseline(runs, args)
-        )
+        _check_emotion(runs, args.emotion)
+        baseline = _baseline(runs, args)
+        summary = summarise(_with_split(runs, split), split, sort, baseline)
         _head(console, summary, runs, unfinished)
         if args.emotion:
             _emotion(console, summary, args.emotion)
@@ -213,6 +212,15 @@ def _baseline(runs: Sequence[Run], args: argparse.Namespace) -> str:
             f"{shortlist(names, 20)}"
         )
     return args.baseline or BASELINE
+
+
+def _check_emotion(runs: Sequence[Run], emotion: str | None) -> None:
+    known = dict.fromkeys(name for run in runs for name in run.data["class_names"])
+    if emotion and emotion not in known:
+        raise UserError(
+            f"--emotion {emotion}: the data have no such emotion; they have "
+            f"{', '.join(known)}"
+        )
 
 
 def _pick(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
@@ -357,11 +365,7 @@ def _emotions(console: Console, summary: Summary) -> None:
 
 
 def _emotion(console: Console, summary: Summary, emotion: str) -> None:
-    if emotion not in summary.emotions:
-        raise UserError(
-            f"--emotion {emotion}: the data have no such emotion; they have "
-            f"{', '.join(summary.emotions)}"
-        )
+    """One emotion in depth."""
     n = max(each.support.get(emotion, 0) for each in summary.images.values())
     _heading(
         console,

@@ -42,7 +42,7 @@ class Finding:
 
 
 def findings(summary: Summary) -> list[Finding]:
-    """One finding for each question, and a first one on all experiments.
+    """One finding for each question, after one on all experiments together.
 
     Without a baseline there is nothing to compare with, and no finding.
     """
@@ -53,12 +53,9 @@ def findings(summary: Summary) -> list[Finding]:
     for each in tested:
         asked = each.runs[0].description, each.fingerprint
         questions.setdefault(asked, []).append(each)
-    return [
-        _overall(summary, tested),
-        *(
-            _answer(summary, question, group)
-            for (question, _), group in questions.items()
-        ),
+    overall = [_overall(summary, tested)] if len(tested) > 1 else []
+    return overall + [
+        _answer(summary, question, group) for (question, _), group in questions.items()
     ]
 
 

@@ -63,7 +63,7 @@ def p_value(p: float) -> str:
     """A p-value as it is printed."""
     if pd.isna(p):
         return ABSENT
-    return "<0.001" if p < 0.001 else f"{min(p, 1):.3f}"
+    return "< 0.001" if p < 0.001 else f"{min(p, 1):.3f}"
 
 
 def verdict(row: pd.Series) -> str:
@@ -198,7 +198,7 @@ def one_emotion(summary: Summary, emotion: str, width: int) -> Table:
         marks=summary.marks,
         last=["taken for", "F1 vs baseline"],
     )
-    limit = _limit(width, 14)
+    limit, most = _limit(width, 14), 1 if width < _WIDE else 2
     for each in summary.experiments:
         if f"f1_{emotion}" not in each.scores.index:
             continue
@@ -209,10 +209,10 @@ def one_emotion(summary: Summary, emotion: str, width: int) -> Table:
         versus = Text(ABSENT)
         if each.versus is not None:
             row = each.versus.loc[f"f1_{emotion}"]
-            told = with_interval(row, signed=True).replace(" ", "\n", 1)
-            versus = Text.assemble(told, " ", _colored_verdict(row))
+            value, ends = with_interval(row, signed=True).split(" ", 1)
+            versus = Text.assemble(value, " ", _colored_verdict(row), "\n", ends)
         head = _row_head(each.name, each.fingerprint, summary.marks, limit)
-        table.add_row(*head, *scores, _taken_for(each, emotion), versus)
+        table.add_row(*head, *scores, _taken_for(each, emotion, most), versus)
     return table
 
 
@@ -368,7 +368,7 @@ def _p_or_not_significant(row: pd.Series) -> str:
     return p_value(row["p_holm"]) if row["real"] else NOT_SIGNIFICANT
 
 
-def _taken_for(experiment: Experiment, emotion: str, most: int = 2) -> str:
+def _taken_for(experiment: Experiment, emotion: str, most: int) -> str:
     """The classes that an emotion's images are most often taken for, in percent."""
     emotions = _emotions(experiment)
     c = emotions.index(emotion)
