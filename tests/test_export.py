@@ -1,0 +1,150 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from fake_runs import OTHER, make_many, make_result, write
+
+from fer_jax.compare import main, statistics
+from fer_jax.compare.export import Sheet, to_html, to_latex, to_markdown
+from fer_jax.errors import UserError
+
+HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], [["x_1 & {y}", "<script>"]])
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "DRAWS", 300)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    make_many(folder, seeds=(1, 2))
+    return folder
+
+
+def save(folder, path, *options):
+    assert main(["--runs_dir", str(folder), "--export", str(path), *options]) == 0
+    return path.read_text("utf-8")
+
+
+def test_json_holds_everything(many, tmp_path):
+    (many / "dropout_05" / "seed_3").mkdir(exist_ok=True)
+    content = json.loads(save(many, tmp_path / "x.json", "--split", "test"))
+    assert content["split"] == "test" and set(content["splits"]) == {"val", "test"}
+    assert content["baseline"] == "baseline"
+    assert content["unfinished"] == ["dropout_05/seed_3"]
+    assert content["missing"] == []
+    experiments = {each["id"]: each for each in content["experiments"]}
+    assert len(experiments) == 12
+    assert experiments["lr_low"]["changes"] == [
+        {"key": "training.lr", "baseline": "0.0003", "value": "0.0001"}
+    ]
+    assert experiments["lr_low"]["seeds"] == [1, 2]
+    curve = experiments["lr_low"]["curves"][0]
+    assert curve["epoch"][:2] == [1, 2] and len(curve["val_macro_f1"]) == 21
+    test = content["splits"]["test"]
+    assert test["n"] == sum(test["support"].values()) == 300
+    assert not test["selected_here"] and content["splits"]["val"]["selected_here"]
+    assert "baseline" not in test["differences"]
+    result = json.loads((many / "lr_low" / "seed_1" / "result.json").read_text())
+    other = json.loads((many / "lr_low" / "seed_2" / "result.json").read_text())
+    mean = (result["test"]["macro_f1"] + other["test"]["macro_f1"]) / 2
+    score = test["scores"]["lr_low"]["macro_f1"]
+    assert score["value"] == pytest.approx(mean, abs=1e-6)
+    assert score["low"] < score["value"] < score["high"]
+    row = test["differences"]["lr_low"]["f1_fear"]
+    assert row["p"] <= row["p_holm"] <= 1 and row["test"] == "permutation"
+    matrix = np.array(test["confusion"]["lr_low"])
+    assert matrix.sum() == 600  # of two seeds
+    assert len(test["best"]) == 7 and len(test["findings"]) == 12
+    bins = test["calibration"]["lr_low"]["bins"]
+    assert sum(each["count"] for each in bins) == 600
+
+
+def test_json_of_several_data_sets_tells_them_apart(tmp_path):
+    for name in ("baseline", "b"):
+        write(tmp_path / "runs", make_result(name, 1))
+        write(tmp_path / "runs", make_result(name, 2, data=OTHER))
+    content = json.loads(save(tmp_path / "runs", tmp_path / "x.json", "--mixed"))
+    assert {each["id"] for each in content["experiments"]} == {
+        f"{name} [{mark}]" for name in ("baseline", "b") for mark in "AB"
+    }
+    differences = content["splits"]["val"]["differences"]
+    assert set(differences) == {"b [A]", "b [B]"}  # each against its own baseline
+
+
+def test_a_seed_that_is_missing_is_named(tmp_path):
+    for name, seed in [("a", 1), ("a", 2), ("b", 1)]:
+        write(tmp_path / "runs", make_result(name, seed))
+    content = json.loads(save(tmp_path / "runs", tmp_path / "x.json"))
+    assert content["missing"] == ["b/seed_2"]
+
+
+def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
+    text = save(many, tmp_path / "x.md", "--split", "test")
+    blocks = re.split(r"\n\n(?=\*\*)", text.strip())
+    assert len(blocks) == 5  # overall, differences, F1, precision, recall
+    for block in blocks:
+        caption, _, *lines = block.split("\n")
+        assert caption.startswith("**test: ")
+        assert len({line.count("|") for line in lines}) == 1
+        assert len(lines) in (2 + 12, 2 + 11)
+
+
+def test_latex_is_booktabs(many, tmp_path):
+    text = save(many, tmp_path / "x.tex")
+    for command in ("toprule", "midrule", "bottomrule"):
+        assert text.count(rf"\{command}") == 5
+    assert r"loss\_focal\_weighted\_sampler & 2 & " in text
+    for table in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.S):
+        columns = len(re.search(r"\{tabular\}\{(l r*|lr*)\}", table)[1])
+        rows = [line for line in table.split("\n") if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
+
+
+def test_html_is_well_formed(many, tmp_path):
+    class Counter(HTMLParser):
+        open, tables = [], 0
+
+        def handle_starttag(self, tag, attrs):
+            self.tables += tag == "table"
+            self.open += [tag] if tag != "meta" else []
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Counter()
+    parser.feed(save(many, tmp_path / "x.html"))
+    assert parser.open == [] and parser.tables == 5
+
+
+def test_what_would_break_out_is_escaped():
+    assert r"| a\|b | c |" in to_markdown([HOSTILE])
+    assert r"x\_1 \& \{y\} & \textless{}script\textgreater{} \\" in to_latex([HOSTILE])
+    page = to_html([HOSTILE])
+    assert "&lt;script&gt;" in page and "<script>" not in page
+
+
+@pytest.mark.parametrize("name", ["x", "x.pdf", "x.CSV"])
+def test_other_suffixes_are_refused_before_reading(tmp_path, name):
+    with pytest.raises(UserError, match=r"--export writes \.csv, \.json"):
+        main(["--runs_dir", "nowhere", "--export", str(tmp_path / name)])
+    with pytest.raises(UserError, match=r"--report writes \.html"):
+        main(["--runs_dir", "nowhere", "--report", str(tmp_path / "x.csv")])
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(UserError, match="that is a folder"):
+        main(["--export", str(tmp_path / "x.csv")])
+
+
+def test_the_report_is_written_from_the_same_content(many, tmp_path):
+    path = tmp_path / "report.html"
+    assert main(["--runs_dir", str(many), "--report", str(path)]) == 0
+    text = path.read_text("utf-8")
+    assert text.lower().startswith("<!doctype html>") and "loss_focal" in text
+    assert len(text) < 5_000_000
