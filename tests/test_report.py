@@ -74,7 +74,7 @@ def make_split(rng, names, emotions, *, base, baseline, n=700, seeds=3):
                 "question": f"Does {name} help?",
                 "answer": f"Not shown: {name} moves macro F1 by less than its interval "
                 "is wide; fear and disgust stay where they are.",
-                "verdict": ("better", "worse", "unclear", "none")[k % 4],
+                "verdict": ("better", "worse", "not shown", "mixed")[k % 4],
                 "experiments": [name],
             }
             for k, name in enumerate(names[1:5])
@@ -434,6 +434,15 @@ def test_page_opens_alone_and_without_a_complaint(browser):
     assert len(browser.texts("#overall tbody tr")) == 12
     drawn = "return document.querySelectorAll('[data-chart] .main-svg').length"
     assert browser.js(drawn) >= 5
+
+
+def test_verdicts_are_told_by_sign_and_word(page):
+    told = page.texts("#answers dd")
+    assert [text.split(" Not shown:")[0].strip() for text in told] == [
+        "▲ better",
+        "▼ worse",
+        "◇ not shown",
+    ]
 
 
 def test_split_switch_changes_the_numbers(page):

@@ -5,8 +5,11 @@ const experiments = content.experiments;
 const byId = new Map(experiments.map((one) => [one.id, one]));
 const emotions = content.emotions;
 const splits = ["val", "test"].filter((name) => content.splits[name]);
-const OVERALL = { accuracy: "accuracy", macro_f1: "macro F1",
-  balanced_accuracy: "balanced accuracy" };
+const OVERALL = {
+  accuracy: "accuracy",
+  macro_f1: "macro F1",
+  balanced_accuracy: "balanced accuracy",
+};
 const KINDS = { f1: "F1", precision: "precision", recall: "recall" };
 const metricNames = new Map(Object.entries(OVERALL));
 for (const [kind, word] of Object.entries(KINDS)) {
@@ -39,7 +42,11 @@ function el(tag, attributes = {}, ...children) {
 // A name that may break after its "_", "." and "/".
 function named(name) {
   const pieces = String(name).split(/(?<=[_./])/);
-  return el("span", {}, ...pieces.flatMap((piece, n) => (n ? [el("wbr"), piece] : [piece])));
+  return el(
+    "span",
+    {},
+    ...pieces.flatMap((piece, n) => (n ? [el("wbr"), piece] : [piece])),
+  );
 }
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
@@ -53,8 +60,8 @@ function fixed(x, digits = 1) {
 }
 
 const percent = (x) => fixed(isNumber(x) ? 100 * x : null);
-const whole = (x) => (isNumber(x)
-  ? String(Math.round(x)).replace(/\B(?=(\d{3})+$)/g, ",") : "–");
+const whole = (x) =>
+  isNumber(x) ? String(Math.round(x)).replace(/\B(?=(\d{3})+$)/g, ",") : "–";
 
 function points(x) {
   const text = percent(x);

@@ -7,13 +7,26 @@ const SERIES = {
 };
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const SYMBOLS = {
-  circle: "M9 5a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", square: "M9.5 1.5h7v7h-7z",
-  diamond: "M13 0l5 5l-5 5l-5-5z", "triangle-up": "M13 .5l4.6 8.5h-9.2z",
+  circle: "M9 5a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+  square: "M9.5 1.5h7v7h-7z",
+  diamond: "M13 0l5 5l-5 5l-5-5z",
+  "triangle-up": "M13 .5l4.6 8.5h-9.2z",
   cross: "M11.5 1h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
-  "triangle-down": "M13 9.5l4.6-8.5h-9.2z", pentagon: "M13 .5l4.6 3.4l-1.8 5.6h-5.6l-1.8-5.6z",
+  "triangle-down": "M13 9.5l4.6-8.5h-9.2z",
+  pentagon: "M13 .5l4.6 3.4l-1.8 5.6h-5.6l-1.8-5.6z",
 };
-const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678",
-  "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
+const CIVIDIS = [
+  "#00224e",
+  "#123570",
+  "#3b496c",
+  "#575d6d",
+  "#707173",
+  "#8a8678",
+  "#a59c74",
+  "#c3b369",
+  "#e1cc55",
+  "#fee838",
+];
 const DIVERGING = {
   light: ["#a84600", "#e8965a", "#f3f3f3", "#6aaede", "#00569b"],
   dark: ["#f5a264", "#9c5a2a", "#2b3036", "#2f6ea3", "#83c3f2"],

@@ -1,10 +1,20 @@
 // The page: its controls, what each of them redraws, the CSV, and plotly.js's arrival.
 
 const parts = {
-  about: drawAbout, answers: drawAnswers, trouble: drawTrouble, overall: drawOverall,
-  differences: drawDifferences, emotions: drawEmotions, best: drawBest,
-  curves: drawCurves, confusions: drawConfusions, trade: drawTrade,
-  calibration: drawCalibration, settings: drawSettings, cost: drawCost, method: drawMethod,
+  about: drawAbout,
+  answers: drawAnswers,
+  trouble: drawTrouble,
+  overall: drawOverall,
+  differences: drawDifferences,
+  emotions: drawEmotions,
+  best: drawBest,
+  curves: drawCurves,
+  confusions: drawConfusions,
+  trade: drawTrade,
+  calibration: drawCalibration,
+  settings: drawSettings,
+  cost: drawCost,
+  method: drawMethod,
 };
 const CHARTS = ["differences", "curves", "trade", "calibration", "cost"];
 
@@ -19,7 +29,8 @@ function drawAll() {
 }
 
 function tell() {
-  $("status").textContent = `Shown: ${state.split}, ${count(shown().length, "experiment")}`;
+  $("status").textContent =
+    `Shown: ${state.split}, ${count(shown().length, "experiment")}`;
 }
 
 // Controls.
@@ -62,11 +73,15 @@ function choose(ids) {
 }
 
 function fillChoice() {
-  $("choice-list").replaceChildren($("choice-list").firstElementChild,
-    ...experiments.map((one) => tick(one, state.chosen, () => {
-      drawAll();
-      tell();
-    })));
+  $("choice-list").replaceChildren(
+    $("choice-list").firstElementChild,
+    ...experiments.map((one) =>
+      tick(one, state.chosen, () => {
+        drawAll();
+        tell();
+      }),
+    ),
+  );
 }
 
 // The same experiments are drawn as curves and in the calibration.
@@ -79,16 +94,20 @@ function fillKeys() {
     draw(["curves", "calibration"]);
   };
   for (const box of boxes) {
-    box.replaceChildren(box.firstElementChild,
-      ...shown().map((one) => tick(one, state.lines, follow, sample(one.id))));
+    box.replaceChildren(
+      box.firstElementChild,
+      ...shown().map((one) => tick(one, state.lines, follow, sample(one.id))),
+    );
   }
 }
 
 // At first the baseline and what differs most from it.
 function firstLines() {
   const size = (one) => Math.abs(difference(one.id, "macro_f1")?.value ?? 0);
-  const order = scored().filter((one) => !isBaseline(one.id))
-    .sort((a, b) => size(b) - size(a)).map((one) => one.id);
+  const order = scored()
+    .filter((one) => !isBaseline(one.id))
+    .sort((a, b) => size(b) - size(a))
+    .map((one) => one.id);
   const base = scored().some((one) => isBaseline(one.id)) ? [content.baseline] : [];
   return new Set([...base, ...order].slice(0, 4));
 }
@@ -103,12 +122,20 @@ function fillControls() {
   const names = experiments.map((one) => [one.id, one.id]);
   const base = content.baseline ?? experiments[0]?.id;
   const second = experiments.find((one) => one.id !== base)?.id ?? base;
-  radios("split", splits.map((name) => [name, name]), "split", () => {
-    drawAll();
-    tell();
-  });
+  radios(
+    "split",
+    splits.map((name) => [name, name]),
+    "split",
+    () => {
+      drawAll();
+      tell();
+    },
+  );
   radios("emotion-metric", Object.entries(KINDS), "kind", () => draw(["emotions"]));
-  const modes = [["score", "score"], ["difference", "difference"]];
+  const modes = [
+    ["score", "score"],
+    ["difference", "difference"],
+  ];
   const usable = modes.slice(0, baselineShown() ? 2 : 1);
   radios("emotion-mode", usable, "mode", () => draw(["emotions"]));
   options("difference-metric", [], null, () => draw(["differences"]));
@@ -121,21 +148,39 @@ function fillControls() {
   options("curve-metric", [], null, () => draw(["curves"]));
   options("confusion-left", names, base, () => draw(["confusions"]));
   options("confusion-right", names, second, () => draw(["confusions"]));
-  const matrices = [["rates", "rates"], ["counts", "counts"], ["difference", "difference"]];
+  const matrices = [
+    ["rates", "rates"],
+    ["counts", "counts"],
+    ["difference", "difference"],
+  ];
   radios("confusion-mode", matrices, "matrix", () => draw(["confusions"]));
-  options("trade-emotion", emotions.map((name) => [name, name]), rarest(),
-    () => draw(["trade"]));
+  options(
+    "trade-emotion",
+    emotions.map((name) => [name, name]),
+    rarest(),
+    () => draw(["trade"]),
+  );
   fillChoice();
   $("choose-all").addEventListener("click", () => choose(byId.keys()));
   $("choose-none").addEventListener("click", () => choose([]));
 }
 
 function metricOptions(select) {
-  const group = (label, keys) => el("optgroup", { label },
-    ...keys.map((key) => el("option", { value: key }, metricNames.get(key))));
-  select.append(group("Overall", Object.keys(OVERALL)),
+  const group = (label, keys) =>
+    el(
+      "optgroup",
+      { label },
+      ...keys.map((key) => el("option", { value: key }, metricNames.get(key))),
+    );
+  select.append(
+    group("Overall", Object.keys(OVERALL)),
     ...Object.entries(KINDS).map(([kind, word]) =>
-      group(word, emotions.map((name) => `${kind}_${name}`))));
+      group(
+        word,
+        emotions.map((name) => `${kind}_${name}`),
+      ),
+    ),
+  );
   select.value = "macro_f1";
 }
 
@@ -195,11 +240,20 @@ function listenToWidth() {
 function fillContents() {
   const entries = [...document.querySelectorAll("#sections > section")]
     .filter((section) => !section.hidden)
-    .map((section) => el("li", {},
-      el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
-  $("contents").querySelector("ol").replaceChildren(...entries);
+    .map((section) =>
+      el(
+        "li",
+        {},
+        el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent),
+      ),
+    );
+  $("contents")
+    .querySelector("ol")
+    .replaceChildren(...entries);
   const wide = matchMedia("(min-width: 80rem)"); // there it has a column of its own
-  const follow = () => { $("contents").querySelector("details").open = wide.matches; };
+  const follow = () => {
+    $("contents").querySelector("details").open = wide.matches;
+  };
   wide.addEventListener("change", follow);
   follow();
 }
@@ -207,15 +261,47 @@ function fillContents() {
 // The scores and differences that are shown, one row a score.
 
 function csvText() {
-  const head = ["split", "experiment", "seeds", "metric", "value", "low", "high", "sd",
-    "baseline", "difference", "difference_low", "difference_high", "p", "p_holm", "real",
-    "test"];
-  const rows = shown().flatMap((one) => [...metricNames.keys()].map((metric) => {
-    const [own, versus] = [score(one.id, metric), difference(one.id, metric)];
-    return [state.split, one.id, one.seeds.length, metric, own?.value, own?.low, own?.high,
-      own?.sd, content.baseline, versus?.value, versus?.low, versus?.high, versus?.p,
-      versus?.p_holm, versus?.real, versus?.test];
-  }));
+  const head = [
+    "split",
+    "experiment",
+    "seeds",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "sd",
+    "baseline",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_holm",
+    "real",
+    "test",
+  ];
+  const rows = shown().flatMap((one) =>
+    [...metricNames.keys()].map((metric) => {
+      const [own, versus] = [score(one.id, metric), difference(one.id, metric)];
+      return [
+        state.split,
+        one.id,
+        one.seeds.length,
+        metric,
+        own?.value,
+        own?.low,
+        own?.high,
+        own?.sd,
+        content.baseline,
+        versus?.value,
+        versus?.low,
+        versus?.high,
+        versus?.p,
+        versus?.p_holm,
+        versus?.real,
+        versus?.test,
+      ];
+    }),
+  );
   const quoted = (value) => {
     const text = String(value ?? "");
     return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
@@ -225,8 +311,10 @@ function csvText() {
 
 function saveCsv() {
   const blob = new Blob([csvText()], { type: "text/csv" });
-  const link = el("a", { href: URL.createObjectURL(blob),
-    download: `comparison_${state.split}.csv` });
+  const link = el("a", {
+    href: URL.createObjectURL(blob),
+    download: `comparison_${state.split}.csv`,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
@@ -237,13 +325,18 @@ async function unpackPlotly() {
   const text = atob($("plotly").textContent.trim());
   const bytes = new Uint8Array(text.length);
   for (let n = 0; n < text.length; n += 1) bytes[n] = text.charCodeAt(n);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([bytes])
+    .stream()
+    .pipeThrough(new DecompressionStream("gzip"));
   const code = await new Response(stream).text();
   document.head.append(el("script", {}, code)); // runs at once, if its hash is allowed
   if (!window.Plotly) throw new Error("plotly.js did not start");
 }
 
-const pause = () => new Promise((resolve) => { setTimeout(resolve); });
+const pause = () =>
+  new Promise((resolve) => {
+    setTimeout(resolve);
+  });
 
 async function drawCharts() {
   const root = document.documentElement;

@@ -10,7 +10,9 @@ function table(name, caption, columns, rows, after = () => {}) {
       const way = told?.column === n ? told.way : null;
       if (column.sort) head.cells[n].setAttribute("aria-sort", way ?? "none");
     });
-    tbody.replaceChildren(...sorted(name, columns, rows).map((row) => line(columns, row)));
+    tbody.replaceChildren(
+      ...sorted(name, columns, rows).map((row) => line(columns, row)),
+    );
   };
   columns.forEach((column, n) => {
     const cell = el("th", { scope: "col", class: column.text ? "text" : null });
@@ -25,26 +27,36 @@ function table(name, caption, columns, rows, after = () => {}) {
     return cell.append(button);
   });
   fill();
-  return scroller(caption, wide(el("table", {}, captioned(caption),
-    el("thead", {}, head), tbody)));
+  return scroller(
+    caption,
+    wide(el("table", {}, captioned(caption), el("thead", {}, head), tbody)),
+  );
 }
 
 // Leaves the first column room for its longest name; how much of it, the style says.
 function wide(made) {
-  const longest = Math.max(...[...made.tBodies[0].rows].map((row) =>
-    (row.cells[0].scope ? row.cells[0].textContent.length : 0)), 0);
+  const longest = Math.max(
+    ...[...made.tBodies[0].rows].map((row) =>
+      row.cells[0].scope ? row.cells[0].textContent.length : 0,
+    ),
+    0,
+  );
   made.style.setProperty("--name", `${longest + 1}ch`);
   return made;
 }
 
 function line(columns, row) {
-  return el("tr", {}, ...columns.map((column, n) => {
-    const tag = n === 0 ? "th" : "td";
-    const scope = n === 0 ? "row" : null;
-    const cell = el(tag, { scope, class: column.text ? "text" : null });
-    cell.append(...[column.cell(row)].flat());
-    return cell;
-  }));
+  return el(
+    "tr",
+    {},
+    ...columns.map((column, n) => {
+      const tag = n === 0 ? "th" : "td";
+      const scope = n === 0 ? "row" : null;
+      const cell = el(tag, { scope, class: column.text ? "text" : null });
+      cell.append(...[column.cell(row)].flat());
+      return cell;
+    }),
+  );
 }
 
 // A number's first order is the best first, a text's the alphabet.
@@ -99,31 +111,59 @@ function pCell(told) {
   return told.real ? p : [p, " ", el("small", {}, "n.s.")];
 }
 
-const nameColumn = { head: "Experiment", text: true, sort: (one) => one.id,
-  cell: (one) => named(one.id) };
+const nameColumn = {
+  head: "Experiment",
+  text: true,
+  sort: (one) => one.id,
+  cell: (one) => named(one.id),
+};
 
 function overallColumns() {
-  const metric = ([key, word]) => ({ head: capital(word), cell: (one) => scoreCell(one.id, key),
-    sort: (one) => score(one.id, key)?.value });
+  const metric = ([key, word]) => ({
+    head: capital(word),
+    cell: (one) => scoreCell(one.id, key),
+    sort: (one) => score(one.id, key)?.value,
+  });
   const macro = (one) => difference(one.id, "macro_f1");
   const versus = [
-    { head: "Macro F1 vs baseline", sort: (one) => macro(one)?.value,
-      cell: (one) => (isBaseline(one.id) ? "baseline" : differenceCell(macro(one))) },
-    { head: "p (Holm)", least: true, sort: (one) => macro(one)?.p_holm,
-      cell: (one) => (isBaseline(one.id) ? "–" : pCell(macro(one))) },
+    {
+      head: "Macro F1 vs baseline",
+      sort: (one) => macro(one)?.value,
+      cell: (one) => (isBaseline(one.id) ? "baseline" : differenceCell(macro(one))),
+    },
+    {
+      head: "p (Holm)",
+      least: true,
+      sort: (one) => macro(one)?.p_holm,
+      cell: (one) => (isBaseline(one.id) ? "–" : pCell(macro(one))),
+    },
   ];
   return [
     nameColumn,
-    { head: "Seeds", cell: (one) => whole(one.seeds.length),
-      sort: (one) => one.seeds.length },
+    {
+      head: "Seeds",
+      cell: (one) => whole(one.seeds.length),
+      sort: (one) => one.seeds.length,
+    },
     ...Object.entries(OVERALL).map(metric),
-    { head: "Sd over seeds", least: true, sort: (one) => score(one.id, "macro_f1")?.sd,
-      cell: (one) => percent(score(one.id, "macro_f1")?.sd) },
+    {
+      head: "Sd over seeds",
+      least: true,
+      sort: (one) => score(one.id, "macro_f1")?.sd,
+      cell: (one) => percent(score(one.id, "macro_f1")?.sd),
+    },
     ...(baselineShown() ? versus : []),
-    { head: "Best epoch", sort: (one) => one.best_epoch, cell: (one) =>
-      `${fixed(one.best_epoch, 0)} of ${fixed(one.epochs_run, 0)}` },
-    { head: "Minutes", least: true, sort: (one) => one.minutes,
-      cell: (one) => fixed(one.minutes) },
+    {
+      head: "Best epoch",
+      sort: (one) => one.best_epoch,
+      cell: (one) => `${fixed(one.best_epoch, 0)} of ${fixed(one.epochs_run, 0)}`,
+    },
+    {
+      head: "Minutes",
+      least: true,
+      sort: (one) => one.minutes,
+      cell: (one) => fixed(one.minutes),
+    },
   ];
 }
 
@@ -131,9 +171,11 @@ const overallOrder = () => sorted("overall", overallColumns(), shown());
 
 function drawOverall() {
   const caption = `Scores on ${state.split}, in %; sd over seeds is that of macro F1`;
-  body("overall").replaceChildren(shown().length
-    ? table("overall", caption, overallColumns(), shown(), afterSort)
-    : el("p", {}, "No experiment is chosen."));
+  body("overall").replaceChildren(
+    shown().length
+      ? table("overall", caption, overallColumns(), shown(), afterSort)
+      : el("p", {}, "No experiment is chosen."),
+  );
 }
 
 function afterSort() {
@@ -144,26 +186,48 @@ function afterSort() {
 
 const EMOTION_HOW = {
   score: "Yellow is high, dark blue is low; each cell is a mean over seeds, in %.",
-  difference: "Blue is better than the baseline, orange worse, in percentage points; " +
+  difference:
+    "Blue is better than the baseline, orange worse, in percentage points; " +
     "bold is real after Holm’s correction, n.s. is not shown to be real.",
 };
 
 function drawEmotions() {
   const rows = shown().filter((one) => state.mode === "score" || !isBaseline(one.id));
   const cells = rows.map((one) => emotions.map((name) => emotionScore(one.id, name)));
-  const values = cells.flat().map((told) => told?.value).filter(isNumber);
-  const caption = `${KINDS[state.kind]} by emotion on ${state.split}: ` +
+  const values = cells
+    .flat()
+    .map((told) => told?.value)
+    .filter(isNumber);
+  const caption =
+    `${KINDS[state.kind]} by emotion on ${state.split}: ` +
     (state.mode === "score" ? "scores in %" : "difference from the baseline in points");
   $("emotion-how").textContent = EMOTION_HOW[state.mode];
   const place = placing(values, state.mode === "score");
   const scale = state.mode === "score" ? CIVIDIS : DIVERGING[shade()];
-  const line = (one, n) => el("tr", {}, el("th", { scope: "row" }, named(one.id)),
-    ...cells[n].map((told) => paint(emotionCell(told), scale, place(told?.value))));
-  body("emotions").replaceChildren(rows.length
-    ? scroller(caption, wide(el("table", { class: "heat" }, captioned(caption),
-      heads("Experiment", emotions), el("tbody", {}, ...rows.map(line)))))
-    : el("p", {}, "Nothing to show: no experiment besides the baseline is chosen."),
-  emotionTable(rows));
+  const line = (one, n) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, named(one.id)),
+      ...cells[n].map((told) => paint(emotionCell(told), scale, place(told?.value))),
+    );
+  body("emotions").replaceChildren(
+    rows.length
+      ? scroller(
+          caption,
+          wide(
+            el(
+              "table",
+              { class: "heat" },
+              captioned(caption),
+              heads("Experiment", emotions),
+              el("tbody", {}, ...rows.map(line)),
+            ),
+          ),
+        )
+      : el("p", {}, "Nothing to show: no experiment besides the baseline is chosen."),
+    emotionTable(rows),
+  );
 }
 
 const emotionScore = (id, name) =>
@@ -172,8 +236,12 @@ const emotionScore = (id, name) =>
 function emotionCell(told) {
   if (!isNumber(told?.value)) return el("td", {}, "–");
   if (state.mode === "score") return el("td", {}, percent(told.value));
-  return el("td", { class: told.real ? "real" : null }, points(told.value),
-    told.real ? null : el("small", {}, "n.s."));
+  return el(
+    "td",
+    { class: told.real ? "real" : null },
+    points(told.value),
+    told.real ? null : el("small", {}, "n.s."),
+  );
 }
 
 // Where a value stands on the colour scale; zero is the middle of a difference's.
@@ -187,8 +255,16 @@ function placing(values, sequential) {
 }
 
 function heads(corner, names) {
-  return el("thead", {}, el("tr", {}, el("th", { scope: "col" }, corner),
-    ...names.map((name) => roomy(el("th", { scope: "col" }, name), name))));
+  return el(
+    "thead",
+    {},
+    el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, corner),
+      ...names.map((name) => roomy(el("th", { scope: "col" }, name), name)),
+    ),
+  );
 }
 
 // A heading may break, but a word of usual length does not.
@@ -199,36 +275,65 @@ function roomy(cell, name) {
 
 function emotionTable(rows) {
   const words = state.mode === "score" ? percent : points;
-  const column = (name) => ({ head: name, cell: (one) => {
-    const told = emotionScore(one.id, name);
-    return withInterval(words(told?.value), interval(told, words));
-  } });
+  const column = (name) => ({
+    head: name,
+    cell: (one) => {
+      const told = emotionScore(one.id, name);
+      return withInterval(words(told?.value), interval(told, words));
+    },
+  });
   const columns = [{ ...nameColumn, sort: null }, ...emotions.map(column)];
   const caption = `${KINDS[state.kind]} by emotion on ${state.split} with intervals`;
-  return el("details", { class: "more" }, el("summary", {}, "With intervals"),
-    table("emotions", caption, columns, rows));
+  return el(
+    "details",
+    { class: "more" },
+    el("summary", {}, "With intervals"),
+    table("emotions", caption, columns, rows),
+  );
 }
 
 function drawBest() {
   const rows = split().best ?? [];
-  const columns = [
-    { head: "Emotion", text: true, cell: (row) => row.emotion, sort: (row) => row.emotion },
-    { head: "Images", sort: (row) => split().support?.[row.emotion],
-      cell: (row) => whole(split().support?.[row.emotion]) },
-    { head: "Best", text: true, cell: (row) => named(row.id ?? "–"), sort: (row) => row.id },
-    { head: "F1", cell: (row) => percent(row.value), sort: (row) => row.value },
-    { head: "Runner-up", text: true, cell: (row) => named(row.runner_up ?? "–"),
-      sort: (row) => row.runner_up },
-    { head: "Margin", sort: (row) => row.margin?.value,
-      cell: (row) => differenceCell(row.margin) },
-    { head: "p (Holm)", least: true, sort: (row) => row.margin?.p_holm,
-      cell: (row) => pCell(row.margin) },
-    { head: "Real?", text: true, sort: (row) => bestVerdict(row), cell: bestVerdict },
+  const caption = `Best F1 of each emotion on ${state.split}, all experiments`;
+  body("best").replaceChildren(
+    rows.length
+      ? table("best", caption, bestColumns(), rows)
+      : el("p", {}, "There is nothing to rank."),
+  );
+}
+
+function bestColumns() {
+  const support = (row) => split().support?.[row.emotion];
+  const text = (head, value) => ({
+    head,
+    text: true,
+    sort: value,
+    cell: (row) => named(value(row) ?? "–"),
+  });
+  const number = (head, value, cell, least) => ({ head, sort: value, cell, least });
+  return [
+    text("Emotion", (row) => row.emotion),
+    number("Images", support, (row) => whole(support(row))),
+    text("Best", (row) => row.id),
+    number(
+      "F1",
+      (row) => row.value,
+      (row) => percent(row.value),
+    ),
+    text("Runner-up", (row) => row.runner_up),
+    number(
+      "Margin",
+      (row) => row.margin?.value,
+      (row) => differenceCell(row.margin),
+    ),
+    number(
+      "p (Holm)",
+      (row) => row.margin?.p_holm,
+      (row) => pCell(row.margin),
+      true,
+    ),
+    text("Real?", bestVerdict),
   ];
-  body("best").replaceChildren(rows.length
-    ? table("best", `Best F1 of each emotion on ${state.split}, all experiments`,
-      columns, rows)
-    : el("p", {}, "There is nothing to rank."));
 }
 
 function bestVerdict(row) {
@@ -239,11 +344,14 @@ function bestVerdict(row) {
 // Two confusion matrices, or the second less the first.
 
 const CONFUSION_HOW = {
-  rates: "Each row is a true emotion; a cell is the share of its images, in %, that " +
+  rates:
+    "Each row is a true emotion; a cell is the share of its images, in %, that " +
     "were given the column’s name. The diagonal, outlined, is right.",
-  counts: "Each row is a true emotion; a cell counts its images that were given the " +
+  counts:
+    "Each row is a true emotion; a cell counts its images that were given the " +
     "column’s name, summed over seeds. The diagonal, outlined, is right.",
-  difference: "How the shares change from left to right, in percentage points: blue is " +
+  difference:
+    "How the shares change from left to right, in percentage points: blue is " +
     "more in the right one, orange is fewer. On the outlined diagonal more is better.",
 };
 
@@ -252,27 +360,47 @@ function drawConfusions() {
   $("confusion-how").textContent = CONFUSION_HOW[state.matrix];
   const rates = [left, right].map((id) => rowRates(split().confusion?.[id]));
   if (state.matrix === "difference" && rates[0] && rates[1]) {
-    const change = rates[1].map((row, r) => row.map((x, c) =>
-      (isNumber(x) && isNumber(rates[0][r][c]) ? x - rates[0][r][c] : null)));
+    const change = rates[1].map((row, r) =>
+      row.map((x, c) =>
+        isNumber(x) && isNumber(rates[0][r][c]) ? x - rates[0][r][c] : null,
+      ),
+    );
     const caption = `${right} less ${left} on ${state.split}, in points`;
     const place = placing(change.flat().filter(isNumber), false);
     body("confusions").replaceChildren(
-      matrix(caption, change, points, (r, c) => place(change[r][c]), DIVERGING[shade()]));
+      matrix(
+        caption,
+        change,
+        points,
+        (r, c) => place(change[r][c]),
+        DIVERGING[shade()],
+      ),
+    );
     return;
   }
   const ids = left === right ? [left] : [left, right];
-  const pair = el("div", { class: "pair" }, ...ids.map((id, n) => confusion(id, rates[n])));
+  const pair = el(
+    "div",
+    { class: "pair" },
+    ...ids.map((id, n) => confusion(id, rates[n])),
+  );
   body("confusions").replaceChildren(pair);
 }
 
 function confusion(id, rates) {
   if (!rates) return el("p", {}, `${id}: no confusion matrix on ${state.split}.`);
   const counts = split().confusion[id];
-  const caption = `${id} on ${state.split}, ` +
+  const caption =
+    `${id} on ${state.split}, ` +
     (state.matrix === "counts" ? "images, all seeds" : "% of each row");
   const shownRows = state.matrix === "counts" ? counts : rates;
-  return matrix(caption, shownRows, state.matrix === "counts" ? whole : percent,
-    (r, c) => rates[r][c], CIVIDIS);
+  return matrix(
+    caption,
+    shownRows,
+    state.matrix === "counts" ? whole : percent,
+    (r, c) => rates[r][c],
+    CIVIDIS,
+  );
 }
 
 function rowRates(counts) {
@@ -283,42 +411,110 @@ function rowRates(counts) {
 }
 
 function matrix(caption, rows, words, place, scale) {
-  const line = (row, r) => el("tr", {}, el("th", { scope: "row" }, emotions[r]),
-    ...row.map((x, c) => paint(el("td", { class: r === c ? "same" : null }, words(x)),
-      scale, place(r, c))));
-  return scroller(caption, el("table", { class: "heat small" },
-    captioned(caption), heads("true ↓ named →", emotions),
-    el("tbody", {}, ...rows.map(line))));
+  const line = (row, r) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, emotions[r]),
+      ...row.map((x, c) =>
+        paint(
+          el("td", { class: r === c ? "same" : null }, words(x)),
+          scale,
+          place(r, c),
+        ),
+      ),
+    );
+  return scroller(
+    caption,
+    el(
+      "table",
+      { class: "heat small" },
+      captioned(caption),
+      heads("true ↓ named →", emotions),
+      el("tbody", {}, ...rows.map(line)),
+    ),
+  );
 }
 
 function drawSettings() {
   const known = content.baseline !== null;
-  const rows = experiments.filter((one) => state.chosen.has(one.id)).flatMap((one) => {
-    const changes = one.changes?.length ? one.changes : [null];
-    return changes.map((change, n) => ({ one, change, n, of: changes.length }));
-  });
-  const line = ({ one, change, n, of }) => el("tr", {},
-    ...(n ? [] : [el("th", { scope: "rowgroup", rowspan: of }, named(one.id)),
-      el("td", { class: "text long", rowspan: of }, one.description || "–")]),
-    el("td", { class: "text" }, change ? change.key : isBaseline(one.id)
-      ? "what the others are held against" : "nothing"),
-    ...(known ? [el("td", { class: "text" }, change?.baseline ?? "–")] : []),
-    el("td", { class: "text" }, change?.value ?? "–"));
-  const names = ["Experiment", "It asks", "Setting", ...(known ? ["Baseline"] : []), "Here"];
-  const caption = known ? "Settings that differ from the baseline’s"
+  if (!known && experiments.every((one) => !one.changes?.length))
+    return drawQuestions();
+  const names = [
+    "Experiment",
+    "It asks",
+    "Setting",
+    ...(known ? ["Baseline"] : []),
+    "Here",
+  ];
+  const caption = known
+    ? "Settings that differ from the baseline’s"
     : "Settings in which the experiments differ; none of them is the baseline";
-  const head = el("tr", {}, ...names.map((name) =>
-    el("th", { scope: "col", class: "text" }, name)));
-  body("settings").replaceChildren(scroller(caption, wide(el("table", {},
-    captioned(caption), el("thead", {}, head),
-    el("tbody", {}, ...rows.map(line))))));
+  const head = names.map((name) => el("th", { scope: "col", class: "text" }, name));
+  const chosen = experiments.filter((one) => state.chosen.has(one.id));
+  return body("settings").replaceChildren(
+    scroller(
+      caption,
+      wide(
+        el(
+          "table",
+          {},
+          captioned(caption),
+          el("thead", {}, el("tr", {}, ...head)),
+          el("tbody", {}, ...chosen.flatMap((one) => settingRows(one, known))),
+        ),
+      ),
+    ),
+  );
+}
+
+function settingRows(one, known) {
+  const none = isBaseline(one.id) ? "what the others are held against" : "nothing";
+  const changes = one.changes?.length ? one.changes : [{ key: none }];
+  const text = (value) => el("td", { class: "text" }, named(value ?? "–"));
+  const lead = [
+    el("th", { scope: "rowgroup", rowspan: changes.length }, named(one.id)),
+    el("td", { class: "text long", rowspan: changes.length }, one.description || "–"),
+  ];
+  return changes.map((change, n) =>
+    el(
+      "tr",
+      {},
+      ...(n ? [] : lead),
+      text(change.key),
+      ...(known ? [text(change.baseline)] : []),
+      text(change.value),
+    ),
+  );
+}
+
+function drawQuestions() {
+  const columns = [
+    nameColumn,
+    { head: "It asks", text: true, cell: (one) => one.description || "–" },
+  ];
+  const chosen = experiments.filter((one) => state.chosen.has(one.id));
+  body("settings").replaceChildren(
+    table(
+      "settings",
+      "What each experiment asks; there is no baseline whose settings it could change",
+      columns,
+      chosen,
+    ),
+  );
 }
 
 function drawCostTable() {
-  const perMinute = (one) => (one.minutes > 0 && isNumber(score(one.id, "macro_f1")?.value)
-    ? score(one.id, "macro_f1").value / one.minutes : null);
-  const column = (head, key, words, least) => ({ head, least, sort: (one) => one[key],
-    cell: (one) => words(one[key]) });
+  const perMinute = (one) =>
+    one.minutes > 0 && isNumber(score(one.id, "macro_f1")?.value)
+      ? score(one.id, "macro_f1").value / one.minutes
+      : null;
+  const column = (head, key, words, least) => ({
+    head,
+    least,
+    sort: (one) => one[key],
+    cell: (one) => words(one[key]),
+  });
   const columns = [
     nameColumn,
     column("Minutes", "minutes", fixed, true),
@@ -327,13 +523,29 @@ function drawCostTable() {
     column("Epochs run", "epochs_run", (x) => fixed(x, 0), true),
     column("Epochs set", "epochs", (x) => fixed(x, 0), true),
     column("Parameters", "parameters", whole, true),
-    { head: "Macro F1", cell: (one) => percent(score(one.id, "macro_f1")?.value),
-      sort: (one) => score(one.id, "macro_f1")?.value },
-    { head: "F1 points per minute", cell: (one) => percent(perMinute(one)),
-      sort: perMinute },
-    { head: "Device", text: true, sort: (one) => one.device,
-      cell: (one) => one.device ?? "–" },
+    {
+      head: "Macro F1",
+      cell: (one) => percent(score(one.id, "macro_f1")?.value),
+      sort: (one) => score(one.id, "macro_f1")?.value,
+    },
+    {
+      head: "F1 points per minute",
+      cell: (one) => percent(perMinute(one)),
+      sort: perMinute,
+    },
+    {
+      head: "Device",
+      text: true,
+      sort: (one) => one.device,
+      cell: (one) => one.device ?? "–",
+    },
   ];
   $("cost-table").replaceChildren(
-    table("cost", `Cost of one run and macro F1 on ${state.split}, in %`, columns, shown()));
+    table(
+      "cost",
+      `Cost of one run and macro F1 on ${state.split}, in %`,
+      columns,
+      shown(),
+    ),
+  );
 }

@@ -1,12 +1,19 @@
 // The parts in words: what is compared, the answers, what is missing, the method.
 
 const VERDICTS = {
-  better: ["▲", "better"], worse: ["▼", "worse"], unclear: ["◇", "unclear"],
-  none: ["–", "no answer"],
+  better: "▲",
+  worse: "▼",
+  mixed: "◆",
+  unclear: "◇",
+  "not shown": "◇",
 };
 
 function list(name, items) {
-  return el("ul", { class: name }, ...items.map((item) => el("li", {}, ...[item].flat())));
+  return el(
+    "ul",
+    { class: name },
+    ...items.map((item) => el("li", {}, ...[item].flat())),
+  );
 }
 
 function drawAbout() {
@@ -16,20 +23,35 @@ function drawAbout() {
   const facts = [
     `${count(runs, "run")} of ${count(scored().length, "experiment")}, scored on ` +
       `${state.split}: ${count(n, "image")}${twice}`,
-    content.baseline === null ? "There is no baseline among the runs: no differences"
+    content.baseline === null
+      ? "There is no baseline among the runs: no differences"
       : `Baseline: ${content.baseline}`,
-    ...content.data.map(({ mark, description, fingerprint }) =>
-      `Data${mark ? ` [${mark}]` : ""}: ${description}, fingerprint ${fingerprint}`),
+    ...content.data.map(
+      ({ mark, description, fingerprint }) =>
+        `Data${mark ? ` [${mark}]` : ""}: ${description}, fingerprint ${fingerprint}`,
+    ),
+    `Written ${content.written}`,
   ];
   const drawn = content.data.some((data) => data.source === "embedded");
   $("about").replaceChildren(
     list("facts", facts),
-    ...content.data.flatMap((data) => data.notes ?? []).map((note) =>
-      el("p", { class: "soft" }, note)),
-    ...(drawn ? [warning("Drawn faces, not photographs: the figures say nothing of " +
-      "real data.")] : []),
-    ...(selected ? [warning(`${state.split} selected the checkpoints: its figures are ` +
-      "optimistic.")] : []),
+    ...content.data
+      .flatMap((data) => data.notes ?? [])
+      .map((note) => el("p", { class: "soft" }, note)),
+    ...(drawn
+      ? [
+          warning(
+            "Drawn faces, not photographs: the figures say nothing of " + "real data.",
+          ),
+        ]
+      : []),
+    ...(selected
+      ? [
+          warning(
+            `${state.split} selected the checkpoints: its figures are ` + "optimistic.",
+          ),
+        ]
+      : []),
   );
 }
 
@@ -38,34 +60,54 @@ const warning = (text) => el("p", { class: "warning" }, text);
 function drawAnswers() {
   const findings = split().findings ?? [];
   const item = ({ question, answer, verdict }) => {
-    const [sign, word] = VERDICTS[verdict] ?? VERDICTS.none;
-    const tag = el("strong", { class: `tag ${verdict}` },
-      el("span", { "aria-hidden": "true" }, `${sign} `), word);
-    return el("div", {}, el("dt", {}, question), el("dd", {}, tag, answer));
+    const sign = VERDICTS[verdict];
+    const kind = sign === "▲" || sign === "▼" ? verdict : "";
+    const tag = sign
+      ? el(
+          "strong",
+          { class: `tag ${kind}` },
+          el("span", { "aria-hidden": "true" }, `${sign} `),
+          verdict,
+        )
+      : null;
+    return el(
+      "div",
+      {},
+      el("dt", {}, question),
+      el("dd", {}, ...(tag ? [tag, " "] : []), answer),
+    );
   };
-  body("answers").replaceChildren(findings.length
-    ? el("dl", { class: "answers" }, ...findings.map(item))
-    : el("p", {}, "These runs ask no question of each other: see the tables."));
+  body("answers").replaceChildren(
+    findings.length
+      ? el("dl", { class: "answers" }, ...findings.map(item))
+      : el("p", {}, "These runs ask no question of each other: see the tables."),
+  );
 }
 
 function drawTrouble() {
   const without = experiments.filter((one) => !split().scores?.[one.id]);
   const parts = [
-    ["Failed", content.failed.map(({ run, error }) => [el("b", {}, run), `: ${error}`])],
+    [
+      "Failed",
+      content.failed.map(({ run, error }) => [el("b", {}, run), `: ${error}`]),
+    ],
     ["Not finished", content.unfinished],
     ["Missing: seeds that other experiments have", content.missing],
     [`Without results on ${state.split}`, without.map((one) => one.id)],
   ].filter(([, items]) => items.length);
   $("trouble").hidden = parts.length === 0;
-  body("trouble").replaceChildren(...parts.flatMap(([head, items]) =>
-    [el("h3", {}, head), list(null, items)]));
+  body("trouble").replaceChildren(
+    ...parts.flatMap(([head, items]) => [el("h3", {}, head), list(null, items)]),
+  );
 }
 
 function drawMethod() {
-  const charts = window.Plotly ? `, charts by plotly.js ${window.Plotly.version} (MIT)` : "";
+  const charts = window.Plotly
+    ? `, charts by plotly.js ${window.Plotly.version} (MIT)`
+    : "";
   body("method").replaceChildren(
     list(null, split().notes ?? []),
-    el("p", {}, "Written ", content.written, " by fer_jax ", content.version, charts,
-      ", with:"),
-    scroller("The command", el("code", {}, content.command)));
+    el("p", {}, "By fer_jax ", content.version, charts, ", with:"),
+    scroller("The command", el("code", {}, content.command)),
+  );
 }
