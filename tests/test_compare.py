@@ -56,7 +56,8 @@ def rows(block):
     """The lines below the rule, without the note under the table."""
     lines = block.splitlines()
     rule = next(n for n, line in enumerate(lines) if set(line.strip()) == {"─"})
-    return [line for line in lines[rule + 1 :] if not line.startswith("could show:")]
+    notes = ("could show:", "nothing is tested")
+    return [line for line in lines[rule + 1 :] if not line.startswith(notes)]
 
 
 def row(block, name):
@@ -343,10 +344,71 @@ def test_changes_relative_to_the_baseline(tmp_path):
 def test_without_a_baseline_all_values_are_listed(tmp_path):
     for name, lr in {"a": 0.1, "b": 0.2, "c": 0.1}.items():
         write(tmp_path, make_result(name, 1, config=make_config(training__lr=lr)))
-    block = section(text_of(tmp_path, sort="name"), "Where the experiments differ")
+    text = text_of(tmp_path, sort="name")
+    assert "nothing is tested: baseline is not among them" in text
+    block = section(text, "Where the experiments differ")
     assert row(block, "training.lr") == ["training.lr", "0.1", "a,", "c"]
     assert row(block, "0.2") == ["0.2", "b"]
     assert "seed" not in block
+
+
+# --- the other views ----------------------------------------------------------------
+
+
+def command_text(capsys, folder, *args):
+    assert main(["--runs_dir", str(folder), *args]) == 0
+    return capsys.readouterr().out
+
+
+def test_another_baseline(tmp_path, capsys):
+    for name in "abc":
+        write(tmp_path, make_result(name, 1))
+    text = command_text(capsys, tmp_path, "--baseline", "b")
+    block = section(text, "val: macro F1 against b")
+    assert sorted(line.split()[0] for line in rows(block)) == ["a", "c"]
+    with pytest.raises(UserError, match="--baseline d: .* there are a, b, c"):
+        main(["--runs_dir", str(tmp_path), "--baseline", "d"])
+
+
+def test_two_experiments_in_depth(tmp_path, capsys):
+    for name, skill in {"a": 0.9, "b": 0.4, "c": 0.1}.items():
+        for seed in (1, 2):
+            write(tmp_path, make_result(name, seed, skill=skill))
+    text = command_text(capsys, tmp_path, "--experiment", "a", "b")
+    assert "Comparison on val: 4 runs of 2 experiments" in text
+    block = section(text, "val: a less b")
+    assert row(block, "accuracy")[3].startswith("+")
+    assert float(row(block, "accuracy")[4]) < 0.05
+    assert len(rows(section(text, "a: taken for"))) == 7
+    assert "a: macro F1 +" in text.replace("What this says", "")
+
+
+def test_two_runs_in_depth_go_by_their_labels(tmp_path, capsys):
+    for seed in (1, 2):
+        write(tmp_path, make_result("a", seed))
+    args = ("--experiment", "a/seed_1", "a/seed_2")
+    text = command_text(capsys, tmp_path, *args)
+    assert "val: a/seed_1 less a/seed_2" in text
+    assert "these networks, not the settings" in text
+    for wrong in (("a", "zz"), ("a/seed_1", "a/seed_3"), ("a", "a")):
+        with pytest.raises(UserError, match="--experiment"):
+            main(["--runs_dir", str(tmp_path), "--experiment", *wrong])
+
+
+def test_one_emotion(tmp_path, capsys):
+    labels = make_labels()
+    fear, sad = EMOTIONS.index("fear"), EMOTIONS.index("sad")
+    always = np.where(labels == fear, sad, labels)
+    write(tmp_path, make_result("baseline", 1, labels=labels, chosen=labels))
+    write(tmp_path, make_result("b", 1, labels=labels, chosen=always))
+    text = command_text(capsys, tmp_path, "--emotion", "fear")
+    block = section(text, f"val: fear, {(labels == fear).sum()} images")
+    assert row(block, "b")[:6] == ["b", "0.0", "0.0", "0.0", "sad", "100.0"]
+    assert row(block, "b")[6:] == ["-100.0", "worse"]
+    assert row(block, "baseline")[:4] == ["baseline", "100.0", "100.0", "100.0"]
+    with pytest.raises(UserError, match="no such emotion; they have angry, "):
+        main(["--runs_dir", str(tmp_path), "--emotion", "joy"])
+    assert "Comparison" not in capsys.readouterr().out
 
 
 # --- header and notes ---------------------------------------------------------------

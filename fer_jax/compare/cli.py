@@ -343,6 +343,13 @@ def _overall(
             "could show: the true difference that these data find in 80 % of cases",
             style="dim",
         )
+    elif len({each.name for each in summary.experiments}) > 1:
+        _say(
+            console,
+            f"nothing is tested: {BASELINE} is not among them; name another with "
+            "--baseline, or add it with --filter",
+            style="yellow",
+        )
 
 
 def _emotions(console: Console, summary: Summary) -> None:
