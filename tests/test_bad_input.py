@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from fake_runs import make_result, write
 from PIL import Image
-from test_compare import make_result
 
 from fer_jax import batch, compare, data, runs, train
 from fer_jax import config as config_lib
@@ -171,8 +171,7 @@ def result(harm, *more):
 
     def build(folder):
         path = folder / "runs/mine/seed_1/result.json"
-        whole = make_result("mine", 1)
-        put(path, json.dumps(whole))
+        write(folder / "runs", make_result("mine", 1))
         if (changed := harm(path)) is not None:
             path.write_text(
                 changed if isinstance(changed, str) else json.dumps(changed)
@@ -577,7 +576,35 @@ ROWS = {
     ),
     "an export that is no csv": (
         result(lambda path: None, "--export", "a.txt"),
-        "a.txt does not end in .csv",
+        "a.txt does not end in that",
+    ),
+    "predictions that are cut off": (
+        result(lambda path: half(path.with_name("predictions_val.npz"))),
+        "predictions_val.npz is damaged",
+    ),
+    "predictions that hold objects": (
+        result(
+            lambda path: np.savez(
+                path.with_name("predictions_val.npz"), rows=np.array([{}, None])
+            )
+        ),
+        "predictions_val.npz is damaged",
+    ),
+    "an emotion that is none": (
+        result(lambda path: None, "--emotion", "fea"),
+        "no such emotion",
+    ),
+    "a baseline that is none": (
+        result(lambda path: None, "--baseline", "x"),
+        "--baseline x",
+    ),
+    "an experiment that is none": (
+        result(lambda path: None, "--experiment", "mine", "x"),
+        "--experiment x",
+    ),
+    "a report into no folder": (
+        result(lambda path: None, "--report", "no/a.html"),
+        "no folder no",
     ),
     "an export into no folder": (
         result(lambda path: None, "--export", "no/a.csv"),
