@@ -625,7 +625,7 @@ ROWS = {
             (folder / "a.csv").mkdir(),
             result(lambda path: None, "--export", folder / "a.csv")(folder),
         )[1],
-        "a.csv cannot be written",
+        "a.csv: that is a folder",
     ),
     # What training finds in its run folder
     "a runs folder that is a file": (train_into("runs", ""), "runs/baseline/seed_42"),
