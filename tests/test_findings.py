@@ -106,8 +106,8 @@ def test_the_time_is_told_where_it_differs(tmp_path):
     run(tmp_path, "long", "do longer runs help?", minutes=3)
     run(tmp_path, "alike", "and this?", minutes=1.1)
     found, _ = found_in(tmp_path)
-    assert found["do longer runs help?"].answer.endswith(", in 3.0 times the time")
-    assert "times the time" not in found["and this?"].answer
+    assert found["do longer runs help?"].answer.endswith(", training 3.0 times as long")
+    assert "as long" not in found["and this?"].answer
 
 
 def test_one_seed_speaks_of_networks_only(tmp_path):

@@ -1,4 +1,7 @@
+import base64
 import csv
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plotly.offline import get_plotlyjs
 
 from fer_jax.compare.report import render, write_report
 from fer_jax.errors import UserError
@@ -274,6 +278,17 @@ def test_page_has_no_address_and_allows_no_loading():
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "http" not in policy and "unsafe-eval" not in policy
     assert "'unsafe-inline'" not in policy.partition("script-src")[2].split(";")[0]
+
+
+def test_plotly_goes_in_whole_with_its_licence():
+    page = render(make_content(("a",), baseline=None))
+    packed = page.partition('id="plotly">')[2].partition("</script>")[0]
+    text = gzip.decompress(base64.b64decode(packed)).decode()
+    assert "Licensed under the MIT license" in text[:200]
+    assert len(text) > len(get_plotlyjs()) - 1000
+    assert text.partition("*/")[2].strip()[:-200] in get_plotlyjs()
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    assert digest in page.partition("</head>")[0]
 
 
 def test_twelve_experiments_of_five_seeds_stay_below_5_mb():

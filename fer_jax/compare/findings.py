@@ -164,7 +164,7 @@ def _time(each: Experiment, summary: Summary) -> str:
     ratio = each.minutes() / base.minutes() if base.minutes() else 1.0
     if 1 / _ALIKE < ratio < _ALIKE or each.devices() != base.devices():
         return ""
-    return f", in {ratio:.1f} times the time"
+    return f", training {ratio:.1f} times as long"
 
 
 def _verdict(rows: Sequence[pd.Series]) -> str:
