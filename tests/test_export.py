@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_runs import OTHER, make_many, make_result, write
+from fake_runs import OTHER, make_config, make_many, make_result, write
 
 from fer_jax.compare import main, statistics
 from fer_jax.compare.export import Sheet, to_html, to_latex, to_markdown
@@ -74,6 +74,17 @@ def test_json_of_several_data_sets_tells_them_apart(tmp_path):
     }
     differences = content["splits"]["val"]["differences"]
     assert set(differences) == {"b [A]", "b [B]"}  # each against its own baseline
+
+
+def test_without_a_baseline_settings_that_differ_are_told(tmp_path):
+    for name, lr in {"a": 0.1, "b": 0.2}.items():
+        config = make_config(training__lr=lr)
+        write(tmp_path / "runs", make_result(name, 1, config=config))
+    content = json.loads(save(tmp_path / "runs", tmp_path / "x.json"))
+    assert content["baseline"] is None
+    told = {each["id"]: each["changes"] for each in content["experiments"]}
+    change = {"key": "training.lr", "baseline": "-"}
+    assert told == {"a": [change | {"value": "0.1"}], "b": [change | {"value": "0.2"}]}
 
 
 def test_a_seed_that_is_missing_is_named(tmp_path):

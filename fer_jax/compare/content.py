@@ -15,7 +15,7 @@ import pandas as pd
 from fer_jax import __version__
 from fer_jax.compare import statistics
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.results import Run, differing_keys
+from fer_jax.compare.results import ABSENT, Run, differing_keys
 from fer_jax.compare.statistics import Reliability
 from fer_jax.compare.summary import Experiment, Leader, Summary, metrics_of
 from fer_jax.runs import METRICS, failure
@@ -114,25 +114,11 @@ def _baseline(summary: Summary) -> str | None:
 
 def _experiment(each: Experiment, summary: Summary) -> dict[str, Any]:
     first = each.runs[0]
-    base = next(
-        (other for other in summary.experiments if other.name == summary.baseline), None
-    )
-    changes = []
-    if base is not None and base.name != each.name:
-        old, new = base.runs[0].settings(), first.settings()
-        changes = [
-            {
-                "key": key,
-                "baseline": str(old.get(key, "-")),
-                "value": str(new.get(key, "-")),
-            }
-            for key in differing_keys([old, new])
-        ]
     return {
         "id": summary.label(each),
         "description": first.description,
         "seeds": [run.seed for run in each.runs],
-        "changes": changes,
+        "changes": _changes(each, summary),
         "best_epoch": each.best_epoch(),
         "epochs_run": float(np.mean([run.epochs_run for run in each.runs])),
         "epochs": first.config.get("training.epochs"),
@@ -142,6 +128,22 @@ def _experiment(each: Experiment, summary: Summary) -> dict[str, Any]:
         "parameters": first.parameters,
         "curves": [curve for run in each.runs if (curve := _curve(run))],
     }
+
+
+def _changes(each: Experiment, summary: Summary) -> list[dict[str, str]]:
+    """The settings that are not the baseline's, or without one, that are not common."""
+    own = each.runs[0].settings()
+    settings = {other.name: other.runs[0].settings() for other in summary.experiments}
+    base = settings.get(summary.baseline, {})
+    keys = differing_keys([base, own] if base else settings.values())
+    return [
+        {
+            "key": key,
+            "baseline": str(base.get(key, ABSENT)),
+            "value": str(own.get(key, ABSENT)),
+        }
+        for key in keys
+    ]
 
 
 def _curve(run: Run) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ def child(argv: list[str]) -> None:
     raise SystemExit(train.main(argv))
 
 
-def prepare(folder: Path) -> list[str]:
+def prepare(folder: Path, names: Sequence[str]) -> list[str]:
     """Writes the data and the configs; returns the options of every command."""
     import yaml
     from conftest import SIDE, write_tiny_csv
@@ -102,7 +103,8 @@ def prepare(folder: Path) -> list[str]:
     base["data"]["image_size"] = SIDE
     base["training"] |= {"batch_size": 32, "eval_batch_size": 25, "lr": 3e-3}
     (configs / "base.yml").write_text(yaml.safe_dump(base))
-    for name, change in EXPERIMENTS.items():
+    for name in names:
+        change = EXPERIMENTS[name]
         told = {"extends": "base.yml", "name": name, "description": "?"}
         (configs / f"{name}.yaml").write_text(yaml.safe_dump(told | change))
     return ["--data_root", str(csv)]
@@ -155,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kill trainings at random moments.")
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=list(EXPERIMENTS), action="append")
     args = parser.parse_args(argv)
     rng, began = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -165,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT),
         }
-        told = soak(folder, args.kills, rng)
+        told = soak(folder, args.kills, rng, args.only or list(EXPERIMENTS))
     minutes = (time.monotonic() - began) / 60
     same = told.pop("runs compared")
     print(f"{sum(told.values())} kills in {minutes:.1f} min: {dict(told)}")
@@ -173,11 +176,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def soak(folder: Path, kills: int, rng: random.Random) -> Counter:
+def soak(folder: Path, kills: int, rng: random.Random, names: Sequence[str]) -> Counter:
     """Trains undisturbed, disturbed, and in a disturbed batch; compares."""
     from same_run import assert_same_run
 
-    options, told, names = prepare(folder), Counter(), list(EXPERIMENTS)
+    options, told = prepare(folder, names), Counter()
     csv = options[1]
 
     def training(name: str, runs_dir: str) -> list[str]:
