@@ -198,6 +198,27 @@ def test_a_single_seed_borrows_the_spread_of_the_others():
     assert np.isnan(replicates.sd[1]).all()
 
 
+def test_a_class_of_three_images_is_compared_with_what_it_has():
+    rng = np.random.default_rng(15)
+    labels = np.repeat(np.arange(C), (60, 60, 60, 3))  # often absent from a draw
+    wrong = (labels + 1) % C
+    predicted = np.where(rng.random((6, len(labels))) < 0.7, labels, wrong)
+    predicted[:3, -3:], predicted[3:, -3] = C - 1, C - 1
+    predicted[3:, -2:] = 0
+    members, where = [range(3), range(3, 6)], statistics.metric_names("abcd")
+    counts = tally(labels, predicted)
+    replicates = statistics.bootstrap(counts, members, rng)
+    assert np.isnan(replicates.images).any()
+    assert not np.isnan(replicates.seed_variance).any()
+    found = statistics.difference(replicates, 0, 1)
+    p = statistics.permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
+    for name in ("f1_d", "recall_d"):
+        k = where.index(name)
+        assert found.low[k] < found.value[k] <= found.high[k]
+    # Two images speak for it, and of their four swaps two are as large.
+    assert p[where.index("recall_d")] == pytest.approx(0.5, abs=0.05)
+
+
 # --- tests --------------------------------------------------------------------------
 
 

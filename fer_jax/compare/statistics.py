@@ -214,9 +214,7 @@ def difference(replicates: Replicates, one: int, other: int) -> Difference:
     """Compares experiment `one` with `other`, paired by the images."""
     low, high = interval(replicates.draws(one) - replicates.draws(other))
     images = replicates.images[:, one] - replicates.images[:, other]
-    by_images = np.full(images.shape[1], nan)
-    known = ~np.isnan(images).all(axis=0)
-    by_images[known] = np.nanvar(images[:, known], axis=0, dtype=np.float64)
+    by_images = _variance(images)
     by_seeds = replicates.seed_variance[one] + replicates.seed_variance[other]
     variance = by_images + by_seeds
     degrees = np.full_like(variance, np.inf)
@@ -260,7 +258,8 @@ def permutation_tests(
                 swapped += sign * replicates.student[draws, e, None] * spread
             observed = replicates.values[one] - replicates.values[other]
             # Equal but for rounding is as large: ties are common among counts.
-            more[p] += (np.abs(swapped) >= np.abs(observed) - 1e-6).sum(axis=0)
+            smaller = np.abs(swapped) < np.abs(observed) - 1e-6
+            more[p] += (~smaller).sum(axis=0)
     return np.where(np.isnan(replicates.values[0]), nan, more / (DRAWS + 1))
 
 
@@ -358,8 +357,8 @@ def _seed_variance(
         if (n := len(chosen)) > 1:
             # Seeds differ by chance on these images, too: by the variance of one run
             # less the covariance of two, both over draws of images.
-            single = drawn[:, chosen].var(axis=0, dtype=np.float64).sum(axis=0)
-            mean = drawn[:, chosen].mean(axis=1).var(axis=0, dtype=np.float64)
+            single = _variance(drawn[:, chosen]).sum(axis=0)
+            mean = _variance(drawn[:, chosen].mean(axis=1))
             shared = (n**2 * mean - single) / (n * (n - 1))
             own[e] = exact[chosen].var(axis=0, ddof=1) - (single / n - shared)
     degrees = int((sizes - 1).sum())
@@ -368,6 +367,17 @@ def _seed_variance(
     several = sizes > 1
     pooled = np.average(own[several], axis=0, weights=sizes[several] - 1)
     return np.maximum(np.maximum(pooled, own), 0) / sizes[:, None], degrees
+
+
+def _variance(draws: np.ndarray) -> np.ndarray:
+    """The variance over the first axis, NaN left out; NaN where nothing else is."""
+    gone = np.isnan(draws)
+    if not gone.any():
+        return draws.var(axis=0, dtype=np.float64)
+    found = np.full(draws.shape[1:], nan)
+    some = ~gone.all(axis=0)
+    found[some] = np.nanvar(draws[:, some], axis=0, dtype=np.float64)
+    return found
 
 
 def _sd(values: np.ndarray) -> np.ndarray:
