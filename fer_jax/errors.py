@@ -1,5 +1,6 @@
 """The one exception that is meant for the user, and how a command ends on it."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -28,15 +29,21 @@ def run_command(main: Callable[[], int]) -> int:
     """
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout:  # None, where it was closed before the start
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Python flushes stdout again on exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

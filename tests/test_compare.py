@@ -25,6 +25,8 @@ REPO = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 300)
+    monkeypatch.setattr(statistics, "MIN_DRAWS", 300)
+    monkeypatch.setattr(statistics, "MAX_DRAWS", 300)
 
 
 def correct(share, labels):
@@ -56,7 +58,7 @@ def rows(block):
     """The lines below the rule, without the note under the table."""
     lines = block.splitlines()
     rule = next(n for n, line in enumerate(lines) if set(line.strip()) == {"─"})
-    notes = ("could show:", "nothing is tested")
+    notes = ("could show:", "not tested")
     return [line for line in lines[rule + 1 :] if not line.startswith(notes)]
 
 
@@ -345,7 +347,7 @@ def test_without_a_baseline_all_values_are_listed(tmp_path):
     for name, lr in {"a": 0.1, "b": 0.2, "c": 0.1}.items():
         write(tmp_path, make_result(name, 1, config=make_config(training__lr=lr)))
     text = text_of(tmp_path, sort="name")
-    assert "nothing is tested: baseline is not among them" in text
+    assert "not tested: a, b, c, for want of val results of baseline" in text
     block = section(text, "Where the experiments differ")
     assert row(block, "training.lr") == ["training.lr", "0.1", "a,", "c"]
     assert row(block, "0.2") == ["0.2", "b"]
@@ -390,7 +392,8 @@ def test_two_runs_in_depth_go_by_their_labels(tmp_path, capsys):
     text = command_text(capsys, tmp_path, *args)
     assert "val: a/seed_1 less a/seed_2" in text
     assert "these networks, not the settings" in text
-    for wrong in (("a", "zz"), ("a/seed_1", "a/seed_3"), ("a", "a")):
+    wrongs = (("a", "zz"), ("a/seed_1", "a/seed_3"), ("a", "a"), ("a", "a/seed_1"))
+    for wrong in wrongs:
         with pytest.raises(UserError, match="--experiment"):
             main(["--runs_dir", str(tmp_path), "--experiment", *wrong])
 
@@ -698,6 +701,19 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     )
     assert done.stdout.startswith("Comparison on val: 12 runs of 12 experiments")
     assert done.stderr == ""
+
+
+def test_a_closed_or_full_output_is_no_crash(tmp_path):
+    write(tmp_path, make_result("a", 1))
+    command = f"{sys.executable} -m fer_jax.compare --runs_dir {tmp_path} --export "
+    for name, end, status in (("a.csv", ">&-", 0), ("b.csv", ">/dev/full", 2)):
+        done = subprocess.run(
+            f"{command}{tmp_path / name} {end}",
+            shell=True, cwd=REPO, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        assert (tmp_path / name).exists()  # what is to be kept comes first
 
 
 def test_jax_is_not_imported():

@@ -16,6 +16,8 @@ HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], [["x_1 & {y}", "<script>"]])
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 300)
+    monkeypatch.setattr(statistics, "MIN_DRAWS", 300)
+    monkeypatch.setattr(statistics, "MAX_DRAWS", 300)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +94,47 @@ def test_a_seed_that_is_missing_is_named(tmp_path):
         write(tmp_path / "runs", make_result(name, seed))
     content = json.loads(save(tmp_path / "runs", tmp_path / "x.json"))
     assert content["missing"] == ["b/seed_2"]
+    # One that has no test results is there all the same.
+    write(tmp_path / "runs", make_result("b", 2, test=False))
+    text = save(tmp_path / "runs", tmp_path / "x.json", "--split", "test")
+    assert json.loads(text)["missing"] == []
+
+
+def test_experiments_that_only_val_has_are_listed(tmp_path):
+    write(tmp_path / "runs", make_result("baseline", 1))
+    write(tmp_path / "runs", make_result("a", 1, test=False))
+    text = save(tmp_path / "runs", tmp_path / "x.json", "--split", "test")
+    content = json.loads(text)
+    assert {each["id"] for each in content["experiments"]} == {"baseline", "a"}
+    assert set(content["splits"]["test"]["scores"]) == {"baseline"}
+    assert set(content["splits"]["val"]["differences"]) == {"a"}
+
+
+def test_several_files_at_once_but_none_twice(many, tmp_path):
+    paths = [tmp_path / name for name in ("a.csv", "b.md")]
+    save(many, paths[0], "--export", str(paths[1]))
+    assert all(path.stat().st_size for path in paths)
+    again = ["--report", str(tmp_path / "x.html"), "--export", str(tmp_path / "x.html")]
+    with pytest.raises(UserError, match="is to be written twice"):
+        main(["--runs_dir", str(many), *again])
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_link_stays_a_link(many, tmp_path):
+    (tmp_path / "real.md").write_text("old")
+    (tmp_path / "link.md").symlink_to(tmp_path / "real.md")
+    save(many, tmp_path / "link.md")
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "real.md").read_text().startswith("**val: ")
 
 
 def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
     text = save(many, tmp_path / "x.md", "--split", "test")
     blocks = re.split(r"\n\n(?=\*\*)", text.strip())
     assert len(blocks) == 5  # overall, differences, F1, precision, recall
+    *_, notes = blocks[-1].split("\n\n")
+    assert notes.startswith("- Intervals are 95 %")
+    blocks[-1] = blocks[-1].removesuffix(f"\n\n{notes}")
     for block in blocks:
         caption, _, *lines = block.split("\n")
         assert caption.startswith("**test: ")
@@ -133,9 +170,12 @@ def test_html_is_well_formed(many, tmp_path):
 
 
 def test_what_would_break_out_is_escaped():
-    assert r"| a\|b | c |" in to_markdown([HOSTILE])
-    assert r"x\_1 \& \{y\} & \textless{}script\textgreater{} \\" in to_latex([HOSTILE])
-    page = to_html([HOSTILE])
+    assert r"| a\|b | c |" in to_markdown([HOSTILE], [])
+    assert r"x\_1 \& \{y\} & \textless{}script\textgreater{} \\" in to_latex(
+        [HOSTILE], []
+    )
+    assert "$-$1.2 [$-$3.4, +5.6] a-1" in to_latex([], ["-1.2 [-3.4, +5.6] a-1"])
+    page = to_html([HOSTILE], [])
     assert "&lt;script&gt;" in page and "<script>" not in page
 
 

@@ -14,6 +14,8 @@ FEAR, DISGUST = EMOTIONS.index("fear"), EMOTIONS.index("disgust")
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 1000)
+    monkeypatch.setattr(statistics, "MIN_DRAWS", 1000)
+    monkeypatch.setattr(statistics, "MAX_DRAWS", 1000)
 
 
 def predict(name, seed, skill=0.6, better=None, labels=LABELS):
@@ -70,7 +72,7 @@ def test_the_emotions_that_a_question_names_are_answered(tmp_path):
     assert "happy" not in finding.answer
     assert "fear recall +" in finding.answer  # it is significant
     assert "disgust recall" not in finding.answer  # it is not
-    assert finding.verdict == "better"
+    assert finding.verdict == "mixed"  # fear is better, disgust is not shown to be
 
 
 def test_a_question_of_rare_ones_tells_recall_and_precision(tmp_path):
@@ -82,6 +84,10 @@ def test_a_question_of_rare_ones_tells_recall_and_precision(tmp_path):
     for metric in ("F1", "recall", "precision"):
         assert f"disgust {metric} " in answer
     assert "fear" not in answer
+    run(tmp_path / "even", "baseline")
+    run(tmp_path / "even", "b", "Do weights help the rare ones?")
+    answer = found_in(tmp_path / "even")[0]["Do weights help the rare ones?"].answer
+    assert answer.startswith("b: no emotion is rare here, macro F1 ")
 
 
 def test_accuracy_is_told_where_it_is_asked_for(tmp_path):
@@ -89,6 +95,14 @@ def test_accuracy_is_told_where_it_is_asked_for(tmp_path):
     run(tmp_path, "batch", "Do larger batches cost accuracy?")
     answer = found_in(tmp_path)[0]["Do larger batches cost accuracy?"].answer
     assert answer.startswith("batch: accuracy ")
+    run(tmp_path, "ema", "Does EMA raise balanced accuracy?")
+    run(tmp_path, "both", "Does it cost accuracy to gain macro F1?")
+    found, _ = found_in(tmp_path)
+    answer = found["Does EMA raise balanced accuracy?"].answer
+    assert answer.startswith("ema: balanced accuracy ")
+    assert ", accuracy" not in answer and "macro F1" not in answer
+    answer = found["Does it cost accuracy to gain macro F1?"].answer
+    assert answer.startswith("both: accuracy ") and ", macro F1 " in answer
 
 
 def test_experiments_of_one_question_are_one_answer(tmp_path):
@@ -140,3 +154,24 @@ def test_configs_play_no_part(tmp_path):
     found, _ = found_in(tmp_path)
     (finding,) = found.values()
     assert finding.verdict == "not shown"
+    assert "their predictions do not differ" in finding.answer
+
+
+def test_against_another_baseline_the_description_is_no_question(tmp_path):
+    for name in ("baseline", "a", "b"):
+        run(tmp_path, name, f"is {name} better than baseline?", seeds=(1, 2))
+    summary = summarise(load_runs(tmp_path)[0], "val", baseline="a")
+    questions = {finding.question for finding in findings(summary)}
+    assert {"b against a?", "baseline against a?"} < questions
+    assert not any("better than" in question for question in questions)
+
+
+def test_odd_descriptions_are_one_printable_line(tmp_path):
+    run(tmp_path, "baseline", seeds=(1,))
+    run(tmp_path, "a", "does\n\x1b[31mit  help?", seeds=(1,))
+    run(tmp_path, "b", "", seeds=(1,))
+    run(tmp_path, "c", "long " * 1000, seeds=(1,))
+    questions = list(found_in(tmp_path)[0])
+    assert "does [31mit help?" in questions
+    assert "b against baseline?" in questions
+    assert max(map(len, questions)) <= 200

@@ -76,7 +76,7 @@ def test_scores_are_scikit_learns(absent):
             gone = np.nan if support[c] == 0 else 0
             expected |= {
                 f"f1_{name}": f1[c] + gone,
-                f"precision_{name}": precision[c],
+                f"precision_{name}": precision[c] + gone,
                 f"recall_{name}": recall[c] + gone,
             }
         want = [expected[name] for name in names]
@@ -236,10 +236,9 @@ class AllWays:
         return rows
 
 
-def test_the_permutation_test_over_all_ways_is_scipys(monkeypatch):
+def test_the_permutation_test_over_all_ways_is_scipys():
     rng = np.random.default_rng(9)
     labels, predicted = draw(rng, n=8, runs=2)
-    monkeypatch.setattr(statistics, "DRAWS", 2**8)
     counts = tally(labels, predicted)
     values = statistics.scores(counts.total())
     still = Replicates(
@@ -251,7 +250,9 @@ def test_the_permutation_test_over_all_ways_is_scipys(monkeypatch):
         student=np.zeros((2**8, 2)),
     )
     members, pairs = [[0], [1]], [(0, 1)]
-    p = statistics.permutation_tests(counts, members, pairs, still, AllWays(8))[0]
+    p = statistics.permutation_tests(
+        counts, members, pairs, still, AllWays(8), draws=2**8
+    )[0]
     for k, metric in enumerate([accuracy_score, macro_f1_of_all]):
         reference = stats.permutation_test(
             predicted,
@@ -270,6 +271,30 @@ def test_the_permutation_test_over_all_ways_is_scipys(monkeypatch):
 
 def macro_f1_of_all(labels, predicted):
     return f1_score(labels, predicted, average="macro", zero_division=0)
+
+
+def test_unequal_numbers_of_seeds_swap_alike():
+    rng = np.random.default_rng(16)
+    labels, predicted = draw(rng, n=60, runs=6)
+    predicted[1:] = np.where(rng.random((5, 60)) < 0.2, labels, predicted[1:])
+
+    def p_value(order):
+        counts = tally(labels, predicted[[0, *order]])
+        members = [[0], range(1, 6)]
+        replicates = statistics.bootstrap(counts, members, np.random.default_rng(0))
+        return statistics.permutation_tests(
+            counts, members, [(0, 1)], replicates, np.random.default_rng(1)
+        )[0]
+
+    # Which seed comes first plays no part, and which experiment neither.
+    first = p_value([1, 2, 3, 4, 5])
+    np.testing.assert_allclose(p_value([4, 5, 1, 2, 3]), first, atol=1e-12)
+
+
+def test_tests_of_large_families_have_the_draws_that_holm_asks_for():
+    for comparisons in (1, 11, 77, 300):
+        smallest = 1 / (statistics.enough_draws(comparisons) + 1)
+        assert comparisons * smallest < 0.1 * statistics.ALPHA
 
 
 def test_swapping_keeps_identical_images_and_all_seeds_together():

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -53,17 +54,20 @@ def test_the_command_shows_a_run_that_finishes_and_ends_by_ctrl_c(tmp_path):
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, text=True
     ) as child:
+        limit = threading.Timer(120, child.kill)  # else a reader might wait for ever
+        limit.start()
         try:
             first = child.stdout.readline()
             assert first.startswith("nothing to show yet: ")
             write(tmp_path, make_result("baseline", 1))
             shown = ""
-            while "report: " not in shown:
+            while "written: " not in shown:
                 shown += (line := child.stdout.readline())
                 assert line, shown
             child.send_signal(2)
             assert child.wait(30) == 130
         finally:
+            limit.cancel()
             child.kill()
     assert "val: overall" in shown
     assert "baseline" in (tmp_path / "r.html").read_text()

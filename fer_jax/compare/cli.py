@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -37,14 +38,14 @@ _EPILOG = """examples:
 """
 
 
+_COSTS = "Seeds, epochs, time and calibration error (ECE, in %)"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own); returns 0."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    if args.export:  # before the reading goes to waste
-        export.check(args.export, "--export", export.SUFFIXES)
-    if args.report:
-        export.check(args.report, "--report", (".html",))
+    _check(args)  # before the reading goes to waste
     console = make_console(color=not args.no_color)
     args.command = shlex.join(["bin/compare", *argv])
     if args.watch:
@@ -61,7 +62,7 @@ def show(
     split: str = "val",
     sort: str = "macro_f1",
     baseline: str = BASELINE,
-) -> Summary:
+) -> None:
     """Prints the header, the notes, all tables and what they say.
 
     Args:
@@ -75,84 +76,104 @@ def show(
     Raises:
       UserError: no run has results on `split`, or predictions cannot be used.
     """
-    summary = summarise(_with_split(runs, split), split, sort, baseline)
+    _with_split(runs, split)
+    summary = summarise(runs, split, sort, baseline)
+    _show(console, summary, runs, unfinished, sort, baseline)
+
+
+def _show(
+    console: Console,
+    summary: Summary,
+    runs: Sequence[Run],
+    unfinished: Sequence[Path],
+    sort: str,
+    baseline: str,
+) -> None:
+    """Prints everything."""
     _head(console, summary, runs, unfinished)
-    _overall(console, summary, unfinished, sort)
+    _overall(console, summary, unfinished, sort, baseline)
     _emotions(console, summary)
-    _heading(console, "Seeds, epochs, time and calibration error (ECE, in %)")
+    _heading(console, _COSTS)
     console.print(tables.costs(summary, console.width))
     _configs(console, runs, summary)
     _what_this_says(console, summary)
-    return summary
 
 
 def _compare(console: Console, args: argparse.Namespace) -> None:
-    """Reads, shows and writes, once."""
+    """Reads, writes and shows, once."""
     runs, unfinished = load_runs(args.runs_dir, args.filter, mixed=args.mixed)
-    split, sort = args.split, args.sort
     if args.experiment:
         runs, unfinished = _pick(runs, args.experiment), []
-        summary = summarise(_with_split(runs, split), split, sort, args.experiment[1])
+    _check_names(runs, args)
+    _with_split(runs, args.split)
+    baseline = args.experiment[1] if args.experiment else args.baseline or BASELINE
+    summary = summarise(runs, args.split, args.sort, baseline)
+    # First what is to be kept: the reader of a pipe may go before all is printed.
+    written = _write(args, summary, runs, unfinished, baseline)
+    if args.experiment:
         _two(console, summary, args.experiment, runs)
-    elif args.emotion or args.watch:
-        _check_emotion(runs, args.emotion)
-        baseline = _baseline(runs, args)
-        summary = summarise(_with_split(runs, split), split, sort, baseline)
+    elif args.emotion:
         _head(console, summary, runs, unfinished)
-        if args.emotion:
-            _emotion(console, summary, args.emotion)
-        else:
-            _overall(console, summary, unfinished, sort)
-            _what_this_says(console, summary)
+        _emotion(console, summary, args.emotion)
+    elif args.watch:
+        _head(console, summary, runs, unfinished)
+        _overall(console, summary, unfinished, args.sort, baseline)
+        _what_this_says(console, summary)
     else:
-        baseline = _baseline(runs, args)
-        summary = show(
-            console, runs, unfinished, split=split, sort=sort, baseline=baseline
-        )
-    _write(console, args, summary, runs, unfinished)
+        _show(console, summary, runs, unfinished, args.sort, baseline)
+    for path in written:
+        _say(console, f"\nwritten: {path}")
 
 
 def _write(
-    console: Console,
     args: argparse.Namespace,
     summary: Summary,
     runs: Sequence[Run],
     unfinished: Sequence[Path],
-) -> None:
-    """Writes what `--export` and `--report` ask for."""
-
-    def everything() -> dict:
+    baseline: str,
+) -> list[Path]:
+    """Writes what `--export` and `--report` ask for; returns the files."""
+    whole: dict[str, Any] = {}
+    if args.report or any(path.suffix == ".json" for path in args.export):
         others = {
-            split: summarise(runs, split, args.sort, summary.baseline or "")
+            split: summarise(runs, split, args.sort, baseline)
             for split in SPLITS
             if split != args.split and any(split in run.scores for run in runs)
         }
-        return content.build(
+        whole = content.build(
             others | {args.split: summary},
             runs,
             unfinished,
             split=args.split,
             command=args.command,
         )
-
-    known = everything() if args.report or _suffix(args.export) == ".json" else {}
-    if args.export:
-        suffix = args.export.suffix
-        if suffix == ".csv":
+    for path in args.export:
+        if path.suffix == ".csv":
             text = export.per_run_csv(_with_split(runs, args.split), args.split)
-        elif suffix == ".json":
-            text = export.to_json(known)
+        elif path.suffix == ".json":
+            text = export.to_json(whole)
         else:
-            text = export.SHEETS[suffix](export.sheets(summary))
-        export.write(args.export, text)
-        _say(console, f"\nwritten: {args.export}")
+            sheets = export.sheets(summary)
+            text = export.SHEETS[path.suffix](sheets, content.notes(summary))
+        export.write(path, text)
     if args.report:
-        write_report(args.report, known)
-        _say(console, f"\nreport: {args.report}")
+        write_report(args.report, whole)
+    return [*args.export, *([args.report] if args.report else [])]
 
 
-def _suffix(path: Path | None) -> str:
-    return path.suffix if path else ""
+def _check(args: argparse.Namespace) -> None:
+    """Refuses what could not be done in the end."""
+    for path in args.export:
+        export.check(path, "--export", export.SUFFIXES)
+    if args.report:
+        export.check(args.report, "--report", (".html",))
+    files = [path.resolve() for path in [*args.export, args.report] if path]
+    if twice := [path for path, n in Counter(files).items() if n > 1]:
+        raise UserError(f"{twice[0]} is to be written twice; name two files")
+    if args.experiment and args.baseline:
+        raise UserError(
+            "--experiment A B compares A with B; leave --baseline out, or give B"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         "--export",
         type=Path,
         metavar="FILE",
-        help=".csv: one row a run; .json: everything; .md, .tex, .html: the tables",
+        action="append",
+        default=[],
+        help=".csv: one row a run; .json: everything; .md, .tex, .html: the tables; "
+        "may be repeated",
     )
     add("--report", type=Path, metavar="FILE.html", help="write a page to look at")
     one_view.add_argument(
@@ -203,22 +227,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _baseline(runs: Sequence[Run], args: argparse.Namespace) -> str:
-    """The name of the baseline; one that was asked for must be there."""
+def _check_names(runs: Sequence[Run], args: argparse.Namespace) -> None:
+    """A baseline and an emotion that were asked for must be there."""
     names = list(dict.fromkeys(run.name for run in runs))
     if args.baseline and args.baseline not in names:
         raise UserError(
             f"--baseline {args.baseline}: there is no such experiment; there are "
             f"{shortlist(names, 20)}"
         )
-    return args.baseline or BASELINE
-
-
-def _check_emotion(runs: Sequence[Run], emotion: str | None) -> None:
     known = dict.fromkeys(name for run in runs for name in run.data["class_names"])
-    if emotion and emotion not in known:
+    if args.emotion and args.emotion not in known:
         raise UserError(
-            f"--emotion {emotion}: the data have no such emotion; they have "
+            f"--emotion {args.emotion}: the data have no such emotion; they have "
             f"{', '.join(known)}"
         )
 
@@ -239,8 +259,10 @@ def _pick(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
                 f"{runs[0].label}"
             )
         picked += chosen
-    if names[0] == names[1]:
-        raise UserError(f"--experiment {names[0]} {names[1]}: name two that differ")
+    if len({run.folder for run in picked}) < len(picked):
+        raise UserError(
+            f"--experiment {' '.join(names)}: name two that have no run in common"
+        )
     if len({run.fingerprint for run in picked}) > 1:
         raise UserError(
             f"--experiment {' '.join(names)}: they are of different data and do not "
@@ -325,7 +347,11 @@ def _failures(unfinished: Sequence[Path]) -> dict[Path, str]:
 
 
 def _overall(
-    console: Console, summary: Summary, unfinished: Sequence[Path], sort: str
+    console: Console,
+    summary: Summary,
+    unfinished: Sequence[Path],
+    sort: str,
+    baseline: str,
 ) -> None:
     """The overall table, and the differences from the baseline."""
     _heading(console, f"{summary.split}: overall, in % [95 % interval], by {sort}")
@@ -343,11 +369,16 @@ def _overall(
             "could show: the true difference that these data find in 80 % of cases",
             style="dim",
         )
-    elif len({each.name for each in summary.experiments}) > 1:
+    lacking = [
+        summary.label(each)
+        for each in summary.experiments
+        if each.versus is None and each.name != baseline
+    ]
+    if lacking and len(summary.experiments) > len(summary.images):
         _say(
             console,
-            f"nothing is tested: {BASELINE} is not among them; name another with "
-            "--baseline, or add it with --filter",
+            f"not tested: {shortlist(lacking)}, for want of {summary.split} "
+            f"results of {baseline} on the same data; --baseline names another",
             style="yellow",
         )
 
@@ -357,7 +388,7 @@ def _emotions(console: Console, summary: Summary) -> None:
     if not console.is_terminal:
         marks = [mark.replace("bold", "*") for mark in marks]
     if _has_tests(summary):
-        marks.append(f"+ -: better, worse than {summary.baseline}, not by chance")
+        marks.append(f"+ -: better, worse than {summary.baseline}, significant")
     legend = f" ({'; '.join(marks)})" if marks else ""
     for metric in CLASS_METRICS:
         name = tables.METRIC_WORDS[metric]
@@ -379,6 +410,7 @@ def _emotion(console: Console, summary: Summary, emotion: str) -> None:
         f"{summary.split}: {emotion}, {_count(n, 'image')}, in % [95 % interval]",
     )
     console.print(tables.one_emotion(summary, emotion, console.width))
+    _seeds_note(console, summary)
 
 
 def _two(
@@ -395,7 +427,7 @@ def _two(
     for each in (one, other):
         _heading(console, f"{each.name}: taken for, in % of each true emotion")
         console.print(tables.confusion(each, console.width))
-    _heading(console, "Seeds, epochs, time and calibration error (ECE, in %)")
+    _heading(console, _COSTS)
     console.print(tables.costs(summary, console.width))
     _heading(console, f"What {one.name} changes in {other.name}")
     console.print(tables.changes(runs, names, console.width, other.name))
@@ -420,13 +452,17 @@ def _configs(console: Console, runs: Sequence[Run], summary: Summary) -> None:
 
 
 def _what_this_says(console: Console, summary: Summary) -> None:
-    if not (found := findings(summary)):
-        return
-    _heading(console, f"What this says, on {summary.split}")
+    if found := findings(summary):
+        _heading(console, f"What this says, on {summary.split}")
     for finding in found:
         _say(console, finding.question)
         _indented(console, finding.answer)
+    _seeds_note(console, summary)
+
+
+def _seeds_note(console: Console, summary: Summary) -> None:
     if told := seeds_note(summary):
+        console.print()
         _say(console, told, style="yellow")
 
 

@@ -60,7 +60,14 @@ def build(
             }
             for fingerprint, facts in data.items()
         ],
-        "experiments": [_experiment(each, summary) for each in summary.experiments],
+        "experiments": [
+            _experiment(each, summary)
+            for each in {
+                other.label(each): each
+                for other in (*reversed(summaries.values()), summary)
+                for each in other.experiments
+            }.values()
+        ],
         "failed": [
             {"run": f"{path.parent.name}/{path.name}", "error": told}
             for path, told in failed.items()
@@ -70,7 +77,7 @@ def build(
             for path in unfinished
             if path not in failed
         ],
-        "missing": _missing(summary, unfinished),
+        "missing": _missing(runs, unfinished),
         "splits": {name: _split(each) for name, each in summaries.items()},
     }
 
@@ -85,7 +92,8 @@ def notes(summary: Summary) -> list[str]:
         "p is of a permutation test that swaps two experiments' predictions image by "
         "image, all seeds together, and adds the seeds' spread; of accuracy with one "
         "seed each, of the exact McNemar test. p (Holm) is corrected for all "
-        "experiments, and by emotion for all emotions as well.",
+        "experiments, and by emotion for all emotions as well: each score's tests are "
+        "held at 5 % together, and different scores are not corrected for each other.",
         f"Detectable is the true difference that such a test finds in "
         f"{100 * statistics.POWER:.0f} % of all cases, after Holm's correction.",
     ]
@@ -94,6 +102,11 @@ def notes(summary: Summary) -> list[str]:
             told.append(
                 f"{images.repeated} of the {images.n:,} images are identical to an "
                 "earlier one and were resampled with it."
+            )
+        if absent := [name for name, count in images.support.items() if not count]:
+            told.append(
+                f"There is no image of {', '.join(absent)}; a network that predicts it "
+                "all the same has one class of F1 0 more in its macro F1."
             )
         if not images.identical_known:
             told.append(
@@ -160,16 +173,17 @@ def _curve(run: Run) -> dict[str, Any] | None:
         return None
 
 
-def _missing(summary: Summary, unfinished: Sequence[Path]) -> list[str]:
+def _missing(runs: Sequence[Run], unfinished: Sequence[Path]) -> list[str]:
     """Seeds that other experiments have, of which there is not even a folder."""
-    begun = {f"{path.parent.name}/{path.name}" for path in unfinished}
+    known = {f"{path.parent.name}/{path.name}" for path in unfinished}
+    known |= {run.label for run in runs}
     missing = []
-    for each in summary.experiments:
-        alike = (o for o in summary.experiments if o.fingerprint == each.fingerprint)
-        seeds = {run.seed for other in alike for run in other.runs}
-        for seed in sorted(seeds - {run.seed for run in each.runs}):
-            if (label := f"{each.name}/seed_{seed}") not in begun:
-                missing.append(label)
+    for fingerprint in dict.fromkeys(run.fingerprint for run in runs):
+        group = [run for run in runs if run.fingerprint == fingerprint]
+        seeds = sorted({run.seed for run in group})
+        for name in dict.fromkeys(run.name for run in group):
+            labels = (f"{name}/seed_{seed}" for seed in seeds)
+            missing += [label for label in labels if label not in known]
     return missing
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ def check(path: Path, option: str, suffixes: Sequence[str]) -> None:
 def write(path: Path, text: str) -> None:
     """Writes `path`, which appears whole or not at all; an old one is replaced."""
     try:
-        with replacing(path) as partial:
+        with replacing(path.resolve()) as partial:  # a link stays one
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
@@ -54,8 +55,8 @@ def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def to_markdown(sheets: Sequence[Sheet]) -> str:
-    """The sheets as pipe tables."""
+def to_markdown(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
+    """The sheets as pipe tables, and notes below them."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -65,11 +66,12 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
         rule = ["---"] + ["---:"] * (len(sheet.headers) - 1)
         lines = [line(row) for row in (sheet.headers, rule, *sheet.rows)]
         blocks.append("\n".join([f"**{sheet.caption}**", "", *lines]))
+    blocks.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(blocks) + "\n"
 
 
-def to_latex(sheets: Sequence[Sheet]) -> str:
-    """The sheets as tables in the style of booktabs."""
+def to_latex(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
+    """The sheets as tables in the style of booktabs, and notes below them."""
     blocks = ["% needs \\usepackage{booktabs}"]
     for sheet in sheets:
         body = [" & ".join(map(_tex, row)) + r" \\" for row in sheet.rows]
@@ -77,7 +79,7 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
             "\n".join(
                 [
                     r"\begin{table}",
-                    r"\centering",
+                    r"\centering\small",
                     rf"\caption{{{_tex(sheet.caption)}}}",
                     rf"\begin{{tabular}}{{l{'r' * (len(sheet.headers) - 1)}}}",
                     r"\toprule",
@@ -90,10 +92,10 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
                 ]
             )
         )
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, *map(_tex, notes)]) + "\n"
 
 
-def to_html(sheets: Sequence[Sheet]) -> str:
+def to_html(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
     """The sheets as a plain page, to paste from; `--report` is the one to look at."""
 
     def row(cells: Sequence[str], first: str, tag: str) -> str:
@@ -112,13 +114,13 @@ def to_html(sheets: Sequence[Sheet]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<title>fer_jax: comparison</title></head>\n<body>\n"
-        + "\n".join(blocks)
+        + "\n".join([*blocks, *(f"<p>{html.escape(note)}</p>" for note in notes)])
         + "\n</body></html>\n"
     )
 
 
 # What is written as tables, and by what.
-SHEETS: dict[str, Callable[[Sequence[Sheet]], str]] = {
+SHEETS: dict[str, Callable[[Sequence[Sheet], Sequence[str]], str]] = {
     ".md": to_markdown,
     ".tex": to_latex,
     ".html": to_html,
@@ -201,4 +203,5 @@ _TEX = {char: rf"\{char}" for char in "&%$#_{}"} | {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
+    escaped = "".join(_TEX.get(char, char) for char in text)
+    return re.sub(r"(?<![\w\]])-(?=\d)", "$-$", escaped)  # a minus, no hyphen

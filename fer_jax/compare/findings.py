@@ -1,9 +1,9 @@
 """What the tests say, in words: one sentence for each question an experiment asks.
 
 A description is read for what it asks about: the emotions that it names, the rare ones,
-or the accuracy; else macro F1. "better" and "worse" stand for what is significant
-after Holm's correction, and nothing else does. All figures are differences from the
-baseline in points.
+accuracy, balanced accuracy or macro F1; where it names nothing, macro F1. "better" and
+"worse" stand for what is significant after Holm's correction, and nothing else does.
+All figures are differences from the baseline in points.
 """
 
 import re
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fer_jax.compare.results import shortlist
-from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.results import METRICS, shortlist
+from fer_jax.compare.summary import BASELINE, Experiment, Summary
 from fer_jax.compare.tables import p_value, percent, with_interval, words
 
 BETTER, WORSE, MIXED, NOT_SHOWN = "better", "worse", "mixed", "not shown"
@@ -31,7 +31,8 @@ class Finding:
     Attributes:
       question: what the experiments were made to ask.
       answer: a sentence.
-      verdict: `better`, `worse`, `mixed` or `not shown`.
+      verdict: `better` or `worse` if all that was asked about is, `not shown` if
+        nothing is significant, else `mixed`.
       experiments: those that it rests on, by their labels.
     """
 
@@ -51,7 +52,7 @@ def findings(summary: Summary) -> list[Finding]:
         return []
     questions: dict[tuple[str, str], list[Experiment]] = {}
     for each in tested:
-        asked = each.runs[0].description, each.fingerprint
+        asked = _question(each, summary), each.fingerprint
         questions.setdefault(asked, []).append(each)
     overall = [_overall(summary, tested)] if len(tested) > 1 else []
     return overall + [
@@ -59,15 +60,22 @@ def findings(summary: Summary) -> list[Finding]:
     ]
 
 
+def _question(each: Experiment, summary: Summary) -> str:
+    """What it asks; its description was written with the usual baseline in mind."""
+    if summary.baseline == BASELINE and each.runs[0].description:
+        return each.runs[0].description
+    return f"{each.name} against {summary.baseline}?"
+
+
 def seeds_note(summary: Summary) -> str:
     """How far what is said reaches, given how many seeds there are."""
     counts = [len(each.runs) for each in summary.experiments]
-    if max(counts) == 1:
+    if len(counts) > 1 and max(counts) == 1:
         return (
             "One seed each: this compares these networks, not the settings; how much "
             "another seed would change is unknown (--seeds 3 or more tells)."
         )
-    if min(counts) == 1:
+    if min(counts) == 1 < max(counts):
         return (
             "Some experiments have one seed: the spread of the others' seeds stands in "
             "for theirs."
@@ -86,11 +94,12 @@ def _overall(summary: Summary, tested: Sequence[Experiment]) -> Finding:
     parts = [f"better: {shortlist(better, 12)}"] if better else []
     parts += [f"worse: {shortlist(worse, 12)}"] if worse else []
     if rest := len(rows) - len(better) - len(worse):
-        size = percent(np.median([row["detectable"] for row in rows.values()]))
-        parts.append(
-            f"{rest} of {len(rows)} not shown to differ (these data would mostly show "
-            f"{size} points and more)"
-        )
+        told = f"{rest} of {len(rows)} not shown to differ"
+        sizes = [row["detectable"] for row in rows.values() if row["detectable"] > 0]
+        if sizes:
+            size = percent(np.median(sizes))
+            told += f" (these data would mostly show {size} points and more)"
+        parts.append(told)
     answer = f"By macro F1 against {summary.baseline}, {'; '.join(parts)}"
     return Finding(
         "Which experiments differ from the baseline?",
@@ -123,23 +132,24 @@ def _told(
     """What one experiment answers, and the tests that the verdict rests on."""
     emotions, rare = _asked_emotions(each, question)
     if emotions:
-        metrics = [f"f1_{emotion}" for emotion in emotions]
-        clauses = [_clause(each, metric) for metric in metrics]
-        for emotion in emotions:
-            clauses += [
-                _clause(each, metric)
-                for metric in (f"recall_{emotion}", f"precision_{emotion}")
-                if rare or each.versus.at[metric, "real"]
-            ]
-        clauses.append(_clause(each, "macro_f1"))
+        kinds = ("f1", "recall", "precision") if rare else ("f1",)
+        asked = [f"{kind}_{emotion}" for emotion in emotions for kind in kinds]
+        more = [
+            metric
+            for emotion in emotions
+            for metric in (f"recall_{emotion}", f"precision_{emotion}")
+            if metric not in asked and each.versus.at[metric, "real"]
+        ]
+        clauses = [_clause(each, metric) for metric in [*asked, *more, "macro_f1"]]
     else:
-        metrics = ["accuracy" if _asks("accuracy", question) else "macro_f1"]
-        row = each.versus.loc[metrics[0]]
-        clauses = [_clause(each, metrics[0])]
-        if not row["real"]:
-            clauses[0] += f" ({percent(row['detectable'])} would mostly have shown)"
+        asked = _asked_metrics(question)
+        clauses = [
+            _clause(each, metric) + _could_show(each, metric) for metric in asked
+        ]
+        if rare:
+            clauses.insert(0, "no emotion is rare here")
     text = ", ".join(clauses)
-    return text + _time(each, summary), [each.versus.loc[metric] for metric in metrics]
+    return text + _time(each, summary), [each.versus.loc[metric] for metric in asked]
 
 
 def _clause(each: Experiment, metric: str) -> str:
@@ -152,6 +162,18 @@ def _clause(each: Experiment, metric: str) -> str:
     p = p_value(row["p_holm"])
     verdict = BETTER if row["value"] > 0 else WORSE
     return f"{told} {verdict}, p {p if p[0] == '<' else f'= {p}'}"
+
+
+def _could_show(each: Experiment, metric: str) -> str:
+    """What would have been found, where nothing was."""
+    row = each.versus.loc[metric]
+    if row["real"]:
+        return ""
+    if row["value"] == 0 and pd.isna(row["low"]):
+        return " (their predictions do not differ)"
+    if pd.isna(row["detectable"]):
+        return " (these data could show no difference)"
+    return f" ({percent(row['detectable'])} would mostly have shown)"
 
 
 def _time(each: Experiment, summary: Summary) -> str:
@@ -168,12 +190,12 @@ def _time(each: Experiment, summary: Summary) -> str:
 
 
 def _verdict(rows: Sequence[pd.Series]) -> str:
-    signs = {row["value"] > 0 for row in rows if row["real"]}
-    if not signs:
+    told = {(row["value"] > 0) if row["real"] else None for row in rows}
+    if told == {None}:
         return NOT_SHOWN
-    if len(signs) == 2:
+    if len(told) > 1:
         return MIXED
-    return BETTER if signs.pop() else WORSE
+    return BETTER if told.pop() else WORSE
 
 
 def _asked_emotions(each: Experiment, question: str) -> tuple[list[str], bool]:
@@ -186,6 +208,16 @@ def _asked_emotions(each: Experiment, question: str) -> tuple[list[str], bool]:
     support = each.confusion.sum(axis=1)
     rare = (support > 0) & (support < _RARE * support.mean())
     return [name for name, few in zip(names, rare, strict=True) if few], True
+
+
+def _asked_metrics(question: str) -> list[str]:
+    """The overall metrics that a question names; without any, macro F1."""
+    asked, rest = [], question
+    for metric in ("balanced_accuracy", "accuracy", "macro_f1"):
+        if _asks(words(metric), rest):
+            asked.append(metric)
+            rest = re.sub(re.escape(words(metric)), "", rest, flags=re.IGNORECASE)
+    return sorted(asked, key=METRICS.index) or ["macro_f1"]
 
 
 def _asks(word: str, question: str) -> bool:

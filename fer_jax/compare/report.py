@@ -21,8 +21,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from fer_jax.errors import UserError
-from fer_jax.runs import replacing
+from fer_jax.compare import export
 
 _SCRIPTS = ("basics", "colours", "tables", "texts", "charts", "report")
 # The function that plotly.js is handed in as; its comment and its content are kept.
@@ -45,12 +44,7 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    page = render(content)
-    try:
-        with replacing(path) as partial:
-            partial.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    export.write(path, render(content))
 
 
 def render(content: Mapping[str, Any]) -> str:

@@ -156,9 +156,10 @@ def read_run(run_dir: Path) -> Run:
         device=result["environment"]["device"],
         **{
             key: result[key]
-            for key in ("name", "description", "seed", "data", "selection")
+            for key in ("name", "seed", "data", "selection")
             + ("epochs_run", "stopped_early", "timing")
         },
+        description=_one_line(result["description"]),
     )
     # A copied folder would count one seed twice, or under a wrong name.
     if (run_dir.parent.name, run_dir.name) != (run.name, f"seed_{run.seed}"):
@@ -266,6 +267,12 @@ def _absent(result: dict[str, Any], fields: Mapping[tuple[str, ...], Any]) -> li
 def _is_sound(value: Any) -> bool:
     """Whether a number is finite and no larger than a float can be."""
     return not isinstance(value, _NUMBER) or -1e308 < value < 1e308
+
+
+def _one_line(text: str, longest: int = 200) -> str:
+    """A text of a config in one printable line, cut where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
 def _matches(name: str, filters: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ docs/statistics.md has what was measured: coverage, false positives, power.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,10 @@ from fer_jax.metrics import ratio
 
 LEVEL = 0.95  # of the intervals
 ALPHA, POWER = 0.05, 0.8  # of the tests, and of the smallest detectable difference
-DRAWS = 5_000  # of the bootstrap and of each permutation test
+DRAWS = 5_000  # of the bootstrap
+# A permutation test makes so many draws a comparison of its family, within these
+# bounds: the first of Holm's steps needs p < 0.05 / family.
+DRAWS_A_COMPARISON, MIN_DRAWS, MAX_DRAWS = 200, 5_000, 100_000
 BINS = 15  # of the reliability curve, as many as Guo et al. (2017)
 _CHUNK = 250  # draws at a time: their weights stay in the cache of a core
 
@@ -93,8 +97,7 @@ def scores(counts: Tally) -> np.ndarray:
       counts: hits and predicted `[..., R, C]`, support `[..., 1, C]`.
 
     Returns:
-      `[..., R, K]` in 0..1, of the counts' dtype; NaN for the F1 and the recall of a
-      class without images.
+      `[..., R, K]` in 0..1, of the counts' dtype; NaN for a class without images.
     """
     hits, predicted, support = counts
     either = support + predicted
@@ -105,7 +108,7 @@ def scores(counts: Tally) -> np.ndarray:
         ratio(recall.sum(-1), (support > 0).sum(-1)),
     )
     absent = np.where(support > 0, 0, np.float32(np.nan))
-    by_class = (f1 + absent, ratio(hits, predicted), recall + absent)
+    by_class = (each + absent for each in (f1, ratio(hits, predicted), recall))
     return np.concatenate([np.stack(overall, axis=-1), *by_class], axis=-1)
 
 
@@ -120,7 +123,9 @@ class Replicates:
       seed_variance: float64 `[E, K]`, the variance of each mean over seeds that is
         due to the seeds; 0 where no experiment has two.
       degrees: how many degrees of freedom `seed_variance` rests on; 0 for none.
-      student: float32 `[B, E]`, draws of Student's t with `degrees`.
+      student: float32 `[B, E]`, draws of Student's t with `degrees`. Those of one row
+        share their divisor, as the experiments share the estimate: a difference of
+        two is then Student's t as well.
     """
 
     values: np.ndarray
@@ -154,15 +159,13 @@ def bootstrap(
         drawn[start : start + _CHUNK] = scores(counts.weighted(weights))
     runs = [list(chosen) for chosen in experiments]
     variance, degrees = _seed_variance(exact, drawn, runs)
-    size = (DRAWS, len(runs))
-    student = rng.standard_t(degrees, size) if degrees else np.zeros(size)
     return Replicates(
         values=np.stack([exact[chosen].mean(axis=0) for chosen in runs]),
         sd=np.stack([_sd(exact[chosen]) for chosen in runs]),
         images=np.stack([drawn[:, chosen].mean(axis=1) for chosen in runs], axis=1),
         seed_variance=variance,
         degrees=degrees,
-        student=student.astype(np.float32),
+        student=_student(degrees, (DRAWS, len(runs)), rng),
     )
 
 
@@ -205,9 +208,11 @@ class Difference(NamedTuple):
         """The true difference that a test finds in `POWER` of all cases, `[K]`.
 
         That is after Holm's correction for so many comparisons, at its first step.
+        NaN: no difference that is possible would be found, or the two never differ.
         """
         found = stats.t.isf(ALPHA / (2 * comparisons), self.degrees)
-        return (found + stats.norm.ppf(POWER)) * self.error
+        size = (found + stats.norm.ppf(POWER)) * self.error
+        return np.where((size > 0) & (size <= 1), size, nan)
 
 
 def difference(replicates: Replicates, one: int, other: int) -> Difference:
@@ -223,8 +228,8 @@ def difference(replicates: Replicates, one: int, other: int) -> Difference:
     degrees[seeds_count] = replicates.degrees * share**2
     return Difference(
         value=replicates.values[one] - replicates.values[other],
-        low=low,
-        high=high,
+        low=low.clip(-1, 1),
+        high=high.clip(-1, 1),
         error=np.sqrt(variance),
         degrees=degrees,
     )
@@ -236,6 +241,7 @@ def permutation_tests(
     pairs: Sequence[tuple[int, int]],
     replicates: Replicates,
     rng: np.random.Generator,
+    draws: int = MIN_DRAWS,
 ) -> np.ndarray:
     """Two-sided p-values of the differences of pairs of experiments, `[pairs, K]`.
 
@@ -245,22 +251,24 @@ def permutation_tests(
     better than the next on all of them, is added as in the bootstrap, by Student's t.
     """
     more = np.ones((len(pairs), replicates.values.shape[1]))  # the data's own draw
-    total = counts.total()
-    for start in range(0, DRAWS, _CHUNK):
-        draws = slice(start, min(start + _CHUNK, DRAWS))
-        shape = (draws.stop - start, len(counts.support))
-        kept = counts.weighted(rng.integers(2, size=shape).astype(np.float32))
+    total, spread = counts.total(), np.sqrt(replicates.seed_variance)
+    for start in range(0, draws, _CHUNK):
+        size = (min(_CHUNK, draws - start), len(counts.support))
+        kept = counts.weighted(rng.integers(2, size=size).astype(np.float32))
+        student = _student(replicates.degrees, (size[0], len(experiments)), rng)
         for p, (one, other) in enumerate(pairs):
-            swapped = _swap(kept, total, experiments[one], experiments[other])
-            for e in (one, other):
-                spread = np.sqrt(replicates.seed_variance[e])
-                sign = 1 if e == one else -1
-                swapped += sign * replicates.student[draws, e, None] * spread
-            observed = replicates.values[one] - replicates.values[other]
+            null = _swap(kept, total, experiments[one], experiments[other])
+            null += student[:, one, None] * spread[one]
+            null -= student[:, other, None] * spread[other]
+            observed = np.abs(replicates.values[one] - replicates.values[other])
             # Equal but for rounding is as large: ties are common among counts.
-            smaller = np.abs(swapped) < np.abs(observed) - 1e-6
-            more[p] += (~smaller).sum(axis=0)
-    return np.where(np.isnan(replicates.values[0]), nan, more / (DRAWS + 1))
+            more[p] += (~(np.abs(null) < observed - 1e-6)).sum(axis=0)
+    return np.where(np.isnan(replicates.values[0]), nan, more / (draws + 1))
+
+
+def enough_draws(comparisons: int) -> int:
+    """How many draws the permutation tests of a family of so many need."""
+    return int(np.clip(DRAWS_A_COMPARISON * comparisons, MIN_DRAWS, MAX_DRAWS))
 
 
 def _swap(
@@ -268,21 +276,22 @@ def _swap(
 ) -> np.ndarray:
     """Differences `[B, K]` where the groups that are not in `kept` are swapped.
 
-    Each run swaps with the one in its place in the other experiment; the shorter
-    experiment begins again where the longer goes on.
+    Each run swaps with the one in its place in the other experiment; where they have
+    other numbers of seeds both begin again until they end together.
     """
+    places = range(math.lcm(len(one), len(other)))
+    mine = [one[i % len(one)] for i in places]
+    theirs = [other[i % len(other)] for i in places]
 
-    def mean_score(mine: Sequence[int], theirs: Sequence[int]) -> np.ndarray:
-        mine = list(mine)
-        partner = [theirs[i % len(theirs)] for i in range(len(mine))]
+    def mean_score(stay: list[int], come: list[int]) -> np.ndarray:
         mixed = (
-            part[:, mine] + whole[partner].astype(np.float32) - part[:, partner]
+            part[:, stay] + whole[come].astype(np.float32) - part[:, come]
             for part, whole in zip(kept[:2], total[:2], strict=True)
         )
         support = total.support[None].astype(np.float32)
         return scores(Tally(*mixed, support)).mean(axis=1)
 
-    return mean_score(one, other) - mean_score(other, one)
+    return mean_score(mine, theirs) - mean_score(theirs, mine)
 
 
 def mcnemar(
@@ -384,6 +393,16 @@ def _sd(values: np.ndarray) -> np.ndarray:
     return (
         values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(values[0], nan)
     )
+
+
+def _student(
+    degrees: int, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Student's t, float32 `[draws, experiments]`, with one divisor a row; or zeros."""
+    if not degrees:
+        return np.zeros(size, np.float32)
+    divisor = np.sqrt(rng.chisquare(degrees, (size[0], 1)) / degrees)
+    return (rng.standard_normal(size) / divisor).astype(np.float32)
 
 
 def _resample(groups: int, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -247,7 +247,10 @@ class _Tests:
         rng: np.random.Generator,
     ):
         self._replicates, self._single = replicates, replicates.degrees == 0
-        p_values = statistics.permutation_tests(counts, members, pairs, replicates, rng)
+        draws = statistics.enough_draws(len(pairs) * counts.support.shape[-1])
+        p_values = statistics.permutation_tests(
+            counts, members, pairs, replicates, rng, draws
+        )
         if self._single:
             for p, pair in enumerate(pairs):
                 one, other = (predictions.classes[members[e][0]] for e in pair)
@@ -326,11 +329,11 @@ def _families(num_classes: int) -> list[slice]:
 def _rank_by_emotion(
     replicates: Replicates, emotions: Sequence[str]
 ) -> dict[str, list[int]]:
-    """The experiments by falling F1, for each emotion that the split has."""
+    """The experiments by falling F1, for each emotion that one of them finds."""
     ranked = {}
     for c, emotion in enumerate(emotions):
         values = replicates.values[:, len(METRICS) + c]
-        if not np.isnan(values).any():
+        if (values > 0).any():
             ranked[emotion] = np.argsort(-values, kind="stable").tolist()
     return ranked
 

@@ -390,7 +390,7 @@ def _best(summary: Summary, columns: Sequence[str]) -> set[tuple[int, str]]:
     for rivals in by_data.values():
         for column in columns:
             values = np.array([summary.experiments[e].mean(column) for e in rivals])
-            if len(rivals) > 1 and not np.isnan(values).all():  # none is best of one
+            if len(set(values[~np.isnan(values)])) > 1:  # none is best among equals
                 top = np.nanmax(values)
                 best |= {
                     (e, column)
@@ -460,7 +460,7 @@ def _cut(name: str, longest: int) -> str:
 
 def _limit(width: int, narrow: int) -> int:
     """How long a name may be where the console is `width` wide."""
-    return narrow if width < _WIDE else width
+    return narrow if width < _WIDE else max(narrow, width // 3)
 
 
 def _fold(name: str, limit: int) -> Text:

@@ -103,7 +103,9 @@ def simulate(world, rng, *, seeds, experiments, rounds, truth, more_skill=0.0):
         found = statistics.difference(replicates, 1, 0)
         real = better - base
         held_difference = held_difference + ((found.low <= real) & (real <= found.high))
-        p = statistics.permutation_tests(counts, members, [(1, 0)], replicates, rng)[0]
+        p = statistics.permutation_tests(
+            counts, members, [(1, 0)], replicates, rng, statistics.DRAWS
+        )[0]
         if seeds == 1:
             p[0] = statistics.mcnemar(labels, np.arange(len(labels)), *predicted[1::-1])
         rejected = rejected + (p < statistics.ALPHA)
