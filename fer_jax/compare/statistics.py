@@ -165,7 +165,7 @@ def bootstrap(
         images=np.stack([drawn[:, chosen].mean(axis=1) for chosen in runs], axis=1),
         seed_variance=variance,
         degrees=degrees,
-        student=_student(degrees, (DRAWS, len(runs)), rng),
+        student=student_draws(degrees, (DRAWS, len(runs)), rng),
     )
 
 
@@ -255,7 +255,7 @@ def permutation_tests(
     for start in range(0, draws, _CHUNK):
         size = (min(_CHUNK, draws - start), len(counts.support))
         kept = counts.weighted(rng.integers(2, size=size).astype(np.float32))
-        student = _student(replicates.degrees, (size[0], len(experiments)), rng)
+        student = student_draws(replicates.degrees, (size[0], len(experiments)), rng)
         for p, (one, other) in enumerate(pairs):
             null = _swap(kept, total, experiments[one], experiments[other])
             null += student[:, one, None] * spread[one]
@@ -370,6 +370,20 @@ def _seed_variance(
             mean = _variance(drawn[:, chosen].mean(axis=1))
             shared = (n**2 * mean - single) / (n * (n - 1))
             own[e] = exact[chosen].var(axis=0, ddof=1) - (single / n - shared)
+    return pool_spread(own, sizes)
+
+
+def pool_spread(own: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, int]:
+    """The variance of each mean that is due to seeds, and its degrees of freedom.
+
+    Args:
+      own: float `[E, K]`, the variance over the seeds of each experiment that is not
+        the images' doing, below 0 by chance; -inf for one seed.
+      sizes: int `[E]`, the numbers of seeds.
+
+    Returns:
+      `[E, K]`, at least 0: the larger of the experiments' common and their own.
+    """
     degrees = int((sizes - 1).sum())
     if not degrees:
         return np.zeros_like(own), 0
@@ -395,7 +409,7 @@ def _sd(values: np.ndarray) -> np.ndarray:
     )
 
 
-def _student(
+def student_draws(
     degrees: int, size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
     """Student's t, float32 `[draws, experiments]`, with one divisor a row; or zeros."""
