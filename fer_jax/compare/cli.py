@@ -27,6 +27,7 @@ from fer_jax.compare.summary import BASELINE, SORTS, Summary, summarise
 from fer_jax.compare.watch import watch
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.output import check_target, write_whole
 from fer_jax.runs import failure
 
 _EPILOG = """examples:
@@ -155,7 +156,7 @@ def _write(
         else:
             sheets = export.sheets(summary)
             text = export.SHEETS[path.suffix](sheets, content.notes(summary))
-        export.write(path, text)
+        write_whole(path, text)
     if args.report:
         write_report(args.report, whole)
     return [*args.export, *([args.report] if args.report else [])]
@@ -164,9 +165,9 @@ def _write(
 def _check(args: argparse.Namespace) -> None:
     """Refuses what could not be done in the end."""
     for path in args.export:
-        export.check(path, "--export", export.SUFFIXES)
+        check_target(path, "--export", export.SUFFIXES)
     if args.report:
-        export.check(args.report, "--report", (".html",))
+        check_target(args.report, "--report", (".html",))
     files = [path.resolve() for path in [*args.export, args.report] if path]
     if twice := [path for path, n in Counter(files).items() if n > 1]:
         raise UserError(f"{twice[0]} is to be written twice; name two files")

@@ -21,7 +21,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from fer_jax.compare import export
+from fer_jax.output import write_whole
 
 _SCRIPTS = ("basics", "colours", "tables", "texts", "charts", "report")
 # The function that plotly.js is handed in as; its comment and its content are kept.
@@ -44,7 +44,7 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    export.write(path, render(content))
+    write_whole(path, render(content))
 
 
 def render(content: Mapping[str, Any]) -> str:
