@@ -23,6 +23,7 @@ from rich.table import Table
 
 from fer_jax import compare, data, runs
 from fer_jax.console import make_console
+from fer_jax.data.audit import audit
 from fer_jax.errors import UserError
 from fer_jax.lock import claim, holder, locked
 from fer_jax.plan import LOG, Job, estimate, find_configs, plan_job
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.tensorboard:
         _write_boards(console, [job for job in jobs if job not in todo])
+    for dataset in loaded.values() if todo else ():
+        audit(dataset, console)  # once, and not by each run at once
     status = _Batch(args, console, at_once, todo, about).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []

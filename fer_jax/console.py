@@ -126,10 +126,21 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         )
     table.add_section()
     overall = {"macro F1": "macro_f1", "balanced": "balanced_accuracy"}
-    for name, key in (overall | {"accuracy": "accuracy"}).items():
+    counts = {"accuracy": "n"}
+    overall |= {"accuracy": "accuracy"}
+    if any(
+        result[split].get("n_clean", result[split]["n"]) < result[split]["n"]
+        for split in splits
+    ):
+        overall |= {"macro F1, clean": "macro_f1_clean"}
+        overall |= {"accuracy, clean": "accuracy_clean"}
+        counts |= {"accuracy_clean": "n_clean"}
+    for name, key in overall.items():
         cells = []
         for split in splits:
             cells += ["", "", f"{100 * result[split][key]:.1f}"]
-            cells += [f"{result[split]['n']:,}" if key == "accuracy" else ""]
+            cells += [f"{result[split][counts[key]]:,}" if key in counts else ""]
         table.add_row(name, *cells)
     console.print(table)
+    if "accuracy_clean" in counts:
+        console.print("clean: of the images that have no copy in train, exact or near")

@@ -74,3 +74,19 @@ def score(
     matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
     scores = from_confusion(matrix, class_names)
     return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}
+
+
+def clean_scores(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """`n_clean`, `accuracy_clean`, `macro_f1_clean` and `balanced_accuracy_clean`.
+
+    Args:
+      logits: float32 `[N, C]`, of the images that have no copy among those trained on.
+      labels: int `[N]`.
+      class_names: the C names.
+    """
+    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
+    scores = from_confusion(matrix, class_names)
+    kept = ("n", "accuracy", "macro_f1", "balanced_accuracy")
+    return {f"{key}_clean": scores[key] for key in kept}

@@ -5,7 +5,7 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      metrics.jsonl    one object an epoch
                      checkpoints/     the last two and the best
                      tensorboard/     event files, where they were asked for
-                     predictions_<split>.npz   rows, image_ids, labels, logits
+                     predictions_<split>.npz   rows, image_ids, clean, labels, logits
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
 """
@@ -103,6 +103,7 @@ def write_predictions(
     *,
     rows: np.ndarray,
     image_ids: np.ndarray,
+    clean: np.ndarray,
     labels: np.ndarray,
     logits: np.ndarray,
 ) -> None:
@@ -113,6 +114,7 @@ def write_predictions(
       split: "val" or "test".
       rows: int32 `[N]`, each image's place in its source.
       image_ids: int32 `[N]`, equal for images that are identical.
+      clean: bool `[N]`, whether an image has no copy among those trained on.
       labels: int32 `[N]`, the true classes.
       logits: float32 `[N, C]`.
     """
@@ -120,7 +122,14 @@ def write_predictions(
         replacing(folder / f"predictions_{split}.npz") as partial,
         partial.open("wb") as file,
     ):
-        np.savez(file, rows=rows, image_ids=image_ids, labels=labels, logits=logits)
+        np.savez(
+            file,
+            rows=rows,
+            image_ids=image_ids,
+            clean=clean,
+            labels=labels,
+            logits=logits,
+        )
 
 
 @contextlib.contextmanager

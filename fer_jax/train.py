@@ -21,7 +21,9 @@ from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
+from fer_jax.data.audit import audit
 from fer_jax.errors import UserError, run_command
+from fer_jax.evaluate import clean_scores
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
 from fer_jax.lock import locked
@@ -120,6 +122,7 @@ def train(
         console=console,
     )
     parts = experiment.build(config, dataset)  # refuses before a folder is made
+    audit(dataset, console)  # once for a data set, and not at the end of a long run
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
     with _disk_errors(folder), locked(folder):
@@ -269,16 +272,21 @@ def _finish(
     """
     started, best = time.monotonic(), best_row(now.history)
     state = Progress.restore(checkpoints, best["step"], parts.state).state
-    scores = {}
+    scores, audited = {}, audit(dataset)
     for split in ("val", "test"):
         if split in dataset.splits:
             logits, scores[split] = score(config, dataset, parts, state, split)
             part = dataset.splits[split]
+            clean = ~audited.has_copy_in("train", near=True)[audited.of(split)]
+            scores[split] |= clean_scores(
+                logits[clean], part.labels[clean], dataset.class_names
+            )
             runs.write_predictions(
                 folder,
                 split,
                 rows=part.rows,
                 image_ids=part.image_ids(),
+                clean=clean,
                 labels=part.labels,
                 logits=logits,
             )

@@ -56,6 +56,7 @@ def as_arrays(labels, chosen, num_classes):
     return {
         "rows": rows,
         "image_ids": rows,
+        "clean": np.ones(len(labels), bool),
         "labels": np.asarray(labels, np.int32),
         "logits": logits,
     }

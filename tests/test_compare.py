@@ -414,6 +414,19 @@ def test_one_emotion(tmp_path, capsys):
     assert "Comparison" not in capsys.readouterr().out
 
 
+def test_scores_are_shown_clean_of_images_that_train_has(tmp_path):
+    labels = np.arange(70) % 7
+    for name, share in {"a": 1.0, "b": 0.5}.items():
+        result = make_result(name, 1, labels=labels, chosen=correct(share, labels))
+        result["arrays"]["val"]["clean"] = np.arange(70) >= 28
+        write(tmp_path, result)
+    text = text_of(tmp_path)
+    block = section(text, "val: as usual, and clean of the 28 of 70 images with a copy")
+    assert row(block, "a")[1:3] == ["100.0", "100.0"]
+    assert row(block, "b")[1:3] == ["50.0", "16.7"]  # 35 of 70, and 7 of 42
+    assert "as usual, and clean" not in text_of(tmp_path, split="test")
+
+
 # --- header and notes ---------------------------------------------------------------
 
 

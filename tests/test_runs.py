@@ -70,6 +70,7 @@ def test_clear_removes_a_run_and_nothing_else(tmp_path):
         "val",
         rows=zeros[:, 0],
         image_ids=zeros[:, 0],
+        clean=zeros[:, 0],
         labels=zeros[:, 0],
         logits=zeros,
     )
@@ -81,6 +82,7 @@ def test_predictions_come_back_without_pickle(tmp_path):
     arrays = {
         "rows": np.arange(4, dtype=np.int32),
         "image_ids": np.int32([0, 1, 0, 3]),
+        "clean": np.array([True, False, True, True]),
         "labels": np.int32([0, 1, 1, 0]),
         "logits": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
     }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from conftest import HARD, ROOT, TINY, environment, tiny_config, write_tiny_csv
+from conftest import HARD, LEAKED, ROOT, TINY, environment, tiny_config, write_tiny_csv
 from rich.console import Console
 from same_run import assert_same_run, rows
 from sklearn.metrics import confusion_matrix, f1_score
@@ -33,7 +33,14 @@ def test_run_folder_agrees_with_itself(finished_run):
         with np.load(folder / f"predictions_{split}.npz", allow_pickle=False) as file:
             labels, predicted = file["labels"], file["logits"].argmax(axis=1)
             assert len(file["rows"]) == len(labels) == result[split]["n"] == 128
+            clean = file["clean"]
         scores = result[split]
+        assert (~clean).sum() == (LEAKED if split == "val" else 0)
+        assert scores["n_clean"] == clean.sum()
+        right = labels[clean] == predicted[clean]
+        assert scores["accuracy_clean"] == pytest.approx(right.mean(), abs=1e-12)
+        macro = f1_score(labels[clean], predicted[clean], average="macro")
+        assert scores["macro_f1_clean"] == pytest.approx(macro, abs=1e-12)
         expected = confusion_matrix(labels, predicted, labels=range(7))
         np.testing.assert_array_equal(scores["confusion_matrix"], expected)
         macro = f1_score(labels, predicted, average="macro")

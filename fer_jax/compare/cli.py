@@ -93,6 +93,7 @@ def _show(
     """Prints everything."""
     _head(console, summary, runs, unfinished)
     _overall(console, summary, unfinished, sort, baseline)
+    _clean(console, summary)
     _emotions(console, summary)
     _heading(console, _COSTS)
     console.print(tables.costs(summary, console.width))
@@ -382,6 +383,22 @@ def _overall(
             f"results of {baseline} on the same data; --baseline names another",
             style="yellow",
         )
+
+
+def _clean(console: Console, summary: Summary) -> None:
+    """What the scores are without the images that have a copy in train."""
+    if not any(images.leaked for images in summary.images.values()):
+        return
+    told = ", ".join(
+        f"{images.leaked:,} of {images.n:,} images"
+        for images in summary.images.values()
+        if images.leaked
+    )
+    _heading(
+        console,
+        f"{summary.split}: as usual, and clean of the {told} with a copy in train",
+    )
+    console.print(tables.clean(summary, console.width))
 
 
 def _emotions(console: Console, summary: Summary) -> None:

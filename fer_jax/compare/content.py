@@ -103,6 +103,11 @@ def notes(summary: Summary) -> list[str]:
                 f"{images.repeated} of the {images.n:,} images are identical to an "
                 "earlier one and were resampled with it."
             )
+        if images.leaked:
+            told.append(
+                f"{images.leaked:,} of the {images.n:,} images have a copy in train, "
+                "exact or near; the clean scores leave them out."
+            )
         if absent := [name for name, count in images.support.items() if not count]:
             told.append(
                 f"There is no image of {', '.join(absent)}; a network that predicts it "
@@ -220,6 +225,11 @@ def _split(summary: Summary) -> dict[str, Any]:
             label: _calibration(each) for label, each in experiments.items()
         },
         "best": [_leader(leader, summary) for leader in summary.leaders],
+        "leaked": sum(each.leaked or 0 for each in images),
+        "clean": {
+            label: {metric: _number(value) for metric, value in each.clean.items()}
+            for label, each in experiments.items()
+        },
     }
 
 

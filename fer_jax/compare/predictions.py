@@ -21,6 +21,8 @@ class Predictions:
       image_ids: int `[N]`, equal for identical images.
       classes: int `[R, N]`, the predicted classes.
       confidence: float64 `[R, N]`, the predicted classes' probabilities.
+      clean: bool `[N]`, whether an image has no copy in train; None where the files of
+        an earlier version do not tell.
       identical_known: whether the files tell which images are identical; those of
         earlier versions do not, and then each image counts as one of its own.
     """
@@ -29,6 +31,7 @@ class Predictions:
     image_ids: np.ndarray
     classes: np.ndarray
     confidence: np.ndarray
+    clean: np.ndarray | None
     identical_known: bool
 
     def repeated(self) -> int:
@@ -60,6 +63,7 @@ def load_predictions(runs: Sequence[Run], split: str) -> Predictions:
         image_ids=first["image_ids"] if known else np.arange(len(first["labels"])),
         classes=logits.argmax(axis=2),
         confidence=softmax(logits, axis=2).max(axis=2),
+        clean=first["clean"] if all("clean" in arrays for arrays in loaded) else None,
         identical_known=known,
     )
 
@@ -95,7 +99,8 @@ def _is_whole(arrays: dict[str, np.ndarray], num_classes: int) -> bool:
     if not {"rows", "labels", "logits"} <= arrays.keys():
         return False
     labels, logits = arrays["labels"], arrays["logits"]
-    per_image = [arrays[key] for key in ("rows", "image_ids") if key in arrays]
+    more = ("rows", "image_ids", "clean")
+    per_image = [arrays[key] for key in more if key in arrays]
     return (
         labels.ndim == 1
         and len(labels) > 0

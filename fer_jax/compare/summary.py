@@ -34,6 +34,8 @@ class Experiment:
       confusion: int `[C, C]`, summed over seeds; the row is the true class.
       reliability: of the predictions of all seeds together.
       ece: the expected calibration error of each seed.
+      clean: the overall metrics, means over seeds, of the images that have no copy in
+        train; empty where that is not known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Experiment:
     confusion: np.ndarray
     reliability: Reliability
     ece: list[float]
+    clean: dict[str, float]
 
     @property
     def fingerprint(self) -> str:
@@ -100,12 +103,14 @@ class Images:
       support: how many of each emotion.
       repeated: how many have an identical one before them.
       identical_known: whether the runs tell which images are identical.
+      leaked: how many have a copy in train, exact or near; None: the runs do not tell.
     """
 
     n: int
     support: dict[str, int]
     repeated: int
     identical_known: bool
+    leaked: int | None
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,9 @@ def _analyse(
             support=dict(zip(emotions, support.tolist(), strict=True)),
             repeated=predictions.repeated(),
             identical_known=predictions.identical_known,
+            leaked=None
+            if predictions.clean is None
+            else int((~predictions.clean).sum()),
         ),
     )
 
@@ -366,7 +374,23 @@ def _experiment(
             statistics.reliability(sure, right).error()
             for sure, right in zip(confidence, correct, strict=True)
         ],
+        clean=_clean(predictions, classes, len(emotions)),
     )
+
+
+def _clean(
+    predictions: Predictions, classes: np.ndarray, num_classes: int
+) -> dict[str, float]:
+    """The overall metrics of the classes `[S, N]`, over the images without a copy."""
+    kept = predictions.clean
+    if kept is None or not kept.any():
+        return {}
+    ids = np.arange(int(kept.sum()))
+    counts = statistics.tally(
+        predictions.labels[kept], ids, classes[:, kept], num_classes
+    )
+    means = statistics.scores(counts.total()).mean(axis=0)
+    return dict(zip(METRICS, means[: len(METRICS)].tolist(), strict=True))
 
 
 def _in_order(experiments: Sequence[Experiment], sort: str) -> list[Experiment]:

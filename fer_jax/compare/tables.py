@@ -119,6 +119,24 @@ def differences(summary: Summary, metric: str, width: int) -> Table:
     return table
 
 
+def clean(summary: Summary, width: int) -> Table:
+    """The overall metrics as usual, and of the images that have no copy in train."""
+    headers = [
+        header
+        for metric in METRICS
+        for header in (METRIC_WORDS[metric].replace(" ", "\n"), "clean")
+    ]
+    table = _table(["experiment"], headers, marks=summary.marks)
+    limit = _limit(width, 22)
+    for each in summary.experiments:
+        pairs = ((each.mean(m), each.clean.get(m, np.nan)) for m in METRICS)
+        table.add_row(
+            *_row_head(each.name, each.fingerprint, summary.marks, limit),
+            *(percent(score) for pair in pairs for score in pair),
+        )
+    return table
+
+
 def costs(summary: Summary, width: int) -> Table:
     """Spread over seeds, epochs to the best val score, time, speed and calibration."""
     table = _table(

@@ -1,0 +1,284 @@
+"""Audits a data set: `bin/audit --data_root fer2013.csv`.
+
+Copies within and across splits, conflicting labels, blank images and the balance of the
+classes, as tables, and on demand as JSON, as a CSV of all copies, and as a sheet of the
+images to look at, which stays where it is written: it shows the data.
+"""
+
+import argparse
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_jax import data
+from fer_jax.console import make_console
+from fer_jax.data.audit import Audit, audit
+from fer_jax.output import check_target, write_whole
+
+SHEET_PAIRS = 200  # of a kind on the sheet
+
+
+class Pair(NamedTuple):
+    """Two images, as places in the audit, that are copies."""
+
+    first: int
+    second: int
+    kind: str  # "exact" or "near"
+    correlation: float
+    mirrored: bool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (default: the process's own); returns 0."""
+    args = _parser().parse_args(argv)
+    for option, path, suffix in (
+        ("--json", args.json, ".json"),
+        ("--csv", args.csv, ".csv"),
+        ("--report", args.report, ".html"),
+    ):
+        if path:  # before the reading goes to waste
+            check_target(path, option, (suffix,))
+    console = make_console(color=not args.no_color)
+    dataset = data.load(
+        args.data_root,
+        image_size=args.image_size,
+        skip_bad=args.skip_bad,
+        console=console,
+    )
+    found = audit(dataset, console)
+    facts = summary(found) | {
+        "data": dataset.description,
+        "fingerprint": dataset.fingerprint,
+        "skipped": dataset.skipped,
+    }
+    if args.json:
+        write_whole(args.json, json.dumps(facts, indent=1) + "\n")
+    if args.csv:
+        write_whole(args.csv, pairs_csv(found))
+    if args.report:
+        write_whole(args.report, sheet(found, dataset, facts))
+    show(console, facts)
+    for path in (args.json, args.csv, args.report):
+        if path:
+            console.print(f"written: {path}")
+    return 0
+
+
+def summary(found: Audit) -> dict[str, Any]:
+    """The audit in numbers: images, classes, blanks, copies, conflicts."""
+    exact = found.copies.exact
+    splits = {}
+    for name in found.splits:
+        own = found.of(name)
+        counts = np.bincount(found.labels[own], minlength=len(found.class_names))
+        splits[name] = {
+            "images": int(own.sum()),
+            "blank": int((own & found.blank).sum()),
+            "classes": dict(zip(found.class_names, counts.tolist(), strict=True)),
+        }
+    copies = []
+    for name in found.splits:
+        own = found.of(name)
+        for other in found.splits:
+            same = own & found.has_copy_in(other, near=False)
+            alike = own & found.has_copy_in(other, near=True)
+            copies.append(
+                {
+                    "split": name,
+                    "in": other,
+                    "exact": int(same.sum()),
+                    "near": int((alike & ~same).sum()),
+                }
+            )
+    conflicts = {}
+    for kind, near in (("exact", False), ("exact or near", True)):
+        groups = found.conflicts(near=near)
+        there = groups[groups >= 0]
+        conflicts[kind] = {"groups": len(np.unique(there)), "images": len(there)}
+    return {
+        "images": len(exact),
+        "distinct": len(np.unique(exact)),
+        "splits": splits,
+        "copies": copies,
+        "conflicts": conflicts,
+        "complete": found.copies.complete,
+    }
+
+
+def pairs(found: Audit) -> Iterator[Pair]:
+    """All copies: each image with the first one identical to it, and near pairs."""
+    exact = found.copies.exact
+    for place in np.flatnonzero(exact != np.arange(len(exact))):
+        yield Pair(int(exact[place]), int(place), "exact", 1.0, False)
+    for (first, second), correlation, mirrored in zip(
+        found.copies.pairs,
+        found.copies.correlation,
+        found.copies.mirrored,
+        strict=True,
+    ):
+        yield Pair(int(first), int(second), "near", float(correlation), bool(mirrored))
+
+
+def pairs_csv(found: Audit) -> str:
+    """One row for each of `pairs`."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    sides = [f"{what}_{side}" for side in "ab" for what in ("split", "row", "label")]
+    rows.writerow(["kind", *sides, "correlation", "mirrored"])
+    for pair in pairs(found):
+        told = [_where(found, place) for place in (pair.first, pair.second)]
+        rows.writerow(
+            [pair.kind, *told[0], *told[1], f"{pair.correlation:.4f}", pair.mirrored]
+        )
+    return text.getvalue()
+
+
+def show(console: Console, facts: dict[str, Any]) -> None:
+    """Prints the audit's tables, in 80 columns."""
+    console.print(
+        f"{facts['data']}: {facts['images']:,} images, {facts['distinct']:,} distinct, "
+        f"fingerprint {facts['fingerprint']}"
+    )
+    classes = next(iter(facts["splits"].values()))["classes"]
+    table = _table("images by split", ["split", *facts["splits"]])
+    for name in classes:
+        counts = [part["classes"][name] for part in facts["splits"].values()]
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    table.add_section()
+    for word, key in (("all", "images"), ("blank", "blank")):
+        counts = [part[key] for part in facts["splits"].values()]
+        table.add_row(word, *(f"{count:,}" for count in counts))
+    console.print(table)
+    table = _table("images that have a copy", ["of", "in", "exact", "near only"])
+    for row in facts["copies"]:
+        told = row["in"] if row["in"] != row["split"] else f"{row['in']} too"
+        table.add_row(row["split"], told, f"{row['exact']:,}", f"{row['near']:,}")
+    console.print(table)
+    table = _table("copies with different labels", ["copies", "groups", "images"])
+    for kind, counts in facts["conflicts"].items():
+        table.add_row(kind, f"{counts['groups']:,}", f"{counts['images']:,}")
+    console.print(table)
+    if skipped := sum(facts["skipped"].values()):
+        console.print(f"{skipped:,} bad rows or images were dropped before")
+    if not facts["complete"]:
+        console.print(
+            "more pairs are alike than were looked at: near copies may be missing",
+            style="yellow",
+        )
+
+
+def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
+    """A page of the images themselves: conflicts, copies across splits, blanks."""
+    images = np.concatenate([dataset.splits[name].images for name in found.splits])
+    across, conflicting, within = [], [], []
+    for pair in pairs(found):
+        first, second = pair.first, pair.second
+        if found.labels[first] != found.labels[second]:
+            conflicting.append(pair)
+        elif found.split[first] != found.split[second]:
+            across.append(pair)
+        else:
+            within.append(pair)
+
+    def figure(place: int) -> str:
+        split, row, label = _where(found, place)
+        return (
+            f'<figure><img src="{_png(images[place])}" alt="{html.escape(label)}">'
+            f"<figcaption>{split} {row}<br>{html.escape(label)}</figcaption></figure>"
+        )
+
+    def section(title: str, chosen: list[Pair]) -> str:
+        # Near copies first: exact ones look as one expects.
+        order = sorted(
+            chosen, key=lambda pair: (pair.kind == "exact", pair.correlation)
+        )
+        cells = "".join(
+            f"<div>{figure(pair.first)}{figure(pair.second)}"
+            f"<p>{pair.kind}{' mirrored' * pair.mirrored} "
+            f"{pair.correlation:.2f}</p></div>"
+            for pair in order[:SHEET_PAIRS]
+        )
+        more = f", {SHEET_PAIRS} shown" if len(chosen) > SHEET_PAIRS else ""
+        return f"<h2>{title}: {len(chosen):,}{more}</h2><section>{cells}</section>"
+
+    blanks = np.flatnonzero(found.blank)
+    cells = "".join(f"<div>{figure(int(place))}</div>" for place in blanks)
+    return _PAGE.format(
+        title=html.escape(facts["data"]),
+        body=section("Copies with different labels", conflicting)
+        + section("Copies across splits", across)
+        + section("Copies within a split", within)
+        + f"<h2>Blank images: {len(blanks):,}</h2><section>{cells}</section>",
+    )
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Audit: {title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+section div {{ display: flex; flex-wrap: wrap; width: 13rem; }}
+figure {{ margin: 0 .5rem 0 0; width: 6rem; font-size: .8rem; }}
+img {{ width: 6rem; image-rendering: pixelated; }}
+p {{ margin: 0; width: 100%; font-size: .8rem; }}
+</style></head>
+<body><h1>{title}</h1>
+<p>This page holds images of the data set: keep it where the data may be kept.</p>
+{body}
+</body></html>
+"""
+
+
+def _where(found: Audit, place: int) -> tuple[str, int, str]:
+    """The split, row and label of an image."""
+    return (
+        found.splits[found.split[place]],
+        int(found.rows[place]),
+        found.class_names[found.labels[place]],
+    )
+
+
+def _png(image: np.ndarray) -> str:
+    data_bytes = io.BytesIO()
+    Image.fromarray(image[:, :, 0]).save(data_bytes, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(data_bytes.getvalue()).decode()}"
+
+
+def _table(title: str, headers: Sequence[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for n, header in enumerate(headers):
+        table.add_column(header, justify="right" if n else "left")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="audit",
+        description="Looks for copies, conflicting labels and blank images in a data "
+        "set.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data_root", help="as python -m fer_jax.train takes it")
+    add("--image_size", type=int, default=48, help="side of the images (48)")
+    add("--skip_bad", action="store_true", help="drop unreadable images")
+    add("--json", type=Path, metavar="FILE.json", help="write the numbers")
+    add("--csv", type=Path, metavar="FILE.csv", help="write all copies, a row a pair")
+    add("--report", type=Path, metavar="FILE.html", help="write the images to look at")
+    add("--no-color", action="store_true", help="no colours")
+    return parser

@@ -1,0 +1,138 @@
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import LEAKED
+
+from fer_jax import audit as audit_command
+from fer_jax import data
+from fer_jax.data import duplicates
+from fer_jax.data.audit import Audit, audit
+from fer_jax.data.duplicates import Copies
+from fer_jax.data.prepare import cache_root
+from fer_jax.errors import UserError
+
+NAMES = ("train", "val", "test")
+
+
+def make_audit(splits, labels, exact, near=()):
+    """An audit of images of which the copies are told, not found."""
+    pairs = np.array(near, np.int32).reshape(-1, 2)
+    zeros = np.zeros(len(pairs))
+    copies = Copies(
+        exact=np.int32(exact),
+        pairs=pairs,
+        correlation=zeros + 0.95,
+        mirrored=zeros.astype(bool),
+        scale=zeros + 1,
+        shift=np.zeros((len(pairs), 2), np.int8),
+    )
+    count = len(exact)
+    return Audit(
+        class_names=("a", "b"),
+        splits=NAMES,
+        split=np.int8([NAMES.index(name) for name in splits]),
+        labels=np.int32(labels),
+        rows=np.arange(count, dtype=np.int32),
+        blank=np.zeros(count, bool),
+        copies=copies,
+    )
+
+
+# Images 0 and 3 are identical, and so are 1 and 4; 2 is nearly 3, and 5 nearly 1.
+SIX = make_audit(
+    splits=("train", "train", "train", "val", "val", "test"),
+    labels=(0, 0, 1, 0, 1, 0),
+    exact=(0, 1, 2, 0, 1, 5),
+    near=((0, 2), (1, 5)),
+)
+
+
+def test_copies_in_a_split_count_an_image_s_group_but_not_itself():
+    def places(split, near):
+        return np.flatnonzero(SIX.has_copy_in(split, near=near)).tolist()
+
+    assert places("train", near=False) == [3, 4]
+    assert places("train", near=True) == [0, 2, 3, 4, 5]  # 0 and 2 are of train
+    assert places("val", near=False) == [0, 1]
+    assert places("val", near=True) == [0, 1, 2, 5]
+    assert places("test", near=False) == []
+    assert places("test", near=True) == [1, 4]
+
+
+def test_conflicts_are_groups_with_several_labels():
+    assert SIX.conflicts(near=False).tolist() == [-1, 1, -1, -1, 1, -1]
+    # By near copies 0, 2, 3 are one group with labels 0, 1, 0, and 1, 4, 5 another.
+    assert SIX.conflicts(near=True).tolist() == [0, 1, 0, 0, 1, 1]
+
+
+def test_the_summary_counts_each_image_once():
+    facts = audit_command.summary(SIX)
+    copies = {(row["split"], row["in"]): row for row in facts["copies"]}
+    assert (facts["images"], facts["distinct"]) == (6, 4)
+    assert copies["val", "train"] | {"exact": 2, "near": 0} == copies["val", "train"]
+    assert copies["test", "train"] | {"exact": 0, "near": 1} == copies["test", "train"]
+    assert copies["train", "val"] | {"exact": 2, "near": 1} == copies["train", "val"]
+    assert facts["conflicts"]["exact"] == {"groups": 1, "images": 2}
+    assert facts["conflicts"]["exact or near"] == {"groups": 2, "images": 6}
+
+
+def test_an_audit_is_kept_and_a_damaged_one_made_again(tiny_csv, monkeypatch):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    first = audit(dataset)
+    leaked = first.has_copy_in("train", near=False) & first.of("val")
+    assert leaked.sum() == LEAKED
+    calls, find = [], duplicates.find
+
+    def counting(images):
+        calls.append(len(images))
+        return find(images)
+
+    monkeypatch.setattr(duplicates, "find", counting)
+    again = audit(dataset)
+    assert calls == []
+    np.testing.assert_array_equal(again.copies.exact, first.copies.exact)
+    np.testing.assert_array_equal(again.copies.pairs, first.copies.pairs)
+    (path,) = (cache_root() / "audits").glob(f"*{dataset.fingerprint}*")
+    path.write_bytes(path.read_bytes()[:100])
+    assert audit(dataset).copies.exact.tolist() == first.copies.exact.tolist()
+    assert calls == [384]
+
+
+def run(capsys, *args):
+    assert audit_command.main([*map(str, args)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_tells_and_writes(tiny_csv, tmp_path, capsys):
+    options = ["--data_root", tiny_csv, "--image_size", 16]
+    files = {kind: tmp_path / f"x.{kind}" for kind in ("json", "csv", "html")}
+    text = run(
+        capsys,
+        *options,
+        *("--json", files["json"], "--csv", files["csv"], "--report", files["html"]),
+    )
+    assert "384 images, 377 distinct" in text
+    assert re.search(rf"val +train +{LEAKED} +0", text)
+    facts = json.loads(files["json"].read_text())
+    assert facts["splits"]["train"]["classes"]["disgust"] == 8
+    rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    assert len(rows) == LEAKED
+    assert {(row["split_a"], row["split_b"], row["kind"]) for row in rows} == {
+        ("train", "val", "exact")
+    }
+    assert all(row["label_a"] == row["label_b"] for row in rows)
+    page = files["html"].read_text()
+    assert page.count("<img ") == 2 * LEAKED
+    assert f"Copies across splits: {LEAKED}<" in page
+    assert "http" not in page
+
+
+def test_the_command_refuses_before_reading(tmp_path):
+    with pytest.raises(UserError, match=r"--csv writes \.csv"):
+        audit_command.main(["--csv", str(tmp_path / "x.json")])
+    with pytest.raises(UserError, match="there is no folder"):
+        audit_command.main(["--report", str(tmp_path / "no" / "x.html")])
