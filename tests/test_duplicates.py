@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from soak.duplicates import TRANSFORMATIONS, found_at, plant
 
 from fer_jax.data import duplicates, embedded
@@ -118,8 +119,10 @@ def test_blank_images_pair_only_where_identical(faces, few):
     rng = np.random.default_rng(0)
     blanks = [np.full((48, 48, 1), grey, np.uint8) for grey in (0, 0, 128, 255)]
     blanks += list(rng.integers(100, 104, (6, 48, 48, 1), dtype=np.uint8))
-    ramp = np.linspace(120, 124, 48)[None, :, None] * np.ones((48, 1, 1))
-    blanks += [ramp.astype(np.uint8), (ramp + 3).astype(np.uint8)]
+    # What one can just make out, and its mirror image.
+    faint = gaussian_filter(rng.normal(size=(48, 48, 1)), (1.5, 1.5, 0))
+    faint = np.rint(100 + 2.5 * faint / faint.std()).astype(np.uint8)
+    blanks += [faint, faint[:, ::-1]]
     images = np.concatenate([np.stack(blanks), faces[: 20 if few else 200]])
     copies = duplicates.find(images)
     assert not len(copies.pairs)
@@ -187,11 +190,14 @@ def test_exact_is_what_the_splits_say(planted):
 
 
 def test_a_group_is_what_copies_link(faces):
-    images = np.concatenate([faces[:3], faces[2:3], faces[1:2, :, ::-1], faces[2:3]])
-    images = np.concatenate([images, (0.9 * images[4:5]).astype(np.uint8)])
-    copies = duplicates.find(images)
-    assert copies.pairs.tolist() == [[1, 4], [1, 6], [4, 6]]
-    assert copies.groups().tolist() == [0, 1, 2, 2, 1, 2, 1]
+    """Face 0 twice, face 1, face 2, face 1 mirrored, face 2 again, face 1 darker."""
+    one, two = faces[1:2], faces[2:3]
+    darker = (0.9 * one).astype(np.uint8)
+    parts = [faces[:1], faces[:1], one, two, one[:, :, ::-1], two, darker]
+    copies = duplicates.find(np.concatenate(parts))
+    assert copies.pairs.tolist() == [[2, 4], [2, 6], [4, 6]]
+    assert copies.exact.tolist() == [0, 0, 2, 3, 4, 3, 6]
+    assert copies.groups().tolist() == [0, 0, 2, 3, 2, 3, 2]
 
 
 def test_too_many_candidates_are_bounded_and_told(faces):
