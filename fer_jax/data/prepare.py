@@ -23,7 +23,7 @@ from absl import logging
 from rich.console import Console
 
 from fer_jax.console import progress
-from fer_jax.data import sources
+from fer_jax.data import signatures, sources
 from fer_jax.data.records import Problems, Source, Split
 from fer_jax.errors import UserError
 
@@ -94,7 +94,12 @@ def load(
     dataset, problems = loaded
     if not skip_bad:
         problems.check(source.path)
-    return dataset
+    counts = {
+        name: np.bincount(split.labels, minlength=len(dataset.class_names))
+        for name, split in dataset.splits.items()
+    }
+    told = signatures.notes(counts)
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *told))
 
 
 def cache_root() -> Path:
