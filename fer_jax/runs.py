@@ -6,6 +6,7 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      checkpoints/     the last two and the best
                      tensorboard/     event files, where they were asked for
                      predictions_<split>.npz   rows, image_ids, clean, labels, logits
+                     test_reads.jsonl one object each time test was evaluated; kept
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
 """
@@ -18,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from fer_jax.errors import UserError
 from fer_jax.stop import Interrupted
 
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
+TEST_READS = "test_reads.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
 TENSORBOARD = "tensorboard"
 RESULT_FORMAT = 1
@@ -130,6 +133,39 @@ def write_predictions(
             labels=labels,
             logits=logits,
         )
+
+
+def note_test_read(folder: Path, step: int) -> None:
+    """Appends to the ledger that test is evaluated with the checkpoint of a step.
+
+    `clear` leaves the ledger: a run that is repeated has seen test before.
+    """
+    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
+    with (folder / TEST_READS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_reads(folder: Path) -> int:
+    """How often test was evaluated in a run folder, as far as its ledger tells."""
+    try:
+        return (folder / TEST_READS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def stored_test_logits(folder: Path, step: int) -> np.ndarray | None:
+    """The logits of test, if it was evaluated with the checkpoint of that step.
+
+    So an attempt that ended between them and its result does not read test again.
+    """
+    try:
+        last = (folder / TEST_READS).read_text("utf-8").splitlines()[-1]
+        with np.load(folder / "predictions_test.npz", allow_pickle=False) as file:
+            return file["logits"] if json.loads(last)["step"] == step else None
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 @contextlib.contextmanager

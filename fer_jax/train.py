@@ -16,20 +16,20 @@ import numpy as np
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax import data, experiment, models, runs
+from fer_jax import data, evaluate, experiment, models, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
 from fer_jax.data.audit import audit
 from fer_jax.errors import UserError, run_command
-from fer_jax.evaluate import clean_scores
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
 from fer_jax.stop import Interrupted
 from fer_jax.tensorboard import Board, has_board, write_finished
+from fer_jax.train_step import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,6 +257,25 @@ def _device() -> str:
     return jax.devices()[0].device_kind
 
 
+def _evaluate(
+    config: Config,
+    dataset: data.Dataset,
+    parts: Experiment,
+    folder: Path,
+    state: TrainState,
+    split: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits and scores of a split; test is read once for a checkpoint, and noted."""
+    if split != "test":
+        return score(config, dataset, parts, state, split)
+    logits = runs.stored_test_logits(folder, int(state.step))
+    if logits is None or len(logits) != len(dataset.splits[split].labels):
+        runs.note_test_read(folder, int(state.step))
+        return score(config, dataset, parts, state, split)
+    labels = dataset.splits[split].labels
+    return logits, evaluate.score(logits, labels, dataset.class_names)
+
+
 def _finish(
     config: Config,
     dataset: data.Dataset,
@@ -275,10 +294,12 @@ def _finish(
     scores, audited = {}, audit(dataset)
     for split in ("val", "test"):
         if split in dataset.splits:
-            logits, scores[split] = score(config, dataset, parts, state, split)
             part = dataset.splits[split]
+            logits, scores[split] = _evaluate(
+                config, dataset, parts, folder, state, split
+            )
             clean = ~audited.has_copy_in("train", near=True)[audited.of(split)]
-            scores[split] |= clean_scores(
+            scores[split] |= evaluate.clean_scores(
                 logits[clean], part.labels[clean], dataset.class_names
             )
             runs.write_predictions(

@@ -12,6 +12,7 @@ import pytest
 from fake_runs import OTHER, make_config, make_labels, make_many, make_result, write
 from rich.console import Console
 
+from fer_jax import runs
 from fer_jax.compare import load_runs, main, show, statistics
 from fer_jax.compare.results import differing_keys, flatten
 from fer_jax.compare.summary import summarise
@@ -468,6 +469,16 @@ def test_some_runs_without_test_results_are_left_out_and_named(tmp_path):
     assert "b" not in [
         line.split()[0] for line in section(text, "test: F1").splitlines()
     ]
+
+
+def test_test_that_was_read_again_is_noted(tmp_path):
+    folder = write(tmp_path, make_result("a", 1))
+    write(tmp_path, make_result("b", 1))
+    for reads in (1, 2):
+        runs.note_test_read(folder, 30)
+        told = "test was read more than once by a/seed_1 (2 times)"
+        assert (told in text_of(tmp_path, split="test")) == (reads == 2)
+    assert "was read" not in text_of(tmp_path)
 
 
 def test_several_devices_are_noted(tmp_path):

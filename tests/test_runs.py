@@ -132,3 +132,19 @@ def test_a_failure_that_cannot_be_noted_is_not_replaced_by_that(tmp_path, monkey
         runs.noting_failure(tmp_path),
     ):
         raise UserError("the checkpoint cannot be written")
+
+
+def test_the_ledger_of_test_reads_outlives_a_repetition(tmp_path):
+    assert runs.test_reads(tmp_path) == 0
+    assert runs.stored_test_logits(tmp_path, 30) is None
+    runs.note_test_read(tmp_path, 30)
+    logits = np.eye(3, dtype=np.float32)
+    rows = np.arange(3)
+    arrays = {"rows": rows, "image_ids": rows, "clean": rows > 0, "labels": rows}
+    runs.write_predictions(tmp_path, "test", **arrays, logits=logits)
+    np.testing.assert_array_equal(runs.stored_test_logits(tmp_path, 30), logits)
+    assert runs.stored_test_logits(tmp_path, 45) is None
+    runs.clear(tmp_path)
+    assert runs.stored_test_logits(tmp_path, 30) is None
+    runs.note_test_read(tmp_path, 45)
+    assert runs.test_reads(tmp_path) == 2

@@ -45,10 +45,21 @@ def test_run_folder_agrees_with_itself(finished_run):
         np.testing.assert_array_equal(scores["confusion_matrix"], expected)
         macro = f1_score(labels, predicted, average="macro")
         assert scores["macro_f1"] == pytest.approx(macro, abs=1e-12)
+    assert runs.test_reads(folder) == 1
     best = max(rows(folder), key=lambda row: row["val_macro_f1"])
     assert result["selection"]["epoch"] == best["epoch"]
     assert result["val"]["macro_f1"] == best["val_macro_f1"]
     assert result["val"]["loss"] == best["val_loss"]
+
+
+def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path):
+    folder = tmp_path / "baseline" / "seed_42"
+    shutil.copytree(finished_run[0], folder)
+    (folder / "result.json").unlink()  # as after a kill just before it
+    config = tiny_config(*HARD)
+    result = train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert result["test"] == finished_run[1]["test"]
+    assert runs.test_reads(folder) == 1
 
 
 def test_learns(tiny_csv, tmp_path):

@@ -28,7 +28,7 @@ from fer_jax.compare.watch import watch
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
 from fer_jax.output import check_target, write_whole
-from fer_jax.runs import failure
+from fer_jax.runs import failure, test_reads
 
 _EPILOG = """examples:
   bin/compare                                     all runs, on val
@@ -338,6 +338,13 @@ def _notes(
     if without:
         told = _count(len(without), "run")
         _say(console, f"{told} without {split} results, left out: {shortlist(without)}")
+    again = [
+        f"{run.label} ({reads} times)"
+        for run in runs
+        if split == "test" and (reads := test_reads(run.folder)) > 1
+    ]
+    if again:
+        _say(console, f"test was read more than once by {shortlist(again)}", "yellow")
     devices = Counter(run.device for run in runs if split in run.scores)
     if len(devices) > 1:
         told = ", ".join(f"{device} ({n})" for device, n in devices.items())
