@@ -5,11 +5,19 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from soak.duplicates import TRANSFORMATIONS, found_at, plant
+from threadpoolctl import threadpool_limits
 
 from fer_jax.data import duplicates, embedded
 from fer_jax.data.records import Split
 
 ORIGINALS, PLANTED = 400, 12 * len(TRANSFORMATIONS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_blas_thread():
+    """Two wait for each other where another process of the suite has a core."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(scope="module")
