@@ -18,7 +18,7 @@ from fer_jax.data.duplicates import Copies
 from fer_jax.data.prepare import Dataset, cache_root
 from fer_jax.data.records import SPLITS
 
-FORMAT = 1  # raised when kept audits of before are no longer to be used
+FORMAT = 2  # raised when kept audits of before are no longer to be used
 _ARRAYS = ("exact", "pairs", "correlation", "mirrored", "scale", "shift")
 
 
