@@ -7,6 +7,7 @@ a data set and kept in the cache folder under the data's fingerprint.
 import contextlib
 import dataclasses
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -88,10 +89,15 @@ def audit(dataset: Dataset, console: Console | None = None) -> Audit:
     sizes = [len(part.labels) for part in parts]
     copies, blank = _kept(path, sum(sizes)) or (None, None)
     if copies is None:
+        started = time.monotonic()
         images = np.concatenate([part.images for part in parts])
         with console.status("looking for copies among the images"):
             copies, blank = duplicates.find(images), duplicates.blank(images)
         _keep(path, copies, blank)
+        seconds = time.monotonic() - started
+        console.print(
+            f"looked for copies among {len(blank):,} images in {seconds:.0f} s"
+        )
     return Audit(
         class_names=dataset.class_names,
         splits=names,
