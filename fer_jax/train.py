@@ -21,7 +21,8 @@ from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
-from fer_jax.data.audit import audit
+from fer_jax.data.audit import Audit, audit
+from fer_jax.data.duplicates import exact
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, score
@@ -122,7 +123,9 @@ def train(
         console=console,
     )
     parts = experiment.build(config, dataset)  # refuses before a folder is made
-    audit(dataset, console)  # once for a data set, and not at the end of a long run
+    audited = audit(
+        dataset, console
+    )  # once for a data set, and not at the end of a long run
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
     with _disk_errors(folder), locked(folder):
@@ -140,7 +143,7 @@ def train(
         else:
             # Else the files would fall behind the record.
             board = Board(folder) if tensorboard or has_board(folder) else None
-            _attempt(config, dataset, parts, folder, overrides, board, console)
+            _attempt(config, dataset, audited, parts, folder, overrides, board, console)
         result = runs.read_result(folder)
         if finished_before and tensorboard:
             write_finished(folder, result)
@@ -160,6 +163,7 @@ def train(
 def _attempt(
     config: Config,
     dataset: data.Dataset,
+    audited: Audit,
     parts: Experiment,
     folder: Path,
     overrides: Sequence[str],
@@ -181,7 +185,7 @@ def _attempt(
         now = fit(
             config, dataset, parts, folder, checkpoints, environment, console, board
         )
-        _finish(config, dataset, parts, folder, checkpoints, now, overrides)
+        _finish(config, dataset, audited, parts, folder, checkpoints, now, overrides)
         if board:
             board.end(now.history, runs.read_result(folder))
 
@@ -279,6 +283,7 @@ def _evaluate(
 def _finish(
     config: Config,
     dataset: data.Dataset,
+    audited: Audit,
     parts: Experiment,
     folder: Path,
     checkpoints: Checkpoints,
@@ -291,7 +296,7 @@ def _finish(
     """
     started, best = time.monotonic(), best_row(now.history)
     state = Progress.restore(checkpoints, best["step"], parts.state).state
-    scores, audited = {}, audit(dataset)
+    scores: dict[str, Any] = {}
     for split in ("val", "test"):
         if split in dataset.splits:
             part = dataset.splits[split]
@@ -306,7 +311,7 @@ def _finish(
                 folder,
                 split,
                 rows=part.rows,
-                image_ids=part.image_ids(),
+                image_ids=exact(part.images),
                 clean=clean,
                 labels=part.labels,
                 logits=logits,

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import csv_source, embedded, sources
-from fer_jax.data.records import Split
+from fer_jax.data import csv_source, duplicates, embedded, sources
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -614,7 +613,6 @@ def test_identical_images_have_one_id():
     images[[3, 5]] = images[1]
     images[4] = images[0]
     images[4, 3, 3] ^= 1  # all pixels count, the last too
-    zeros = np.zeros(6, np.int32)
-    ids = Split(images, zeros, zeros).image_ids()
+    ids = duplicates.exact(images)
     assert ids.dtype == np.int32
     assert ids.tolist() == [0, 1, 2, 1, 4, 1]

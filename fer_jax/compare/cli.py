@@ -151,7 +151,7 @@ def _write(
         )
     for path in args.export:
         if path.suffix == ".csv":
-            text = export.per_run_csv(_with_split(runs, args.split), args.split)
+            text = export.per_run_csv(runs, args.split)
         elif path.suffix == ".json":
             text = export.to_json(whole)
         else:

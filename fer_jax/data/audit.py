@@ -6,7 +6,6 @@ a data set and kept in the cache folder under the data's fingerprint.
 
 import contextlib
 import dataclasses
-import os
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from fer_jax.data import duplicates
 from fer_jax.data.duplicates import Copies
 from fer_jax.data.prepare import Dataset, cache_root
 from fer_jax.data.records import SPLITS
+from fer_jax.runs import replacing
 
 FORMAT = 2  # raised when kept audits of before are no longer to be used
 _ARRAYS = ("exact", "pairs", "correlation", "mirrored", "scale", "shift")
@@ -124,13 +124,8 @@ def _kept(path: Path, count: int) -> tuple[Copies, np.ndarray] | None:
 
 def _keep(path: Path, copies: Copies, blank: np.ndarray) -> None:
     """Keeps an audit; where it cannot be kept, it is made again the next time."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            arrays = {key: getattr(copies, key) for key in _ARRAYS}
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **arrays, blank=blank, least=copies.least)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays = {key: getattr(copies, key) for key in _ARRAYS}
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays, blank=blank, least=copies.least)

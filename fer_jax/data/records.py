@@ -31,16 +31,6 @@ class Split:
     labels: np.ndarray
     rows: np.ndarray
 
-    def image_ids(self) -> np.ndarray:
-        """Which images are identical: int32 `[N]`, equal where all pixels are equal.
-
-        The id is the place of the first such image in the split.
-        """
-        pixels = self.images.reshape(len(self.images), -1)
-        whole = np.ascontiguousarray(pixels).view(f"V{pixels.shape[1]}")[:, 0]
-        _, first, kind = np.unique(whole, return_index=True, return_inverse=True)
-        return first[kind].astype(np.int32)
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:
