@@ -130,7 +130,9 @@ def mixup(
     """Mixes each image and its label with a random other of the batch.
 
     mixup of Zhang et al. 2018 (arXiv:1710.09412), with a lambda ~ Beta(alpha,
-    alpha) of its own for each pair.
+    alpha) of its own for each pair. The larger share is the image's own: of two that
+    are mixed either may be named first, and so each is mostly itself once an epoch,
+    where else some would be shown twice and others hardly.
 
     Args:
       key: a JAX key.
@@ -141,6 +143,7 @@ def mixup(
     lambda_key, partner_key = jax.random.split(key)
     batch = images.shape[0]
     share = jax.random.beta(lambda_key, alpha, alpha, (batch, 1)).astype(images.dtype)
+    share = jnp.maximum(share, 1 - share)
     partner = jax.random.permutation(partner_key, batch)
     labels = share * labels + (1 - share) * labels[partner]
     share = share[:, :, None, None]

@@ -20,6 +20,7 @@ from fer_jax import data, evaluate, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
+from fer_jax.dynamics import open_dynamics, write_epoch
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment
 from fer_jax.memory import return_memory
@@ -49,10 +50,10 @@ class Progress:
 
     @classmethod
     def restore(
-        cls, checkpoints: Checkpoints, step: int, like: TrainState
+        cls, checkpoints: Checkpoints, step: int, like: TrainState, num_images: int
     ) -> "Progress":
         """Loads what was saved under a step; `like` gives the structure."""
-        tree = checkpoints.load(step, {"state": like, "sums": zero_sums()})
+        tree = checkpoints.load(step, {"state": like, "sums": zero_sums(num_images)})
         return cls(**tree, **checkpoints.record(step))
 
 
@@ -84,6 +85,8 @@ def fit(
     now = resume(parts, folder, checkpoints, console)
     _note_environment(now, environment, console)
     _record(folder, now.history, board)
+    train = dataset.splits["train"]
+    open_dynamics(folder, train.rows, train.labels, config.training.epochs)
     batches = iter(parts.batches)
     batches.set_state({"next_index": int(now.state.step)})
     training = config.training
@@ -99,7 +102,7 @@ def fit(
             now.train_s += seconds
             if now.state.step == parts.per_epoch * (len(now.history) + 1):
                 speed = steps * config.training.batch_size / seconds
-                row = _close_epoch(config, dataset, parts, now, speed)
+                row = _close_epoch(config, dataset, parts, now, folder, speed)
                 now.wall_s += time.monotonic() - started
                 now.save(
                     checkpoints,
@@ -143,13 +146,13 @@ def resume(
             checkpoints.drop(other)
         told = f"step {step:,} (epoch {step / parts.per_epoch:.1f})"
         console.print(f"going on after {told}")
-        return Progress.restore(checkpoints, step, parts.state)
+        return Progress.restore(checkpoints, step, parts.state, len(parts.labels))
     if kept or runs.epochs_done(folder):
         raise UserError(
             f"{folder} holds a run that was begun and no checkpoint that it could go "
             "on from; start it anew with --force"
         )
-    return Progress(parts.state, zero_sums())
+    return Progress(parts.state, zero_sums(len(parts.labels)))
 
 
 def _note_environment(
@@ -225,9 +228,10 @@ def _close_epoch(
     dataset: data.Dataset,
     parts: Experiment,
     now: Progress,
+    folder: Path,
     speed: float,
 ) -> dict[str, Any]:
-    """Scores val, adds the epoch's row to the history, and clears the sums.
+    """Scores val, keeps what the epoch says of each image, and clears the sums.
 
     Raises:
       UserError: if the loss on val is not finite.
@@ -250,7 +254,8 @@ def _close_epoch(
         "images_per_s": round(speed, 1),
     }
     now.history.append(row)
-    now.sums = zero_sums(now.sums.last_good)
+    write_epoch(folder, epoch, sums.margin, sums.shown, sums.rival)
+    now.sums = zero_sums(len(sums.shown), now.sums.last_good)
     return row
 
 

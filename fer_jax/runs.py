@@ -4,6 +4,7 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
                      metrics.jsonl    one object an epoch
                      checkpoints/     the last two and the best
+                     dynamics/        what each epoch said of each training image
                      tensorboard/     event files, where they were asked for
                      predictions_<split>.npz   rows, image_ids, clean, labels, logits
                      test_reads.jsonl one object each time test was evaluated; kept
@@ -33,7 +34,7 @@ from fer_jax.stop import Interrupted
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
 TEST_READS = "test_reads.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
-TENSORBOARD = "tensorboard"
+TENSORBOARD, DYNAMICS = "tensorboard", "dynamics"
 RESULT_FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
@@ -272,7 +273,7 @@ def clear(folder: Path) -> None:
     begun nothing, is new, and must not go on from them.
     """
     (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
-    for name in (CHECKPOINTS, TENSORBOARD):
+    for name in (CHECKPOINTS, TENSORBOARD, DYNAMICS):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
     for pattern in ("predictions_*.npz", ".*.partial", FAILED):

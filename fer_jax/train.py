@@ -295,7 +295,8 @@ def _finish(
     `result.json` comes last: a run without it is not finished.
     """
     started, best = time.monotonic(), best_row(now.history)
-    state = Progress.restore(checkpoints, best["step"], parts.state).state
+    count = len(parts.labels)
+    state = Progress.restore(checkpoints, best["step"], parts.state, count).state
     scores: dict[str, Any] = {}
     for split in ("val", "test"):
         if split in dataset.splits:

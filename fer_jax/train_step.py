@@ -41,7 +41,11 @@ class Largest(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What an epoch adds up on the device; part of the checkpoint."""
+    """What an epoch adds up on the device; part of the checkpoint.
+
+    N is the number of training images. The margin of a shown image is its class's logit
+    less the largest other one (Pleiss et al. 2020, arXiv:2001.10528).
+    """
 
     loss: jax.Array  # float32: sum of the steps' losses
     correct: jax.Array  # int32: hits on augmented images
@@ -49,6 +53,9 @@ class Sums(NamedTuple):
     steps: jax.Array  # int32
     bad_step: jax.Array  # int32: first with a loss or gradient not finite, from 1, or 0
     last_good: Largest  # of the newest step before that; goes on over the epochs
+    margin: jax.Array  # float32 [N]: sum over the times that the image was shown
+    shown: jax.Array  # int32 [N]: how often that was
+    rival: jax.Array  # int16 [N]: the largest other class, when last shown
 
 
 # Of (state, sums, images, labels, indices); its `func` is compiled and takes the key
@@ -63,13 +70,37 @@ def init_state(
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
 
 
-def zero_sums(last_good: Largest | None = None) -> Sums:
+def zero_sums(num_images: int, last_good: Largest | None = None) -> Sums:
     """The sums before the first step of an epoch; `last_good` of the one before."""
     # One buffer each: the step donates them, and a buffer is donated once.
     counts = [jnp.int32(0) for _ in range(4)]
     if last_good is None:
         last_good = Largest(jnp.int32(0), *(jnp.float32(0) for _ in range(4)))
-    return Sums(jnp.float32(0), *counts, last_good=last_good)
+    return Sums(
+        jnp.float32(0),
+        *counts,
+        last_good=last_good,
+        margin=jnp.zeros(num_images, jnp.float32),
+        shown=jnp.zeros(num_images, jnp.int32),
+        rival=jnp.zeros(num_images, jnp.int16),
+    )
+
+
+def margins(logits: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How clearly a network prefers the class an image has, and to which other.
+
+    Args:
+      logits: float `[B, C]`.
+      classes: int `[B]`.
+
+    Returns:
+      float32 `[B]`, the class's logit less the largest other one, and int32 `[B]`,
+      which other one that is.
+    """
+    logits = logits.astype(jnp.float32)
+    own = jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
+    others = logits.at[jnp.arange(len(logits)), classes].set(-jnp.inf)
+    return own - others.max(axis=1), others.argmax(axis=1)
 
 
 def make_train_step(
@@ -102,7 +133,9 @@ def make_train_step(
         sums: Sums,
         images: jax.Array,
         labels: jax.Array,
+        chosen: jax.Array,
     ) -> tuple[TrainState, Sums]:
+        classes = labels.argmax(axis=-1)  # before another's are mixed in
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         images, labels = augment_fn(augment_key, normalise(images), labels)
 
@@ -123,6 +156,7 @@ def make_train_step(
         finite = jnp.isfinite(jnp.stack(largest)).all()
         good = finite & (sums.bad_step == 0)
         hits = logits.argmax(axis=-1) == labels.argmax(axis=-1)
+        margin, rival = margins(logits, classes)
         sums = Sums(
             loss=sums.loss + loss,
             correct=sums.correct + hits.sum(dtype=jnp.int32),
@@ -134,6 +168,9 @@ def make_train_step(
                 Largest(number, *largest),
                 sums.last_good,
             ),
+            margin=sums.margin.at[chosen].add(margin),
+            shown=sums.shown.at[chosen].add(1),
+            rival=sums.rival.at[chosen].set(rival.astype(jnp.int16)),
         )
         return TrainState(number, params, batch_stats, opt_state), sums
 
@@ -146,7 +183,7 @@ def make_train_step(
         indices: jax.Array,
     ) -> tuple[TrainState, Sums]:
         def body(carry: tuple[TrainState, Sums], chosen: jax.Array):
-            return step(key, *carry, images[chosen], labels[chosen]), None
+            return step(key, *carry, images[chosen], labels[chosen], chosen), None
 
         if len(indices) == 1:  # no scan around a single step
             return body((state, sums), indices[0])[0]

@@ -34,7 +34,8 @@ def newest(folder, data_root):
     """Everything in the newest checkpoint: arrays, and the record."""
     settings = config.load(folder / "config.yaml")
     dataset = data.load(str(data_root), image_size=settings.data.image_size)
-    like = {"state": experiment.build(settings, dataset).state, "sums": zero_sums()}
+    parts = experiment.build(settings, dataset)
+    like = {"state": parts.state, "sums": zero_sums(len(parts.labels))}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         assert checkpoints.left_out == []
         step = checkpoints.steps[0]
@@ -45,6 +46,11 @@ def newest(folder, data_root):
 def assert_same_run(folder, other, data_root):
     """Compares metrics, result, predictions and all that the checkpoint holds."""
     assert compared(rows(folder)) == compared(rows(other))
+    for name in ("rows", "labels", "margins", "rivals"):
+        mine, theirs = (
+            np.load(each / "dynamics" / f"{name}.npy") for each in (folder, other)
+        )
+        np.testing.assert_array_equal(mine, theirs)
     results = [
         json.loads((each / "result.json").read_text()) for each in (folder, other)
     ]

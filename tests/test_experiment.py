@@ -76,6 +76,7 @@ def test_seeds_share_one_compiled_step(tiny_csv):
         parts = experiment.build(tiny_config(f"training.seed={seed}"), dataset)
         arrays = (parts.images["train"], parts.labels, np.zeros((1, 32), np.int32))
         step = parts.train_step
-        lowered = step.func.lower(*step.args, parts.state, zero_sums(), *arrays)
+        sums = zero_sums(len(parts.labels))
+        lowered = step.func.lower(*step.args, parts.state, sums, *arrays)
         programs.add(lowered.as_text())
     assert len(programs) == 1

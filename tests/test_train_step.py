@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from fer_jax import models
+from fer_jax.augment import normalise
 from fer_jax.losses import softmax_loss
 from fer_jax.optimizer import adamw_one_cycle
 from fer_jax.train_step import init_state, make_train_step, zero_sums
@@ -88,7 +89,7 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
     images, labels = pictures
     state, step = softmax_parts()
     kernel, chosen = numbers(state.params["kernel"]), batches(1)
-    state, sums = step(state, zero_sums(), images, labels, chosen)
+    state, sums = step(state, zero_sums(48), images, labels, chosen)
 
     wide = np.float64(images[chosen[0]])
     mean, deviation = (
@@ -117,10 +118,10 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
 
 def test_sums_add_up_over_steps_and_dispatches(pictures):
     state, step = softmax_parts(noise=0.5)
-    sums, losses, correct, chosen = zero_sums(), [], [], batches(5)
+    sums, losses, correct, chosen = zero_sums(48), [], [], batches(5)
     for number in range(5):
         before = copied(state)
-        own = step(before, zero_sums(), *pictures, chosen[number][None])[1]
+        own = step(before, zero_sums(48), *pictures, chosen[number][None])[1]
         losses.append(float(own.loss))
         correct.append(int(own.correct))
         state, sums = step(state, sums, *pictures, chosen[number][None])
@@ -136,7 +137,7 @@ def test_steps_do_not_depend_on_how_they_are_dispatched(pictures, split):
 
     def run(sizes):
         state, step = softmax_parts(noise=0.3, augment_fn=noisy)
-        sums, start = zero_sums(), 0
+        sums, start = zero_sums(48), 0
         for size in sizes:
             indices = chosen[start : start + size]
             state, sums = step(state, sums, *pictures, indices)
@@ -156,7 +157,7 @@ def test_randomness_is_a_function_of_the_key_and_the_step(pictures):
         state, step = softmax_parts(noise=noise, augment_fn=augment_fn)
         for number in (0, 0, 1, 2):  # the same params and images at other steps
             at = copied(state)._replace(step=jnp.int32(number))
-            loss = float(step(at, zero_sums(), *pictures, chosen)[1].loss)
+            loss = float(step(at, zero_sums(48), *pictures, chosen)[1].loss)
             assert losses.setdefault((noise, number), loss) == loss
     # Neither the noise of the network nor that of the augmentation repeats.
     assert len(set(losses.values())) == 6
@@ -175,7 +176,7 @@ def test_augmentation_and_dropout_have_keys_of_their_own(pictures):
         Telling(), SGD, loss_fn=lambda _, labels: labels[0, 0], augment_fn=tell, key=KEY
     )
     state, _ = softmax_parts()
-    state, sums = step(state, zero_sums(), *pictures, batches(1))
+    state, sums = step(state, zero_sums(48), *pictures, batches(1))
     known = [KEY, jax.random.fold_in(KEY, 0), jax.random.fold_in(KEY, 1)]
     drawn = [sums.loss, state.batch_stats["seen"], *map(jax.random.uniform, known)]
     assert len({float(value) for value in drawn}) == 5
@@ -183,7 +184,7 @@ def test_augmentation_and_dropout_have_keys_of_their_own(pictures):
 
 def test_state_and_sums_are_donated_and_the_images_are_not(pictures):
     state, step = softmax_parts()
-    sums = zero_sums()
+    sums = zero_sums(48)
     step(state, sums, *pictures, batches(1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, sums)))
     assert not any(leaf.is_deleted() for leaf in pictures)
@@ -197,7 +198,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_recorded(pictures, sizes, ba
     chosen = jnp.minimum(batches(4), 46).at[bad, 3].set(47)
     state, step = softmax_parts()
     state = state._replace(step=jnp.int32(10))
-    sums, start = zero_sums(), 0
+    sums, start = zero_sums(48), 0
     for size in sizes:
         indices = chosen[start : start + size]
         state, sums = step(state, sums, images, labels, indices)
@@ -215,7 +216,7 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(pictures):
         return jnp.sqrt(jnp.sum(0.0 * logits))  # 0, of slope 0 * infinity
 
     state, step = softmax_parts(loss_fn=loss_fn)
-    _, sums = step(state, zero_sums(), *pictures, batches(1))
+    _, sums = step(state, zero_sums(48), *pictures, batches(1))
     assert sums.loss == 0.0 and sums.bad_step == 1
 
 
@@ -226,9 +227,32 @@ def test_hits_are_counted_against_the_heaviest_label(pictures):
     counts = []
     for augment_fn in (plain, soften):
         state, step = softmax_parts(augment_fn=augment_fn)
-        _, sums = step(state, zero_sums(), *pictures, batches(1))
+        _, sums = step(state, zero_sums(48), *pictures, batches(1))
         counts.append(int(sums.correct))
     assert counts[0] == counts[1] > 0
+
+
+def test_the_epoch_tells_how_each_image_was_met(pictures):
+    images, labels = pictures
+
+    def mix(key, images, labels):  # the margin is that of the image's own class
+        return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=1)
+
+    state, step = softmax_parts(loss_fn=lambda logits, labels: 0.0, augment_fn=mix)
+    kernel = numbers(state.params["kernel"])
+    chosen = np.array([[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 9, 10, 11, 12, 13]])
+    sums = zero_sums(48)
+    for indices in chosen:
+        state, sums = step(state, sums, *pictures, jnp.asarray(indices[None]))
+    x = np.array(normalise(images))[:, 0, :4, 0]
+    logits, classes = x @ kernel, np.array(labels).argmax(axis=1)
+    others = np.where(np.array(labels) > 0, -np.inf, logits)
+    margin = logits[np.arange(48), classes] - others.max(axis=1)
+    times = np.bincount(chosen.ravel(), minlength=48)
+    np.testing.assert_array_equal(sums.shown, times)
+    np.testing.assert_allclose(sums.margin, times * margin, rtol=1e-4, atol=1e-5)
+    seen = times > 0
+    np.testing.assert_array_equal(sums.rival[seen], others.argmax(axis=1)[seen])
 
 
 # --- the default network
@@ -249,8 +273,8 @@ def fernet():
 def test_two_steps_of_the_network_in_one_dispatch_or_in_two(fernet, pictures):
     state, step = fernet
     chosen = batches(2)
-    together = step(copied(state), zero_sums(), *pictures, chosen)
-    apart = copied(state), zero_sums()
+    together = step(copied(state), zero_sums(48), *pictures, chosen)
+    apart = copied(state), zero_sums(48)
     for indices in chosen:
         apart = step(*apart, *pictures, indices[None])
     assert int(together[0].step) == int(apart[0].step) == 2
@@ -274,7 +298,7 @@ def test_two_steps_of_the_network_in_one_dispatch_or_in_two(fernet, pictures):
 def test_the_same_state_and_key_give_the_same_bits(fernet, pictures):
     state, step = fernet
     first, again = (
-        numbers(step(copied(state), zero_sums(), *pictures, batches(1)))
+        numbers(step(copied(state), zero_sums(48), *pictures, batches(1)))
         for _ in range(2)
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -283,7 +307,7 @@ def test_the_same_state_and_key_give_the_same_bits(fernet, pictures):
 def test_every_parameter_and_statistic_moves(fernet, pictures):
     # Two steps, as a layer whose output is scaled by 0 at first moves only then.
     before, step = fernet
-    state, sums = copied(before), zero_sums()
+    state, sums = copied(before), zero_sums(48)
     for indices in batches(2):
         state, sums = step(state, sums, *pictures, indices[None])
     for part in ("params", "batch_stats"):
@@ -296,7 +320,7 @@ def test_the_loss_falls_on_a_problem_that_can_be_learnt(fernet, pictures):
     state, step = fernet
     state, losses = copied(state), []
     for indices in batches(12, seed=1):
-        state, sums = step(state, zero_sums(), *pictures, indices[None])
+        state, sums = step(state, zero_sums(48), *pictures, indices[None])
         losses.append(float(sums.loss))
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
     assert sums.bad_step == 0

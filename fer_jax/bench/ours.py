@@ -77,7 +77,7 @@ def step(
     at_once = min(AT_ONCE, steps)
     batches = itertools.cycle(list(itertools.islice(parts.batches, steps)))
     images, labels = parts.images["train"], parts.labels
-    state, sums = parts.state, zero_sums()
+    state, sums = parts.state, zero_sums(len(labels))
 
     def take() -> jax.Array:
         return jax.device_put(np.stack([next(batches) for _ in range(at_once)]))

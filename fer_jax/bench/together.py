@@ -88,7 +88,8 @@ def one_program(
         return jax.lax.map(lambda each: one(*each), (keys, rates, carry, indices))
 
     carry = jax.tree.map(
-        lambda *each: jnp.stack(each), *[(p.state, zero_sums()) for p in parts]
+        lambda *each: jnp.stack(each),
+        *[(p.state, zero_sums(len(p.labels))) for p in parts],
     )
 
     def take(count: int) -> None:
