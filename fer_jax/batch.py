@@ -48,13 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for size in sizes
     }
+    audited = functools.cache(lambda size: audit(loaded[size], console))
+    chosen = {
+        config.data: data.choose(
+            loaded[config.data.image_size],
+            config.data,
+            functools.partial(audited, config.data.image_size),
+        )
+        for _, config in configs
+    }
     jobs = [
-        plan_job(path, config, seed, runs_dir, loaded[config.data.image_size])
+        plan_job(path, config, seed, runs_dir, chosen[config.data])
         for seed in range(args.seeds)
         for path, config in configs
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
-    train_images = {k: len(v.splits["train"].labels) for k, v in loaded.items()}
+    train_images = {k: len(v.splits["train"].labels) for k, v in chosen.items()}
     at_once = max(1, min(args.jobs, len(todo)))
 
     def about(left: Sequence[Job]) -> str:
@@ -71,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.tensorboard:
         _write_boards(console, [job for job in jobs if job not in todo])
-    for dataset in loaded.values() if todo else ():
-        audit(dataset, console)  # once, and not by each run at once
+    for size in loaded if todo else ():
+        audited(size)  # once, and not by each run at once
     status = _Batch(args, console, at_once, todo, about).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []

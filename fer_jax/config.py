@@ -76,6 +76,10 @@ class Data(_Section):
     """How the images are read and sampled."""
 
     image_size: int = Field(ge=16, le=512)
+    labels: Literal["fer2013", "ferplus_majority", "ferplus_soft"]
+    vote_filter: Literal["published", "outliers", "none"]  # read with FER+ labels
+    contempt: bool  # an eighth class, which FER+ labels have
+    deduplicate: Literal["none", "exact", "near"]  # of train images, copies of others
     weighted_sampler: bool  # draws classes evenly, with replacement
 
 

@@ -76,17 +76,33 @@ def score(
     return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}
 
 
-def clean_scores(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+def scores_of(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    clean: np.ndarray,
+    class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """`n_clean`, `accuracy_clean`, `macro_f1_clean` and `balanced_accuracy_clean`.
+    """`score`, and `n`, `accuracy`, `macro_f1`, `balanced_accuracy` with `_clean`.
 
     Args:
-      logits: float32 `[N, C]`, of the images that have no copy among those trained on.
-      labels: int `[N]`.
+      logits: float32 `[N, C]`.
+      labels: int `[N]`, -1 where an image has no label, and is not scored.
+      clean: bool `[N]`, whether the data set has no copy of an image in train. That is
+        the image's, whatever a run took of train: so all are scored on the same ones.
       class_names: the C names.
     """
-    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
-    scores = from_confusion(matrix, class_names)
+    scores = score_labelled(logits, labels, class_names)
+    chosen = clean & (labels >= 0)
+    guesses = logits[chosen].argmax(axis=1)
+    matrix = confusion_matrix(labels[chosen], guesses, len(class_names))
     kept = ("n", "accuracy", "macro_f1", "balanced_accuracy")
-    return {f"{key}_clean": scores[key] for key in kept}
+    found = from_confusion(matrix, class_names)
+    return scores | {f"{key}_clean": found[key] for key in kept}
+
+
+def score_labelled(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """`score` of the images that have a label, which is not -1."""
+    has = labels >= 0
+    return score(logits[has], labels[has], class_names)

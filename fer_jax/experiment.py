@@ -42,7 +42,8 @@ def build(config: Config, dataset: Dataset) -> Experiment:
       UserError: if there is no such network, or a batch cannot be filled.
     """
     training, num_classes = config.training, len(dataset.class_names)
-    labels = dataset.splits["train"].labels
+    train = dataset.splits["train"]
+    labels, soft = train.labels, train.soft
     per_epoch = pipeline.steps_per_epoch(len(labels), training.batch_size)
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
@@ -83,7 +84,11 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         predict=evaluate.make_predict(network),
         schedule=schedule,
         images={k: jnp.asarray(v.images) for k, v in dataset.splits.items()},
-        labels=jax.nn.one_hot(labels, num_classes, dtype=jnp.float32),
+        labels=(
+            jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+            if soft is None
+            else jnp.asarray(soft)
+        ),
         batches=pipeline.index_batches(
             len(labels),
             batch_size=training.batch_size,

@@ -295,7 +295,7 @@ def score(
         batch_size=config.training.eval_batch_size,
     )
     labels = dataset.splits[split].labels
-    return logits, evaluate.score(logits, labels, dataset.class_names)
+    return logits, evaluate.score_labelled(logits, labels, dataset.class_names)
 
 
 def _record(

@@ -23,6 +23,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,7 @@ def write_predictions(
     clean: np.ndarray,
     labels: np.ndarray,
     logits: np.ndarray,
+    label_sets: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
     """Writes `predictions_<split>.npz` atomically.
 
@@ -119,8 +121,10 @@ def write_predictions(
       rows: int32 `[N]`, each image's place in its source.
       image_ids: int32 `[N]`, equal for images that are identical.
       clean: bool `[N]`, whether an image has no copy among those trained on.
-      labels: int32 `[N]`, the true classes.
+      labels: int32 `[N]`, the true classes; -1 where the chosen labels have none.
       logits: float32 `[N, C]`.
+      label_sets: by name, int32 `[N]`, what other label sets say; written as
+        `labels_<name>`.
     """
     with (
         replacing(folder / f"predictions_{split}.npz") as partial,
@@ -133,6 +137,7 @@ def write_predictions(
             clean=clean,
             labels=labels,
             logits=logits,
+            **{f"labels_{name}": each for name, each in label_sets.items()},
         )
 
 
@@ -246,7 +251,7 @@ def differences(
         path = folder / CONFIG
         old = flatten(parse(path.read_text("utf-8"), str(path)))
         old_data = json.loads((folder / DATA).read_text("utf-8"))
-        old["data set"] = f"{old_data['description']} [{old_data['fingerprint']}]"
+        old["data set"] = _data_set(old_data)
     except (
         *(OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError),
         UserError,
@@ -256,14 +261,23 @@ def differences(
             "start it anew with --force"
         ) from None
     new = flatten(config)
-    new["data set"] = f"{data['description']} [{data['fingerprint']}]"
-    if old_data["fingerprint"] == data["fingerprint"]:
+    new["data set"] = _data_set(data)
+    keys = ("fingerprint", "chosen")
+    if all(old_data.get(key, "") == data.get(key, "") for key in keys):
         new["data set"] = old["data set"]
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
         for key in [*new, *(key for key in old if key not in new)]
         if key not in ("name", "description") and old.get(key) != new.get(key)
     ]
+
+
+def _data_set(data: Mapping[str, Any]) -> str:
+    chosen = data.get("chosen", "")
+    told = (
+        f"{data['fingerprint']}, of which {chosen}" if chosen else data["fingerprint"]
+    )
+    return f"{data['description']} [{told}]"
 
 
 def clear(folder: Path) -> None:

@@ -6,6 +6,7 @@ end (`_finish`); the loop between them is in `fit.py`.
 
 import argparse
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,10 +123,9 @@ def train(
         skip_bad=skip_bad,
         console=console,
     )
+    audited = audit(dataset, console)  # once for a data set, not at a long run's end
+    dataset = data.choose(dataset, config.data, lambda: audited)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
-    audited = audit(
-        dataset, console
-    )  # once for a data set, and not at the end of a long run
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
     with _disk_errors(folder), locked(folder):
@@ -228,12 +228,18 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "description": dataset.description,
         "fingerprint": dataset.fingerprint,
+        "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
+        "labels": dataset.labels,
+        "chosen": dataset.chosen,
         "class_names": list(dataset.class_names),
         "counts": {
-            name: np.bincount(split.labels, minlength=classes).tolist()
+            name: np.bincount(
+                split.labels[split.labels >= 0], minlength=classes
+            ).tolist()
             for name, split in dataset.splits.items()
         },
         "skipped": dataset.skipped,
+        "left_out": dataset.left_out,
         "notes": list(dataset.notes),
     }
 
@@ -261,23 +267,21 @@ def _device() -> str:
     return jax.devices()[0].device_kind
 
 
-def _evaluate(
+def _predict(
     config: Config,
     dataset: data.Dataset,
     parts: Experiment,
     folder: Path,
     state: TrainState,
     split: str,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits and scores of a split; test is read once for a checkpoint, and noted."""
-    if split != "test":
-        return score(config, dataset, parts, state, split)
-    logits = runs.stored_test_logits(folder, int(state.step))
-    if logits is None or len(logits) != len(dataset.splits[split].labels):
+) -> np.ndarray:
+    """Logits of a split; test is read once for a checkpoint, and that is noted."""
+    if split == "test":
+        logits = runs.stored_test_logits(folder, int(state.step))
+        if logits is not None and len(logits) == len(dataset.splits[split].labels):
+            return logits
         runs.note_test_read(folder, int(state.step))
-        return score(config, dataset, parts, state, split)
-    labels = dataset.splits[split].labels
-    return logits, evaluate.score(logits, labels, dataset.class_names)
+    return score(config, dataset, parts, state, split)[0]
 
 
 def _finish(
@@ -301,13 +305,16 @@ def _finish(
     for split in ("val", "test"):
         if split in dataset.splits:
             part = dataset.splits[split]
-            logits, scores[split] = _evaluate(
-                config, dataset, parts, folder, state, split
-            )
+            logits = _predict(config, dataset, parts, folder, state, split)
             clean = ~audited.has_copy_in("train", near=True)[audited.of(split)]
-            scores[split] |= evaluate.clean_scores(
-                logits[clean], part.labels[clean], dataset.class_names
+            score_by = functools.partial(
+                evaluate.scores_of, logits, clean=clean, class_names=dataset.class_names
             )
+            scores[split] = score_by(part.labels)
+            if part.label_sets:
+                scores[split]["label_sets"] = {
+                    name: score_by(labels) for name, labels in part.label_sets.items()
+                }
             runs.write_predictions(
                 folder,
                 split,
@@ -316,6 +323,7 @@ def _finish(
                 clean=clean,
                 labels=part.labels,
                 logits=logits,
+                label_sets=part.label_sets,
             )
     images = int(now.state.step) * config.training.batch_size
     result = {

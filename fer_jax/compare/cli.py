@@ -18,8 +18,10 @@ from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.report import write_report
 from fer_jax.compare.results import (
     CLASS_METRICS,
+    LABEL_SETS,
     SPLITS,
     Run,
+    data_sets,
     load_runs,
     shortlist,
 )
@@ -103,7 +105,9 @@ def _show(
 
 def _compare(console: Console, args: argparse.Namespace) -> None:
     """Reads, writes and shows, once."""
-    runs, unfinished = load_runs(args.runs_dir, args.filter, mixed=args.mixed)
+    runs, unfinished = load_runs(
+        args.runs_dir, args.filter, mixed=args.mixed, labels=args.labels
+    )
     if args.experiment:
         runs, unfinished = _pick(runs, args.experiment), []
     _check_names(runs, args)
@@ -225,6 +229,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="allow runs of different data, kept apart in each table",
     )
+    add(
+        "--labels",
+        choices=LABEL_SETS,
+        help="score all runs by FER2013's labels, by FER+'s majority, or on the images "
+        "on which the two agree, whichever they were trained on",
+    )
     add("--no-color", action="store_true", help="no colours")
     return parser
 
@@ -299,7 +309,7 @@ def _header(
     experiments = len({run.name for run in scored})
     runs_told = f"{_count(len(scored), 'run')} of {_count(experiments, 'experiment')}"
     _say(console, f"Comparison on {split}: {runs_told}", style="bold")
-    for data in {run.fingerprint: run.data for run in scored}.values():
+    for data in data_sets(scored).values():
         mark = marks.get(data["fingerprint"], "")
         _say(
             console,

@@ -15,7 +15,7 @@ import pandas as pd
 from fer_jax import __version__
 from fer_jax.compare import statistics
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.results import ABSENT, Run, differing_keys
+from fer_jax.compare.results import ABSENT, Run, data_sets, differing_keys
 from fer_jax.compare.statistics import Reliability
 from fer_jax.compare.summary import Experiment, Leader, Summary, metrics_of
 from fer_jax.runs import METRICS, failure
@@ -42,7 +42,7 @@ def build(
     """
     summary = summaries[split]
     failed = {path: told for path in unfinished if (told := failure(path))}
-    data = {run.fingerprint: run.data for run in runs}
+    data = data_sets(runs)
     return {
         "title": f"fer_jax: {len(summary.experiments)} experiments",
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -79,6 +79,14 @@ def _load(run: Run, split: str) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from None
     names = run.data["class_names"]
+    if run.label_set:
+        arrays["labels"] = arrays.pop(f"labels_{run.label_set}", np.empty(0))
+    if "labels" in arrays:  # -1: the chosen labels have none for that image
+        has = arrays["labels"] >= 0
+        arrays = {
+            key: values[has] if values.shape[:1] == has.shape else values
+            for key, values in arrays.items()
+        }
     if not _is_whole(arrays, len(names)):
         raise UserError(f"{path} lacks whole rows, labels and logits; {again}")
     guesses = arrays["logits"].argmax(axis=1)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fer_jax.runs import RESULT, failure, is_finished, read_result
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 CLASS_METRICS = ("f1", "precision", "recall")
 SPLITS = ("val", "test")
+LABEL_SETS = ("fer2013", "ferplus_majority", "agreed")
 ABSENT = "-"  # stands in tables and messages for what a run does not have
 
 _NUMBER = (int, float)
@@ -61,6 +62,7 @@ class Run:
       parameters: the size of the model.
       device: what it was trained on.
       timing: `wall_s`, `train_s`, `images_per_s`.
+      label_set: by which labels it is scored, where not by those it chose; else "".
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class Run:
     parameters: int
     device: str
     timing: dict[str, float]
+    label_set: str = ""
 
     @property
     def label(self) -> str:
@@ -99,9 +102,35 @@ class Run:
             if key not in told and key.rpartition(".")[2] != "seed"
         }
 
+    def scored_by(self, labels: str) -> "Run":
+        """The same run, scored by one of `LABEL_SETS`.
+
+        Raises:
+          UserError: where its result has no scores by that.
+        """
+        by = {
+            split: scores["label_sets"][labels]
+            for split, scores in self.scores.items()
+            if labels in scores.get("label_sets", {})
+        }
+        if not by:
+            raise UserError(
+                f"{self.label} has no scores by {labels}: they need FER+'s "
+                "fer2013new.csv beside the fer2013.csv when it is trained; put it "
+                "there and repeat that run with --force"
+            )
+        data = self.data | {
+            "fingerprint": f"{self.data['source_fingerprint']}, labels {labels}"
+        }
+        return replace(self, scores=by, data=data, label_set=labels)
+
 
 def load_runs(
-    runs_dir: Path, filters: Sequence[str] = (), *, mixed: bool = False
+    runs_dir: str | Path,
+    filters: Sequence[str] = (),
+    *,
+    mixed: bool = False,
+    labels: str | None = None,
 ) -> tuple[list[Run], list[Path]]:
     """Reads the finished runs below `runs_dir`.
 
@@ -110,6 +139,7 @@ def load_runs(
       filters: prefixes of experiment names; a run needs to match one of them.
         Without any, all runs are read.
       mixed: allow runs of different data sets.
+      labels: one of `LABEL_SETS`, to score all runs by, whichever they chose.
 
     Returns:
       The finished runs, by name and seed, and the folders of the unfinished ones.
@@ -134,6 +164,9 @@ def load_runs(
     if not finished:
         raise UserError(_nothing_found(runs_dir, filters, folders, unfinished))
     runs = [read_run(path) for path in finished]
+    if labels:
+        runs = [run.scored_by(labels) for run in runs]
+        _check_one_set_of_classes(runs)
     if not mixed:
         _check_one_data_set(runs)
     _check_configs(runs)
@@ -178,6 +211,19 @@ def as_frame(runs: Sequence[Run], split: str) -> pd.DataFrame:
     selection, epochs, parameters, timing and device.
     """
     return pd.DataFrame([_row(run, split) for run in runs if split in run.scores])
+
+
+def data_sets(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """By fingerprint what the runs say of their data, and only notes that all share.
+
+    What a single run left out of train is no note on the data.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        facts = found.setdefault(run.fingerprint, {**run.data})
+        own = run.data.get("notes", [])
+        facts["notes"] = [note for note in facts.get("notes", []) if note in own]
+    return found
 
 
 def differing_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -319,6 +365,18 @@ def _check_one_data_set(runs: Sequence[Run]) -> None:
         raise UserError(
             f"the runs are of different data and do not compare: {sets}; choose with "
             "--filter or --runs_dir, or keep them apart in each table with --mixed"
+        )
+
+
+def _check_one_set_of_classes(runs: Sequence[Run]) -> None:
+    classes = {tuple(run.data["class_names"]): run.label for run in runs}
+    if len(classes) > 1:
+        told = "; ".join(
+            f"{each}: {', '.join(names)}" for names, each in classes.items()
+        )
+        raise UserError(
+            f"the runs have other classes and do not compare: {told}; choose with "
+            "--filter"
         )
 
 

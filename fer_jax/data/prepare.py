@@ -46,6 +46,12 @@ class Dataset:
       splits: "train" and "val", and "test" where there is one.
       skipped: how many bad rows were dropped, by split.
       notes: what must be said aloud about the data.
+      path: the file or folder it was read from; None for the embedded set.
+      labels: which labels they are, in words.
+      source_fingerprint: with other labels than the data's own `fingerprint` is
+        another, and this is what it was; else "".
+      chosen: a digest of what a run takes of the data set; "" for all of it, as read.
+      left_out: of how many images that takes none, by split and reason.
     """
 
     source: str
@@ -55,6 +61,11 @@ class Dataset:
     splits: dict[str, Split]
     skipped: dict[str, int]
     notes: tuple[str, ...]
+    path: Path | None = None
+    labels: str = "as given"
+    source_fingerprint: str = ""
+    chosen: str = ""
+    left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 def load(
@@ -294,6 +305,7 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
         splits=splits,
         skipped=problems.counts,
         notes=notes,
+        path=source.path,
     ), problems
 
 

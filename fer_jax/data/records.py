@@ -22,14 +22,27 @@ class Split:
 
     Attributes:
       images: uint8 `[N, S, S, 1]`, grey values 0..255.
-      labels: int32 `[N]`, indices into the class names.
+      labels: int32 `[N]`, indices into the class names; -1 in val and test where the
+        chosen labels have none for an image.
       rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
         header), the place in the split's sorted listing, or the drawn face's index.
+      soft: float32 `[N, C]`, rows that sum to 1, where the labels are soft; `labels`
+        has the largest.
+      label_sets: for val and test, by name, int32 `[N]`: what other label sets say of
+        the images, -1 where nothing.
     """
 
     images: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
+    soft: np.ndarray | None = None
+    label_sets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def take(self, keep: np.ndarray) -> "Split":
+        """The images that `keep`, bool `[N]`, says."""
+        soft = None if self.soft is None else self.soft[keep]
+        sets = {name: labels[keep] for name, labels in self.label_sets.items()}
+        return Split(self.images[keep], self.labels[keep], self.rows[keep], soft, sets)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,10 +123,7 @@ def _carve(source: Source, train: Split) -> tuple[Split, Split]:
         # rng.random's stream is the same in every numpy; that of choice may change.
         shuffled = members[np.argsort(rng.random(len(members)), kind="stable")]
         to_val[shuffled[: max(1, round(len(members) / 10))]] = True
-    return tuple(
-        Split(train.images[keep], train.labels[keep], train.rows[keep])
-        for keep in (~to_val, to_val)
-    )
+    return train.take(~to_val), train.take(to_val)
 
 
 def _read_embedded(
