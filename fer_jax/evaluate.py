@@ -1,6 +1,6 @@
-"""One pass over a split: logits for every image, and the scores that follow."""
+"""One pass over a split: the logits of every image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.augment import normalise
-from fer_jax.metrics import confusion_matrix, from_confusion
 from fer_jax.models import Network
 
 PredictFn = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
@@ -53,56 +52,3 @@ def predict_split(
         for chosen in indices.reshape(-1, batch_size)
     ]
     return np.concatenate([np.asarray(part) for part in logits])[:total]
-
-
-def score(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """The scores of `metrics.from_confusion`, and the plain cross-entropy.
-
-    The loss is unweighted and unsmoothed, so that it compares between experiments.
-
-    Args:
-      logits: float32 `[N, C]`.
-      labels: int `[N]`.
-      class_names: the C names.
-    """
-    wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # a NaN is for the caller to judge
-        log_sum = np.logaddexp.reduce(wide, axis=1)
-        loss = log_sum - wide[np.arange(len(labels)), labels]
-    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
-    scores = from_confusion(matrix, class_names)
-    return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}
-
-
-def scores_of(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    clean: np.ndarray,
-    class_names: Sequence[str],
-) -> dict[str, Any]:
-    """`score`, and `n`, `accuracy`, `macro_f1`, `balanced_accuracy` with `_clean`.
-
-    Args:
-      logits: float32 `[N, C]`.
-      labels: int `[N]`, -1 where an image has no label, and is not scored.
-      clean: bool `[N]`, whether the data set has no copy of an image in train. That is
-        the image's, whatever a run took of train: so all are scored on the same ones.
-      class_names: the C names.
-    """
-    scores = score_labelled(logits, labels, class_names)
-    chosen = clean & (labels >= 0)
-    guesses = logits[chosen].argmax(axis=1)
-    matrix = confusion_matrix(labels[chosen], guesses, len(class_names))
-    kept = ("n", "accuracy", "macro_f1", "balanced_accuracy")
-    found = from_confusion(matrix, class_names)
-    return scores | {f"{key}_clean": found[key] for key in kept}
-
-
-def score_labelled(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """`score` of the images that have a label, which is not -1."""
-    has = labels >= 0
-    return score(logits[has], labels[has], class_names)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from fer_jax import data, evaluate, runs
+from fer_jax import data, evaluate, metrics, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
@@ -295,7 +295,7 @@ def score(
         batch_size=config.training.eval_batch_size,
     )
     labels = dataset.splits[split].labels
-    return logits, evaluate.score_labelled(logits, labels, dataset.class_names)
+    return logits, metrics.score_labelled(logits, labels, dataset.class_names)
 
 
 def _record(

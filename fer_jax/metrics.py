@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix: accuracy, macro-F1, and each class's own."""
+"""Scores from predictions: accuracy, macro-F1, each class's own, and the clean ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,3 +69,56 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     zeros = np.zeros(shape, np.result_type(numerator, denominator, np.float32))
     return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
+
+
+def score(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The scores of `from_confusion`, and the plain cross-entropy.
+
+    The loss is unweighted and unsmoothed, so that it compares between experiments.
+
+    Args:
+      logits: float32 `[N, C]`.
+      labels: int `[N]`.
+      class_names: the C names.
+    """
+    wide = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN is for the caller to judge
+        log_sum = np.logaddexp.reduce(wide, axis=1)
+        loss = log_sum - wide[np.arange(len(labels)), labels]
+    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
+    scores = from_confusion(matrix, class_names)
+    return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}
+
+
+def scores_of(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    clean: np.ndarray,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """`score`, and `n`, `accuracy`, `macro_f1`, `balanced_accuracy` with `_clean`.
+
+    Args:
+      logits: float32 `[N, C]`.
+      labels: int `[N]`, -1 where an image has no label, and is not scored.
+      clean: bool `[N]`, whether the data set has no copy of an image in train. That is
+        the image's, whatever a run took of train: so all are scored on the same ones.
+      class_names: the C names.
+    """
+    scores = score_labelled(logits, labels, class_names)
+    chosen = clean & (labels >= 0)
+    guesses = logits[chosen].argmax(axis=1)
+    matrix = confusion_matrix(labels[chosen], guesses, len(class_names))
+    kept = ("n", "accuracy", "macro_f1", "balanced_accuracy")
+    found = from_confusion(matrix, class_names)
+    return scores | {f"{key}_clean": found[key] for key in kept}
+
+
+def score_labelled(
+    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """`score` of the images that have a label, which is not -1."""
+    has = labels >= 0
+    return score(logits[has], labels[has], class_names)

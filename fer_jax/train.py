@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax import data, evaluate, experiment, models, runs
+from fer_jax import data, experiment, metrics, models, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
@@ -308,7 +308,7 @@ def _finish(
             logits = _predict(config, dataset, parts, folder, state, split)
             clean = ~audited.has_copy_in("train", near=True)[audited.of(split)]
             score_by = functools.partial(
-                evaluate.scores_of, logits, clean=clean, class_names=dataset.class_names
+                metrics.scores_of, logits, clean=clean, class_names=dataset.class_names
             )
             scores[split] = score_by(part.labels)
             if part.label_sets:

@@ -428,6 +428,36 @@ def test_scores_are_shown_clean_of_images_that_train_has(tmp_path):
     assert "as usual, and clean" not in text_of(tmp_path, split="test")
 
 
+def test_clean_takes_all_tables_and_tests_to_the_images_without_a_copy(
+    tmp_path, capsys
+):
+    labels = np.arange(70) % 7
+    kept = np.arange(70) >= 28
+    wrong = np.where(np.arange(70) % 2, labels, (labels + 1) % 7)
+    for name, chosen in {"baseline": labels, "b": wrong}.items():
+        for seed in (1, 2):
+            result = make_result(name, seed, labels=labels, chosen=chosen)
+            for split in ("val", "test"):
+                result["arrays"][split]["clean"] = kept
+            write(tmp_path, result)
+    path = tmp_path / "all.csv"
+    text = command_text(capsys, tmp_path, "--clean", "--export", str(path))
+    assert "only images without a copy in train" in text
+    assert "as usual, and clean" not in text
+    rows = pd.read_csv(path).set_index("name")
+    assert (rows["n"] == 42).all()
+    assert rows.loc["b", "accuracy"].tolist() == [0.5, 0.5]
+    assert rows.loc["baseline", "recall_fear"].tolist() == [1.0, 1.0]
+    old = make_result("old", 1)
+    folder, arrays = write(tmp_path, old), old["arrays"]["val"]
+    np.savez(
+        folder / "predictions_val.npz",
+        **{k: arrays[k] for k in set(arrays) - {"clean"}},
+    )
+    with pytest.raises(UserError, match="does not tell which images have a copy"):
+        main(["--runs_dir", str(tmp_path), "--clean", "--filter", "old"])
+
+
 # --- header and notes ---------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from fer_jax.evaluate import make_predict, predict_split, score
+from fer_jax.evaluate import make_predict, predict_split
+from fer_jax.metrics import score
 
 CLASSES = 3
 

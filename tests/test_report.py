@@ -769,6 +769,27 @@ def test_what_has_no_value_is_a_dash(browser):
     assert browser.errors() == []
 
 
+def test_clean_scores_have_columns_where_images_have_copies_in_train(browser):
+    content = make_content()
+    split = content["splits"]["val"]
+    split["leaked"] = 90
+    split["clean"] = {"lr_low": {"accuracy": 0.4321, "macro_f1": 0.4012}}
+    content["split"] = "val"
+    browser.open(content)
+    heads = browser.texts("#overall thead th")
+    place = heads.index("Accuracy, clean")
+    assert heads[place + 1] == "Macro F1, clean"
+    cells = browser.js(
+        "return [...document.querySelectorAll('#overall tbody tr')].map("
+        "row => [...row.cells].map(cell => cell.innerText.trim()))"
+    )
+    told = {row[0]: row[place : place + 2] for row in cells}
+    assert told["lr_low"] == ["43.2", "40.1"] and told["lr_high"] == ["–", "–"]
+    browser.click("#split input[value=test]")
+    assert "Accuracy, clean" not in browser.texts("#overall thead th")
+    assert browser.errors() == []
+
+
 def test_tables_stay_where_the_charts_cannot_be_unpacked(browser):
     path = browser.folder / "old.html"
     page = render(make_content())

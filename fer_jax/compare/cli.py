@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fer_jax.compare import content, export, tables
 from fer_jax.compare.findings import findings, seeds_note
+from fer_jax.compare.predictions import only_clean
 from fer_jax.compare.report import write_report
 from fer_jax.compare.results import (
     CLASS_METRICS,
@@ -108,6 +109,8 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
     runs, unfinished = load_runs(
         args.runs_dir, args.filter, mixed=args.mixed, labels=args.labels
     )
+    if args.clean:
+        runs = only_clean(runs)
     if args.experiment:
         runs, unfinished = _pick(runs, args.experiment), []
     _check_names(runs, args)
@@ -228,6 +231,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mixed",
         action="store_true",
         help="allow runs of different data, kept apart in each table",
+    )
+    add(
+        "--clean",
+        action="store_true",
+        help="score on those images only that have no copy in train, exact or near",
     )
     add(
         "--labels",

@@ -2,14 +2,14 @@
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
 
 from fer_jax.compare.results import Run
 from fer_jax.errors import UserError
-from fer_jax.metrics import confusion_matrix, from_confusion
+from fer_jax.metrics import confusion_matrix, from_confusion, score
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,44 @@ def load_predictions(runs: Sequence[Run], split: str) -> Predictions:
     )
 
 
+def only_clean(runs: Sequence[Run]) -> list[Run]:
+    """The runs, scored on those images only that have no copy in train.
+
+    Raises:
+      UserError: where predictions cannot be used, do not tell which images those are,
+        or there are none.
+    """
+    return [_cleaned(run) for run in runs]
+
+
+def _cleaned(run: Run) -> Run:
+    scores, names = {}, run.data["class_names"]
+    for split in run.scores:
+        arrays = _load(run, split)
+        path = run.folder / f"predictions_{split}.npz"
+        if "clean" not in arrays:
+            raise UserError(
+                f"{path} does not tell which images have a copy in train, as it was "
+                "made by an earlier version; repeat that run with --force"
+            )
+        arrays = _where(arrays, arrays["clean"])
+        if not len(arrays["labels"]):
+            raise UserError(f"{path} has no image without a copy in train")
+        scores[split] = score(arrays["logits"], arrays["labels"], names)
+    told = f"{run.fingerprint}, only images without a copy in train"
+    return replace(
+        run, scores=scores, clean=True, data=run.data | {"fingerprint": told}
+    )
+
+
+def _where(arrays: dict[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays for the images that `kept`, bool `[N]`, says."""
+    return {
+        key: values[kept] if values.shape[:1] == kept.shape else values
+        for key, values in arrays.items()
+    }
+
+
 def _load(run: Run, split: str) -> dict[str, np.ndarray]:
     path = run.folder / f"predictions_{split}.npz"
     again = "repeat that run with --force"
@@ -81,12 +119,11 @@ def _load(run: Run, split: str) -> dict[str, np.ndarray]:
     names = run.data["class_names"]
     if run.label_set:
         arrays["labels"] = arrays.pop(f"labels_{run.label_set}", np.empty(0))
-    if "labels" in arrays:  # -1: the chosen labels have none for that image
-        has = arrays["labels"] >= 0
-        arrays = {
-            key: values[has] if values.shape[:1] == has.shape else values
-            for key, values in arrays.items()
-        }
+    labels = arrays.get("labels")
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind == "i":
+        arrays = _where(arrays, labels >= 0)  # -1: the chosen labels have none there
+    if run.clean and arrays.get("clean", labels).dtype == bool:
+        arrays = _where(arrays, arrays["clean"])
     if not _is_whole(arrays, len(names)):
         raise UserError(f"{path} lacks whole rows, labels and logits; {again}")
     guesses = arrays["logits"].argmax(axis=1)

@@ -63,6 +63,7 @@ class Run:
       device: what it was trained on.
       timing: `wall_s`, `train_s`, `images_per_s`.
       label_set: by which labels it is scored, where not by those it chose; else "".
+      clean: whether it is scored on those images only that have no copy in train.
     """
 
     folder: Path
@@ -79,6 +80,7 @@ class Run:
     device: str
     timing: dict[str, float]
     label_set: str = ""
+    clean: bool = False
 
     @property
     def label(self) -> str:

@@ -118,6 +118,18 @@ const nameColumn = {
   cell: (one) => named(one.id),
 };
 
+// Of the images that have no copy in train, where some have.
+const CLEAN = ["accuracy", "macro_f1"];
+
+function cleanColumn(key) {
+  const value = (one) => content.splits[state.split].clean[one.id]?.[key];
+  return {
+    head: `${capital(OVERALL[key])}, clean`,
+    cell: (one) => percent(value(one)),
+    sort: value,
+  };
+}
+
 function overallColumns() {
   const metric = ([key, word]) => ({
     head: capital(word),
@@ -146,6 +158,7 @@ function overallColumns() {
       sort: (one) => one.seeds.length,
     },
     ...Object.entries(OVERALL).map(metric),
+    ...(content.splits[state.split].leaked ? CLEAN : []).map(cleanColumn),
     {
       head: "Sd over seeds",
       least: true,
