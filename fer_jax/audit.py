@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = data.load(
         args.data_root,
         image_size=args.image_size,
+        channels=args.channels,
         skip_bad=args.skip_bad,
         console=console,
     )
@@ -253,7 +254,8 @@ def _where(found: Audit, place: int) -> tuple[str, int, str]:
 
 def _png(image: np.ndarray) -> str:
     data_bytes = io.BytesIO()
-    Image.fromarray(image[:, :, 0]).save(data_bytes, "PNG")
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    Image.fromarray(pixels).save(data_bytes, "PNG")
     return f"data:image/png;base64,{base64.b64encode(data_bytes.getvalue()).decode()}"
 
 
@@ -276,6 +278,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data_root", help="as python -m fer_jax.train takes it")
     add("--image_size", type=int, default=48, help="side of the images (48)")
+    add(
+        "--channels", type=int, choices=(1, 3), default=1, help="1: grey (1), 3: colour"
+    )
     add("--skip_bad", action="store_true", help="drop unreadable images")
     add("--json", type=Path, metavar="FILE.json", help="write the numbers")
     add("--csv", type=Path, metavar="FILE.csv", help="write all copies, a row a pair")

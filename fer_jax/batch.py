@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_jax import compare, data, runs
+from fer_jax.config import Config
 from fer_jax.console import make_console
 from fer_jax.data.audit import audit
 from fer_jax.errors import UserError
@@ -41,20 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     console, runs_dir = make_console(), Path(args.runs_dir)
     configs = find_configs(Path(args.configs), args.filter, args.order)
-    sizes = {config.data.image_size for _, config in configs}
+    shapes = {_shape(config) for _, config in configs}
     loaded = {
-        size: data.load(
-            args.data_root, image_size=size, skip_bad=args.skip_bad, console=console
+        (size, channels): data.load(
+            args.data_root,
+            image_size=size,
+            channels=channels,
+            skip_bad=args.skip_bad,
+            console=console,
         )
-        for size in sizes
+        for size, channels in shapes
     }
     jobs = [
-        plan_job(path, config, seed, runs_dir, loaded[config.data.image_size])
+        plan_job(path, config, seed, runs_dir, loaded[_shape(config)])
         for seed in range(args.seeds)
         for path, config in configs
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
-    train_images = {k: len(v.splits["train"].labels) for k, v in loaded.items()}
+    train_images = {
+        config.data: len(loaded[_shape(config)].splits["train"].labels)
+        for _, config in configs
+    }
     at_once = max(1, min(args.jobs, len(todo)))
 
     def about(left: Sequence[Job]) -> str:
@@ -78,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
     return status
+
+
+def _shape(config: Config) -> tuple[int, int]:
+    """The side and the channels of the images that an experiment reads."""
+    return config.data.image_size, config.data.channels
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -76,6 +76,7 @@ class Data(_Section):
     """How the images are read and sampled."""
 
     image_size: int = Field(ge=16, le=512)
+    channels: Literal[1, 3]  # 1: grey, 3: colour
     weighted_sampler: bool  # draws classes evenly, with replacement
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fer_jax import config as config_lib
 from fer_jax import data, runs
-from fer_jax.config import Config
+from fer_jax.config import Config, Data
 from fer_jax.errors import UserError
 
 _NONSENSE = (ArithmeticError, ValueError, KeyError, TypeError, RecursionError)
@@ -122,7 +122,7 @@ def plan_job(
 
 def estimate(
     jobs: Sequence[Job],
-    train_images: Mapping[int, int],
+    train_images: Mapping[Data, int],
     runs_dir: Path,
     at_once: int,
     *,
@@ -132,7 +132,7 @@ def estimate(
 
     Args:
       jobs: what is to be done; with their epochs that are done.
-      train_images: how many images there are of each size.
+      train_images: how many images there are to train on, by the data settings.
       runs_dir: where the finished runs are.
       at_once: how many processes do the jobs.
       force: all of their epochs are to be repeated.
@@ -147,7 +147,7 @@ def estimate(
     times = [
         seconds
         * (job.config.training.epochs - (0 if force else job.epochs))
-        * train_images[job.config.data.image_size]
+        * train_images[job.config.data]
         for job in jobs
         if force or job.state != "blocked"
     ]

@@ -119,6 +119,7 @@ def train(
     dataset = data.load(
         data_root,
         image_size=config.data.image_size,
+        channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
     )

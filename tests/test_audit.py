@@ -1,3 +1,4 @@
+import base64
 import csv
 import io
 import json
@@ -6,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from conftest import LEAKED
+from PIL import Image
 
 from fer_jax import audit as audit_command
 from fer_jax import data
@@ -129,6 +131,22 @@ def test_the_command_tells_and_writes(tiny_csv, tmp_path, capsys):
     assert page.count("<img ") == 2 * LEAKED
     assert f"Copies across splits: {LEAKED}<" in page
     assert "http" not in page
+
+
+def test_the_sheet_shows_colour(tmp_path, capsys):
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[2:9, 4:11] = (200, 30, 60)
+    for split in ("train", "val"):
+        for name in ("happy", "sad"):
+            folder = tmp_path / "faces" / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(red).save(folder / "0.png")
+    page = tmp_path / "x.html"
+    options = ["--data_root", tmp_path / "faces", "--image_size", 16, "--channels", 3]
+    run(capsys, *options, "--report", page)
+    encoded = re.search(r'src="data:image/png;base64,([^"]+)"', page.read_text())[1]
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        np.testing.assert_array_equal(image, red)
 
 
 def test_the_command_refuses_before_reading(tmp_path):

@@ -441,14 +441,15 @@ def test_a_folder_among_the_images_is_refused_even_if_it_loops(tmp_path):
     refused(tmp_path, "train/sad/loop is a folder")
 
 
-def decoded(tmp_path, name, image, size=6, **options):
+def decoded(tmp_path, name, image, size=6, channels=1, **options):
     """Saves `image` as the only image that counts and returns what is read of it."""
     write_folder(tmp_path, "train", ["happy", "sad"])
     write_folder(tmp_path, "val", ["happy"])
     path = tmp_path / "train/sad/0.png"
     path.unlink()
     image.save(path.with_name(name), **options)
-    return read(tmp_path, size).splits["train"].images[2, :, :, 0]
+    found = read(tmp_path, size, channels=channels).splits["train"].images[2]
+    return found[:, :, 0] if channels == 1 else found
 
 
 GREY = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
@@ -460,6 +461,52 @@ def test_grey_images_keep_their_values_in_every_lossless_format(tmp_path, name, 
     image = Image.fromarray(GREY).convert(mode)
     options = {"lossless": True} if name == "0.WebP" else {}
     np.testing.assert_array_equal(decoded(tmp_path, name, image, **options), GREY)
+
+
+RED = np.stack([GREY, GREY // 2, 255 - GREY], axis=2)
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.bmp", "0.WebP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_kept_in_every_lossless_format(tmp_path, name, mode):
+    image = Image.fromarray(RED).convert(mode)
+    options = {"lossless": True} if name == "0.WebP" else {}
+    found = decoded(tmp_path, name, image, channels=3, **options)
+    np.testing.assert_array_equal(found, RED)
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "1 bit", "with alpha"])
+def test_grey_images_have_equal_channels_in_colour(tmp_path, kind):
+    alpha = np.full((6, 6), 255, np.uint8)
+    image, expected = {
+        "8 bits": (Image.fromarray(GREY), GREY),
+        "16 bits": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY),
+        "1 bit": (Image.fromarray(GREY > 99), np.uint8(255) * (GREY > 99)),
+        "with alpha": (
+            Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(alpha))),
+            GREY,
+        ),
+    }[kind]
+    found = decoded(tmp_path, "0.png", image, channels=3)
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=2))
+
+
+def test_colour_images_are_upright_white_behind_and_cropped_in_the_middle(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    found = decoded(
+        tmp_path / "a", "0.png", Image.fromarray(RED), channels=3, exif=exif
+    )
+    np.testing.assert_array_equal(found, np.rot90(RED, -1))
+    alpha = np.uint8(255) * (np.indices((6, 6))[0] > 0)
+    image = Image.fromarray(np.dstack([RED, alpha]), "RGBA")
+    found = decoded(tmp_path / "b", "0.png", image, channels=3)
+    assert (found[0] == 255).all()
+    np.testing.assert_array_equal(found[1:], RED[1:])
+    wide = np.zeros((6, 12, 3), np.uint8)
+    wide[:, 3:9] = RED
+    found = decoded(tmp_path / "c", "0.png", Image.fromarray(wide), channels=3)
+    np.testing.assert_array_equal(found, RED)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

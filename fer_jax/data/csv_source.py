@@ -30,7 +30,7 @@ _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 def read_csv(
-    source: Source, image_size: int, advance: Callable[[float], None]
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
 ) -> tuple[dict[str, Split], Problems]:
     """The splits of a csv, and its bad rows; `advance` is told the share done.
 
@@ -71,7 +71,7 @@ def read_csv(
                 problems.add(split or UNKNOWN, f":{line} {error}")
                 continue
             side = len(values)
-            image = fit(values, image_size)
+            image = fit(values, image_size, channels)
             found.setdefault(split, []).append((image, int(label), row))
             if row % 256 == 0:
                 advance(raw.tell() / size)

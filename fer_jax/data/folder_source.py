@@ -91,7 +91,7 @@ def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int
 
 
 def read_folder(
-    source: Source, image_size: int, advance: Callable[[float], None]
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
 ) -> tuple[dict[str, Split], Problems]:
     """The splits of a listed folder, and its bad images; `advance` hears progress."""
     problems, splits, done = Problems(), {}, 0
@@ -100,7 +100,8 @@ def read_folder(
         found = []
         for row, (relative, label) in enumerate(files):
             try:
-                found.append((_decode(source.path / relative, image_size), label, row))
+                image = _decode(source.path / relative, image_size, channels)
+                found.append((image, label, row))
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
             done += 1
@@ -111,8 +112,8 @@ def read_folder(
     return splits, problems
 
 
-def _decode(path: Path, image_size: int) -> np.ndarray:
-    """One image file as uint8 `[S, S, 1]`; a ValueError says what is wrong with it."""
+def _decode(path: Path, image_size: int, channels: int) -> np.ndarray:
+    """One image file as uint8 `[S, S, C]`; a ValueError says what is wrong with it."""
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file, expected an image")
     try:
@@ -121,7 +122,8 @@ def _decode(path: Path, image_size: int) -> np.ndarray:
             # No other decoder gets to see the bytes: fewer parsers, fewer holes.
             with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
                 if image.width * image.height <= MAX_PIXELS:
-                    return fit(np.asarray(_to_grey(image)), image_size)
+                    pixels = np.asarray(_upright(image, "RGB" if channels > 1 else "L"))
+                    return fit(pixels, image_size, channels)
                 size = f"{image.width:,} x {image.height:,}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
@@ -129,12 +131,15 @@ def _decode(path: Path, image_size: int) -> np.ndarray:
     raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
-    """Upright and grey; what is transparent becomes white, as on a page."""
+def _upright(image: Image.Image, mode: str) -> Image.Image:
+    """Upright, in mode L or RGB; what is transparent becomes white, as on a page.
+
+    16 bits, which are grey only, become 8, and the mode L.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L")
+    return image.convert(mode)

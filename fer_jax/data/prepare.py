@@ -61,6 +61,7 @@ def load(
     data_root: str | None,
     *,
     image_size: int = 48,
+    channels: int = 1,
     skip_bad: bool = False,
     console: Console | None = None,
 ) -> Dataset:
@@ -71,6 +72,7 @@ def load(
         `train|val|test/<class>/<images>`; None is `FER_DATA_ROOT`, or without that the
         embedded set.
       image_size: the side S of the square images.
+      channels: 1 for grey images, 3 for colour.
       skip_bad: drop bad rows and images, and count them, instead of refusing them.
       console: where progress is shown; None shows nothing.
 
@@ -79,7 +81,9 @@ def load(
     """
     console = console or Console(quiet=True)
     source = sources.locate(data_root)
-    key = f"{FORMAT}-{image_size}-{source.key[:24]}"
+    # Grey copies have the name that they had before there was colour.
+    shape = str(image_size) if channels == 1 else f"{image_size}x{channels}"
+    key = f"{FORMAT}-{shape}-{source.key[:24]}"
     cache = cache_root()
     loaded = _read(cache / key, source)
     if loaded is None:
@@ -87,7 +91,8 @@ def load(
             # Another process may have prepared it while this one waited.
             loaded = _read(cache / key, source)
             if loaded is None:
-                _prepare(cache / key, source, image_size, skip_bad, console)
+                pixels = image_size, channels
+                _prepare(cache / key, source, *pixels, skip_bad, console)
                 loaded = _read(cache / key, source)
     if loaded is None:
         raise _unwritable(cache, "what was written reads back differently")
@@ -146,7 +151,12 @@ def _sweep(cache: Path) -> None:
 
 
 def _prepare(
-    folder: Path, source: Source, image_size: int, skip_bad: bool, console: Console
+    folder: Path,
+    source: Source,
+    image_size: int,
+    channels: int,
+    skip_bad: bool,
+    console: Console,
 ) -> None:
     """Reads `source` and writes its prepared copy; `folder` appears whole or not."""
     if folder.exists():
@@ -157,6 +167,7 @@ def _prepare(
         contents = sources.read(
             source,
             image_size,
+            channels,
             skip_bad=skip_bad,
             advance=lambda fraction: bar.update(task, completed=fraction),
         )
@@ -164,6 +175,7 @@ def _prepare(
         "splits": {name: len(split.rows) for name, split in contents.splits.items()},
         "fingerprint": fingerprint(source.class_names, contents.splits),
         "image_size": image_size,
+        "channels": channels,
         "problems": dataclasses.asdict(contents.problems),
         "notes": contents.notes,
     }
@@ -171,7 +183,7 @@ def _prepare(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write(temporary, image_size, contents.splits)
+        _write(temporary, image_size, channels, contents.splits)
         (temporary / _META).write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -210,10 +222,15 @@ class FaceBlocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     code_path = None
 
     def __init__(
-        self, data_dir: Path, image_size: int, splits: dict[str, Split] | None = None
+        self,
+        data_dir: Path,
+        image_size: int,
+        channels: int,
+        splits: dict[str, Split] | None = None,
     ):
         """`splits` is needed to write only."""
-        self._image_size, self._splits = image_size, splits or {}
+        self._shape = (None, image_size, image_size, channels)
+        self._splits = splits or {}
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -222,9 +239,8 @@ class FaceBlocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         def tensor(shape: tuple, dtype: type) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
-        side = self._image_size
         features = {
-            "images": tensor((None, side, side, 1), np.uint8),
+            "images": tensor(self._shape, np.uint8),
             "labels": tensor((None,), np.int32),
             "rows": tensor((None,), np.int32),
         }
@@ -260,10 +276,12 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _write(folder: Path, image_size: int, splits: dict[str, Split]) -> None:
+def _write(
+    folder: Path, image_size: int, channels: int, splits: dict[str, Split]
+) -> None:
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
     with _quiet():
-        FaceBlocks(folder, image_size, splits).download_and_prepare(
+        FaceBlocks(folder, image_size, channels, splits).download_and_prepare(
             download_dir=folder / "downloads", download_config=offline
         )
 
@@ -275,7 +293,9 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
     try:
         meta = json.loads((folder / _META).read_text())
         with _quiet():
-            builder = FaceBlocks(folder, meta["image_size"])
+            # Copies from before there was colour do not tell.
+            channels = meta.get("channels", 1)
+            builder = FaceBlocks(folder, meta["image_size"], channels)
             splits = {
                 name: _join(list(builder.as_data_source(name)))
                 for name in meta["splits"]

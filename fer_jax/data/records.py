@@ -21,7 +21,7 @@ class Split:
     """The images of one split, in their order in the source.
 
     Attributes:
-      images: uint8 `[N, S, S, 1]`, grey values 0..255.
+      images: uint8 `[N, S, S, C]`, 0..255: grey (C = 1) or red, green, blue (C = 3).
       labels: int32 `[N]`, indices into the class names.
       rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
         header), the place in the split's sorted listing, or the drawn face's index.
@@ -82,12 +82,23 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def fit(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Grey uint8 `[H, W]` to `[S, S, 1]`: centre-cropped, resized with antialiasing."""
-    if pixels.shape != (image_size, image_size):
+def fit(pixels: np.ndarray, image_size: int, channels: int = 1) -> np.ndarray:
+    """Centre-crops to a square, and resizes with antialiasing.
+
+    Args:
+      pixels: uint8, grey `[H, W]`, or `[H, W, 3]` where `channels` is 3.
+      image_size: S.
+      channels: C, 1 or 3; grey values are repeated.
+
+    Returns:
+      uint8 `[S, S, C]`.
+    """
+    if pixels.shape[:2] != (image_size, image_size):
         size, method = (image_size, image_size), Image.Resampling.BICUBIC
         pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), size, method))
-    return pixels[:, :, None]
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], channels, axis=2)
+    return pixels
 
 
 def stack(found: list[tuple[np.ndarray, int, int]]) -> Split:

@@ -68,20 +68,22 @@ def locate(data_root: str | None) -> Source:
 def read(
     source: Source,
     image_size: int,
+    channels: int = 1,
     *,
     skip_bad: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> Contents:
     """Reads all images of `source`, `image_size` square, and carves val if missing.
 
-    `advance` is told now and then which fraction is done.
+    `channels` is 1 for grey images or 3 for colour; what is grey at the source then
+    has three equal ones. `advance` is told now and then which fraction is done.
 
     Raises:
       UserError: where a file is unusable, where a split or class has no images, and
         (without `skip_bad`) where a row or an image is bad.
     """
     readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
-    splits, problems = readers[source.kind](source, image_size, advance)
+    splits, problems = readers[source.kind](source, image_size, channels, advance)
     if not skip_bad:
         problems.check(source.path)
     notes = []
@@ -130,12 +132,12 @@ def _carve(source: Source, train: Split) -> tuple[Split, Split]:
 
 
 def _read_embedded(
-    source: Source, image_size: int, advance: Callable[[float], None]
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
 ) -> tuple[dict[str, Split], Problems]:
     splits = {}
     for i, split in enumerate(embedded.SIZES):
         images, targets = embedded.generate(split)
-        images = [fit(image, image_size) for image in images]
+        images = [fit(image, image_size, channels) for image in images]
         rows = np.arange(len(targets), dtype=np.int32)
         splits[split] = Split(np.stack(images), targets.astype(np.int32), rows)
         advance((i + 1) / len(embedded.SIZES))
