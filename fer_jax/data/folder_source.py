@@ -77,12 +77,7 @@ def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int
         if not entry.name.lower().endswith(_SUFFIXES):
             continue
         count += 1
-        try:
-            stat = entry.stat()
-            times = (stat.st_size, stat.st_mtime_ns)
-        except OSError:  # a dangling or looping link; told when it is read
-            times = (-1, -1)
-        yield os.path.relpath(entry.path, root), times
+        yield os.path.relpath(entry.path, root), stamp(entry.path)
     if not count:
         raise UserError(
             f"{folder} holds no {either(_SUFFIXES)} image; add some or "
@@ -90,11 +85,22 @@ def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int
         )
 
 
+def stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """The size and the time of a file, by which a change is known."""
+    try:
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:  # missing, a dangling or looping link; told when it is read
+        return -1, -1
+
+
 def read_folder(
     source: Source, image_size: int, channels: int, advance: Callable[[float], None]
 ) -> tuple[dict[str, Split], Problems]:
     """The splits of a listed folder, and its bad images; `advance` hears progress."""
     problems, splits, done = Problems(), {}, 0
+    for split, text in source.bad:
+        problems.add(split, text)
     total = sum(map(len, source.listing.values()))
     for split, files in source.listing.items():
         found = []

@@ -43,6 +43,9 @@ class Source:
       path: the file or folder, None for the embedded set.
       class_names: the classes, in the order of the labels.
       listing: for a folder, split by split, sorted (relative path, label) pairs.
+      bad: what is wrong with the listing itself: splits, and texts that go on where
+        `path` stops.
+      notes: what must be said aloud about the listing.
     """
 
     kind: str
@@ -51,6 +54,8 @@ class Source:
     path: Path | None = None
     class_names: tuple[str, ...] = labels.EMOTIONS
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    bad: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data import embedded
+from fer_jax.data import embedded, rafdb_source
 from fer_jax.data.csv_source import read_csv
 from fer_jax.data.folder_source import list_folder, read_folder, scan
 from fer_jax.data.records import SPLITS, UNKNOWN, Problems, Source, Split, digest, fit
@@ -86,7 +86,7 @@ def read(
     splits, problems = readers[source.kind](source, image_size, channels, advance)
     if not skip_bad:
         problems.check(source.path)
-    notes = []
+    notes = list(source.notes)
     if problems.counts:
         counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
         notes.append(f"bad rows or images were dropped: {counts}")
@@ -145,6 +145,8 @@ def _read_embedded(
 
 
 def _locate_in_folder(root: Path) -> Source:
+    if source := rafdb_source.find(root):
+        return source
     entries = scan(root)
     splits: dict[str, Path] = {}
     for entry in entries:
@@ -169,5 +171,5 @@ def _locate_in_folder(root: Path) -> Source:
             return locate(str(root / found[0]))
     raise UserError(
         f"{root} holds neither a train folder nor a fer2013.csv; expected "
-        "train/<class>/<images> or one csv"
+        "train/<class>/<images>, one csv, or RAF-DB as it is shipped"
     )
