@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file such as configs/baseline.yaml")
     parser.add_argument(
         "--data_root",
-        help="a fer2013.csv, or a folder train|val|test/<class>/*; "
+        help="a fer2013.csv, a folder train|val|test/<class>/*, RAF-DB or AffectNet; "
         "default: $FER_DATA_ROOT, else the embedded set",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")

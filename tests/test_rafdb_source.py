@@ -126,7 +126,7 @@ def test_what_is_missing_as_a_whole_is_told(tmp_path):
     write(tmp_path / "b", train=0)
     refused(tmp_path / "b", "no Training rows")
     labels_of(tmp_path / "b").unlink()
-    refused(tmp_path / "b", "RAF-DB as it is shipped")
+    refused(tmp_path / "b", "RAF-DB or AffectNet as shipped")
 
 
 def test_a_changed_label_or_image_is_prepared_anew(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from fer_jax import labels
 from fer_jax.data.records import (
     SPLITS,
+    Box,
     Problems,
     Source,
     Split,
@@ -23,7 +24,14 @@ from fer_jax.errors import UserError
 
 MAX_PIXELS = 64_000_000  # of one image; more is a mistake or a decompression bomb
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MISSING = (-1, -1)  # the stamp of what is not there
+
+_NUMBERED = (
+    "the classes are numbers, which FER2013, FER+, RAF-DB and AffectNet give to "
+    "different emotions, so they stay numbers: name the folders neutral, happy and so "
+    "on, or, if they are AffectNet's, have affectnet in the name of the data's folder"
+)
 
 
 def scan(path: Path) -> list[os.DirEntry]:
@@ -57,16 +65,23 @@ def list_folder(root: Path, splits: dict[str, Path]) -> Source:
                     f"{splits[split] / folder} is a class that train lacks, expected "
                     f"{either(class_names)}; rename or remove it"
                 )
-            for relative, stat in _list_images(root, splits[split] / folder):
+            for relative, stat in list_images(root, splits[split] / folder):
                 listing[split].append((relative, class_names.index(name)))
                 stats.append((relative, *stat))
     listing = {split: files for split, files in listing.items() if files}
     description = f"{Path(os.path.abspath(root)).name}/ (folder)"
-    key = digest("folder", class_names, stats)
-    return Source("folder", description, key, root, class_names, listing)
+    notes = (_NUMBERED,) if all(map(str.isdecimal, class_names)) else ()
+    # Copies that were prepared without what is now said are not used any more.
+    key = digest("folder", class_names, stats, *notes)
+    return Source("folder", description, key, root, class_names, listing, notes=notes)
 
 
-def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The images of a class folder, as paths from `root`, with their stamps.
+
+    Raises:
+      UserError: where there are none, or a folder is among them.
+    """
     count = 0
     for entry in scan(folder):
         if os.path.isdir(entry):
@@ -74,14 +89,13 @@ def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int
                 f"{entry.path} is a folder where images are expected; move its images "
                 "up into the class folder, or remove it"
             )
-        if not entry.name.lower().endswith(_SUFFIXES):
+        if not entry.name.lower().endswith(SUFFIXES):
             continue
         count += 1
         yield os.path.relpath(entry.path, root), stamp(entry.path)
     if not count:
         raise UserError(
-            f"{folder} holds no {either(_SUFFIXES)} image; add some or "
-            "remove the folder"
+            f"{folder} holds no {either(SUFFIXES)} image; add some or remove the folder"
         )
 
 
@@ -91,7 +105,7 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns
     except OSError:  # missing, a dangling or looping link; told when it is read
-        return -1, -1
+        return MISSING
 
 
 def read_folder(
@@ -106,7 +120,8 @@ def read_folder(
         found = []
         for row, (relative, label) in enumerate(files):
             try:
-                image = _decode(source.path / relative, image_size, channels)
+                box = source.boxes.get(relative)
+                image = _decode(source.path / relative, image_size, channels, box)
                 found.append((image, label, row))
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
@@ -118,7 +133,7 @@ def read_folder(
     return splits, problems
 
 
-def _decode(path: Path, image_size: int, channels: int) -> np.ndarray:
+def _decode(path: Path, image_size: int, channels: int, box: Box | None) -> np.ndarray:
     """One image file as uint8 `[S, S, C]`; a ValueError says what is wrong with it."""
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file, expected an image")
@@ -127,14 +142,26 @@ def _decode(path: Path, image_size: int, channels: int) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd metadata is no matter for the user
             # No other decoder gets to see the bytes: fewer parsers, fewer holes.
             with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
-                if image.width * image.height <= MAX_PIXELS:
-                    pixels = np.asarray(_upright(image, "RGB" if channels > 1 else "L"))
-                    return fit(pixels, image_size, channels)
                 size = f"{image.width:,} x {image.height:,}"
+                wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
+                if image.width * image.height <= MAX_PIXELS:
+                    image = _upright(image, "RGB" if channels > 1 else "L")
+                    if face := _inside(box, image.size):
+                        pixels = np.asarray(image.crop(face))
+                        return fit(pixels, image_size, channels)
+                    wrong = f"has {size} pixels, expected some in its face box {box}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
         raise ValueError(f"is no readable jpg, png, bmp or webp ({reason})") from None
-    raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
+    raise ValueError(wrong)
+
+
+def _inside(box: Box | None, size: tuple[int, int]) -> Box | None:
+    """What of a box lies in an image: left, top, right and bottom; None for nothing."""
+    left, top, width, height = box or (0, 0, *size)
+    right, bottom = min(left + width, size[0]), min(top + height, size[1])
+    left, top = max(left, 0), max(top, 0)
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _upright(image: Image.Image, mode: str) -> Image.Image:

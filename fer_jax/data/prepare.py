@@ -68,9 +68,9 @@ def load(
     """Loads the data that `data_root` names, and prepares it where that is still to do.
 
     Args:
-      data_root: a csv, a folder that holds one, or a folder with
-        `train|val|test/<class>/<images>`; None is `FER_DATA_ROOT`, or without that the
-        embedded set.
+      data_root: a csv, a folder that holds one, a folder with
+        `train|val|test/<class>/<images>`, RAF-DB or AffectNet; None is
+        `FER_DATA_ROOT`, or without that the embedded set.
       image_size: the side S of the square images.
       channels: 1 for grey images, 3 for colour.
       skip_bad: drop bad rows and images, and count them, instead of refusing them.

@@ -14,6 +14,7 @@ from fer_jax.errors import UserError
 SPLITS = ("train", "val", "test")
 UNKNOWN = "unknown"  # the split of a row that does not say
 SHOWN_PROBLEMS = 20
+Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Source:
       path: the file or folder, None for the embedded set.
       class_names: the classes, in the order of the labels.
       listing: for a folder, split by split, sorted (relative path, label) pairs.
+      boxes: by relative path, the part of an image that counts, where not all does.
       bad: what is wrong with the listing itself: splits, and texts that go on where
         `path` stops.
       notes: what must be said aloud about the listing.
@@ -54,6 +56,7 @@ class Source:
     path: Path | None = None
     class_names: tuple[str, ...] = labels.EMOTIONS
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
     bad: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data import embedded, rafdb_source
+from fer_jax.data import affectnet_source, embedded, rafdb_source
 from fer_jax.data.csv_source import read_csv
 from fer_jax.data.folder_source import list_folder, read_folder, scan
 from fer_jax.data.records import SPLITS, UNKNOWN, Problems, Source, Split, digest, fit
@@ -22,6 +22,9 @@ _FOLDERS = {name: name for name in SPLITS} | {
     "training": "train",
     "validation": "val",
     "valid": "val",
+    "train_set": "train",
+    "val_set": "val",
+    "test_set": "test",
 }
 
 
@@ -145,7 +148,7 @@ def _read_embedded(
 
 
 def _locate_in_folder(root: Path) -> Source:
-    if source := rafdb_source.find(root):
+    if source := rafdb_source.find(root) or affectnet_source.find(root):
         return source
     entries = scan(root)
     splits: dict[str, Path] = {}
@@ -157,7 +160,8 @@ def _locate_in_folder(root: Path) -> Source:
                 raise UserError(f"{root} holds both {names}; keep one of them")
             splits[split] = Path(entry.path)
     if "train" in splits:
-        return list_folder(root, splits)
+        numbered = affectnet_source.find_numbered(root, splits)
+        return numbered or list_folder(root, splits)
     names = [entry.name for entry in entries if os.path.isfile(entry)]
     for fits in (
         lambda name: name.startswith("fer2013.csv"),
@@ -171,5 +175,5 @@ def _locate_in_folder(root: Path) -> Source:
             return locate(str(root / found[0]))
     raise UserError(
         f"{root} holds neither a train folder nor a fer2013.csv; expected "
-        "train/<class>/<images>, one csv, or RAF-DB as it is shipped"
+        "train/<class>/<images>, one csv, or RAF-DB or AffectNet as shipped"
     )
