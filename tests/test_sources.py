@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import csv_source, duplicates, embedded, sources
+from fer_jax.data import csv_source, duplicates, embedded, records, sources
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -632,6 +632,58 @@ def test_the_key_of_a_folder_follows_names_sizes_and_times(tmp_path):
     touched = sources.locate(str(tmp_path)).key
     (tmp_path / "train/sad/0.png").rename(tmp_path / "train/sad/9.png")
     assert len({key, touched, sources.locate(str(tmp_path)).key}) == 3
+
+
+# As stored
+
+
+def test_how_images_are_stored_is_told_by_content_before_anything_is_done(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    wide = Image.fromarray(np.zeros((4, 7), np.uint8))
+    deep = Image.fromarray(GREY.astype(np.uint16))
+    several = {"format": "MPO", "save_all": True, "append_images": [wide]}
+    for name, image, options, kind in [
+        ("turned.png", wide, {"exif": exif}, "PNG 7 x 4 grey"),
+        ("a.PNG", deep, {}, "PNG 6 x 6 grey"),
+        ("b.png", wide.convert("1"), {}, "PNG 7 x 4 grey"),
+        ("c.png", wide.convert("P"), {}, "PNG 7 x 4 colour"),
+        ("d.bmp", wide.convert("RGB"), {}, "BMP 7 x 4 colour"),
+        ("e.webp", wide.convert("RGB"), {}, "WEBP 7 x 4 colour"),
+        ("f.jpeg", wide.convert("CMYK"), {}, "JPEG 7 x 4 colour"),
+        ("g.jpg", wide, several, "JPEG 7 x 4 grey"),
+        ("h.bmp", wide, {"format": "PNG"}, "PNG 7 x 4 grey named .bmp"),
+    ]:
+        root = tmp_path / name
+        decoded(root, name, image, **options)
+        stored = read(root, 6).stored
+        assert stored["val"] == {"PNG 6 x 6 grey": 2}
+        expected = {"PNG 6 x 6 grey": 3} | {kind: 1}
+        if kind == "PNG 6 x 6 grey":
+            expected = {kind: 4}
+        assert stored["train"] == expected, name
+
+
+def test_the_kinds_of_a_split_are_told_before_val_is_carved(tmp_path):
+    write_folder(tmp_path, "train", ["happy", "sad"], count=20)
+    (tmp_path / "train/sad/0.png").write_bytes(b"")
+    contents = read(tmp_path, skip_bad=True)
+    assert contents.stored == {"train": {"PNG 6 x 6 grey": 39}}
+    path = write_csv(tmp_path / "a.csv", make_rows())
+    expected = {name: {"6 x 6 grey": 14} for name in ("train", "val", "test")}
+    assert read(path).stored == expected
+
+
+def test_only_the_most_frequent_kinds_are_kept():
+    counts = {f"JPEG {n} x 1 grey": n for n in range(1, 31)}
+    counts |= {f"PNG {n} x 2 grey named .jpg": 1 for n in range(3)}
+    kept = records.few_kinds(counts)
+    assert list(kept.items())[:2] == [
+        ("JPEG 30 x 1 grey", 30),
+        ("JPEG 29 x 1 grey", 29),
+    ]
+    assert len(kept) == 22 and sum(kept.values()) == sum(counts.values())
+    assert kept["others"] == sum(range(1, 11)) and kept["others, misnamed"] == 3
 
 
 # The embedded set

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from fer_jax.data.records import (
     Problems,
     Source,
     Split,
+    Stored,
     digest,
     either,
+    few_kinds,
     fit,
     stack,
 )
@@ -25,6 +28,7 @@ from fer_jax.errors import UserError
 MAX_PIXELS = 64_000_000  # of one image; more is a mistake or a decompression bomb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_FORMATS = dict(zip(SUFFIXES, ("JPEG", "JPEG", "PNG", "BMP", "WEBP"), strict=True))
 MISSING = (-1, -1)  # the stamp of what is not there
 
 _NUMBERED = (
@@ -110,31 +114,42 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 def read_folder(
     source: Source, image_size: int, channels: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems]:
-    """The splits of a listed folder, and its bad images; `advance` hears progress."""
-    problems, splits, done = Problems(), {}, 0
+) -> tuple[dict[str, Split], Problems, Stored]:
+    """The splits of a listed folder, its bad images, and how the good ones are stored.
+
+    `advance` hears progress.
+    """
+    problems, splits, stored, done = Problems(), {}, {}, 0
     for split, text in source.bad:
         problems.add(split, text)
     total = sum(map(len, source.listing.values()))
     for split, files in source.listing.items():
-        found = []
+        found, kinds = [], Counter()
         for row, (relative, label) in enumerate(files):
             try:
                 box = source.boxes.get(relative)
-                image = _decode(source.path / relative, image_size, channels, box)
+                path = source.path / relative
+                image, kind = _decode(path, image_size, channels, box)
                 found.append((image, label, row))
+                kinds[kind] += 1
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
             done += 1
             if done % 256 == 0:
                 advance(done / total)
         if found:
-            splits[split] = stack(found)
-    return splits, problems
+            splits[split], stored[split] = stack(found), few_kinds(kinds)
+    return splits, problems, stored
 
 
-def _decode(path: Path, image_size: int, channels: int, box: Box | None) -> np.ndarray:
-    """One image file as uint8 `[S, S, C]`; a ValueError says what is wrong with it."""
+def _decode(
+    path: Path, image_size: int, channels: int, box: Box | None
+) -> tuple[np.ndarray, str]:
+    """One image file as uint8 `[S, S, C]`, and its kind as it is stored.
+
+    Raises:
+      ValueError: what is wrong with it, in words that go on after its path.
+    """
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file, expected an image")
     try:
@@ -145,15 +160,28 @@ def _decode(path: Path, image_size: int, channels: int, box: Box | None) -> np.n
                 size = f"{image.width:,} x {image.height:,}"
                 wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
                 if image.width * image.height <= MAX_PIXELS:
+                    kind = _kind(image, path.suffix)
                     image = _upright(image, "RGB" if channels > 1 else "L")
                     if face := _inside(box, image.size):
                         pixels = np.asarray(image.crop(face))
-                        return fit(pixels, image_size, channels)
+                        return fit(pixels, image_size, channels), kind
                     wrong = f"has {size} pixels, expected some in its face box {box}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
         raise ValueError(f"is no readable jpg, png, bmp or webp ({reason})") from None
     raise ValueError(wrong)
+
+
+def _kind(image: Image.Image, suffix: str) -> str:
+    """Format, size and mode of an image that was not touched yet, as "JPEG 9 x 9 grey".
+
+    A suffix that lies is part of it.
+    """
+    # What phones write as jpg may hold several images, which Pillow calls MPO.
+    stored = "JPEG" if image.format == "MPO" else image.format
+    mode = "grey" if image.mode[0] in "1LIF" else "colour"
+    kind = f"{stored} {image.width} x {image.height} {mode}"
+    return kind if _FORMATS[suffix.lower()] == stored else f"{kind} named {suffix}"
 
 
 def _inside(box: Box | None, size: tuple[int, int]) -> Box | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,11 @@ SPLITS = ("train", "val", "test")
 UNKNOWN = "unknown"  # the split of a row that does not say
 SHOWN_PROBLEMS = 20
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
+# How many images of each split are stored in which format, size and mode.
+Stored = dict[str, dict[str, int]]
+OTHERS, MISNAMED = "others", "others, misnamed"
+
+_MOST_KINDS = 20  # pictures from the web have as many sizes as there are pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +118,21 @@ def stack(found: list[tuple[np.ndarray, int, int]]) -> Split:
     """Joins (image, label, row) triples into a split."""
     images, targets, rows = zip(*found, strict=True)
     return Split(np.stack(images), np.int32(targets), np.int32(rows))
+
+
+def few_kinds(counts: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent kinds of stored images; the rest as `OTHERS` and `MISNAMED`."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kept = dict(ranked[:_MOST_KINDS])
+    for kind, count in ranked[_MOST_KINDS:]:
+        rest = MISNAMED if is_misnamed(kind) else OTHERS
+        kept[rest] = kept.get(rest, 0) + count
+    return kept
+
+
+def is_misnamed(kind: str) -> bool:
+    """Whether the suffix of such files is another format's."""
+    return " named ." in kind or kind == MISNAMED
 
 
 def either(names: Iterable[str]) -> str:

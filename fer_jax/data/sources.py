@@ -15,7 +15,16 @@ import numpy as np
 from fer_jax.data import affectnet_source, embedded, rafdb_source
 from fer_jax.data.csv_source import read_csv
 from fer_jax.data.folder_source import list_folder, read_folder, scan
-from fer_jax.data.records import SPLITS, UNKNOWN, Problems, Source, Split, digest, fit
+from fer_jax.data.records import (
+    SPLITS,
+    UNKNOWN,
+    Problems,
+    Source,
+    Split,
+    Stored,
+    digest,
+    fit,
+)
 from fer_jax.errors import UserError
 
 _FOLDERS = {name: name for name in SPLITS} | {
@@ -30,11 +39,15 @@ _FOLDERS = {name: name for name in SPLITS} | {
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What was read: the splits, what was left out, and what to say about it."""
+    """What was read: the splits, what was left out, and what to say about it.
+
+    `stored` tells, of each split of the source, how its images are stored.
+    """
 
     splits: dict[str, Split]
     problems: Problems
     notes: tuple[str, ...]
+    stored: Stored
 
 
 def locate(data_root: str | None) -> Source:
@@ -86,7 +99,8 @@ def read(
         (without `skip_bad`) where a row or an image is bad.
     """
     readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
-    splits, problems = readers[source.kind](source, image_size, channels, advance)
+    reader = readers[source.kind]
+    splits, problems, stored = reader(source, image_size, channels, advance)
     if not skip_bad:
         problems.check(source.path)
     notes = list(source.notes)
@@ -100,7 +114,8 @@ def read(
         splits["train"], splits["val"] = _carve(source, splits["train"])
         notes.append("val was carved from train: 10 % of each class, seed 0")
     ordered = {name: splits[name] for name in SPLITS if name in splits}
-    return Contents(ordered, problems, tuple(notes))
+    stored = {name: stored[name] for name in SPLITS if name in stored}
+    return Contents(ordered, problems, tuple(notes), stored)
 
 
 def _check_classes(source: Source, splits: dict[str, Split]) -> None:
@@ -136,15 +151,16 @@ def _carve(source: Source, train: Split) -> tuple[Split, Split]:
 
 def _read_embedded(
     source: Source, image_size: int, channels: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems]:
-    splits = {}
+) -> tuple[dict[str, Split], Problems, Stored]:
+    splits, stored = {}, {}
     for i, split in enumerate(embedded.SIZES):
         images, targets = embedded.generate(split)
         images = [fit(image, image_size, channels) for image in images]
         rows = np.arange(len(targets), dtype=np.int32)
         splits[split] = Split(np.stack(images), targets.astype(np.int32), rows)
+        stored[split] = {"48 x 48 grey": len(rows)}
         advance((i + 1) / len(embedded.SIZES))
-    return splits, Problems()
+    return splits, Problems(), stored
 
 
 def _locate_in_folder(root: Path) -> Source:
