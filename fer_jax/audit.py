@@ -1,8 +1,9 @@
 """Audits a data set: `bin/audit --data_root fer2013.csv`.
 
-Copies within and across splits, conflicting labels, blank images and the balance of the
-classes, as tables, and on demand as JSON, as a CSV of all copies, and as a sheet of the
-images to look at, which stays where it is written: it shows the data.
+Copies within and across splits, conflicting labels, blank images, the balance of the
+classes and how the images are stored, as tables, and on demand as JSON, as a CSV of all
+copies, and as a sheet of the images to look at, which stays where it is written: it
+shows the data.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import csv
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +26,11 @@ from rich.table import Table
 from fer_jax import data
 from fer_jax.console import make_console
 from fer_jax.data.audit import Audit, audit
+from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.output import check_target, write_whole
 
 SHEET_PAIRS = 200  # of a kind on the sheet
+SHOWN_KINDS = 6  # of stored images, in the table
 
 
 class Pair(NamedTuple):
@@ -53,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = data.load(
         args.data_root,
         image_size=args.image_size,
+        channels=args.channels,
         skip_bad=args.skip_bad,
         console=console,
     )
@@ -61,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data": dataset.description,
         "fingerprint": dataset.fingerprint,
         "skipped": dataset.skipped,
+        "stored": stored_summary(dataset.stored),
     }
     if args.json:
         write_whole(args.json, json.dumps(facts, indent=1) + "\n")
@@ -116,6 +122,37 @@ def summary(found: Audit) -> dict[str, Any]:
     }
 
 
+def stored_summary(stored: Stored) -> dict[str, Any]:
+    """How the images are stored: kinds by split, the usual one, and what is odd.
+
+    The usual kind is the most frequent one of all splits, odd is each image of another
+    kind, and misnamed each whose suffix is another format's.
+    """
+    usual = next(iter(_ranked(stored)), None)
+
+    def count(is_meant: Callable[[str], bool]) -> dict[str, int]:
+        return {
+            split: sum(n for kind, n in kinds.items() if is_meant(kind))
+            for split, kinds in stored.items()
+        }
+
+    return {
+        "kinds": stored,
+        "usual": usual,
+        "odd": count(lambda kind: kind != usual),
+        "misnamed": count(is_misnamed),
+    }
+
+
+def _ranked(stored: Stored) -> list[str]:
+    """The kinds of stored images, the most frequent first, without sums of kinds."""
+    total = Counter()
+    for kinds in stored.values():
+        total.update(kinds)
+    named = total.keys() - {OTHERS, MISNAMED}
+    return sorted(named, key=lambda kind: (-total[kind], kind))
+
+
 def pairs(found: Audit) -> Iterator[Pair]:
     """All copies: each image with the first one identical to it, and near pairs."""
     exact = found.copies.exact
@@ -160,6 +197,7 @@ def show(console: Console, facts: dict[str, Any]) -> None:
         counts = [part[key] for part in facts["splits"].values()]
         table.add_row(word, *(f"{count:,}" for count in counts))
     console.print(table)
+    _show_stored(console, facts["stored"])
     table = _table("images that have a copy", ["of", "in", "exact", "near only"])
     for row in facts["copies"]:
         told = row["in"] if row["in"] != row["split"] else f"{row['in']} too"
@@ -176,6 +214,28 @@ def show(console: Console, facts: dict[str, Any]) -> None:
             "more pairs are alike than were looked at: near copies may be missing",
             style="yellow",
         )
+
+
+def _show_stored(console: Console, stored: dict[str, Any]) -> None:
+    """The most frequent kinds of stored images, the others summed, and the odd ones."""
+    splits = stored["kinds"]
+    if not splits:
+        console.print("how they are stored was not noted when they were prepared")
+        return
+    shown = _ranked(splits)[:SHOWN_KINDS]
+    table = _table("as stored", ["kind", *splits])
+    others = [
+        sum(n for kind, n in kinds.items() if kind not in shown)
+        for kinds in splits.values()
+    ]
+    rows = {kind: [each.get(kind, 0) for each in splits.values()] for kind in shown}
+    rows |= {OTHERS: others} if any(others) else {}
+    for word, counts in rows.items():
+        table.add_row(word, *(f"{count:,}" for count in counts))
+    table.add_section()
+    for word in ("odd", "misnamed"):
+        table.add_row(word, *(f"{count:,}" for count in stored[word].values()))
+    console.print(table)
 
 
 def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
@@ -253,7 +313,8 @@ def _where(found: Audit, place: int) -> tuple[str, int, str]:
 
 def _png(image: np.ndarray) -> str:
     data_bytes = io.BytesIO()
-    Image.fromarray(image[:, :, 0]).save(data_bytes, "PNG")
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    Image.fromarray(pixels).save(data_bytes, "PNG")
     return f"data:image/png;base64,{base64.b64encode(data_bytes.getvalue()).decode()}"
 
 
@@ -276,6 +337,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data_root", help="as python -m fer_jax.train takes it")
     add("--image_size", type=int, default=48, help="side of the images (48)")
+    add(
+        "--channels", type=int, choices=(1, 3), default=1, help="1: grey (1), 3: colour"
+    )
     add("--skip_bad", action="store_true", help="drop unreadable images")
     add("--json", type=Path, metavar="FILE.json", help="write the numbers")
     add("--csv", type=Path, metavar="FILE.csv", help="write all copies, a row a pair")

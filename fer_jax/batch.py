@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fer_jax import compare, data, runs
+from fer_jax.config import Config
 from fer_jax.console import make_console
 from fer_jax.data.audit import audit
 from fer_jax.errors import UserError
@@ -41,19 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     console, runs_dir = make_console(), Path(args.runs_dir)
     configs = find_configs(Path(args.configs), args.filter, args.order)
-    sizes = {config.data.image_size for _, config in configs}
+    shapes = {_shape(config) for _, config in configs}
     loaded = {
-        size: data.load(
-            args.data_root, image_size=size, skip_bad=args.skip_bad, console=console
+        (size, channels): data.load(
+            args.data_root,
+            image_size=size,
+            channels=channels,
+            skip_bad=args.skip_bad,
+            console=console,
         )
-        for size in sizes
+        for size, channels in shapes
     }
-    audited = functools.cache(lambda size: audit(loaded[size], console))
+    audited = functools.cache(lambda shape: audit(loaded[shape], console))
     chosen = {
         config.data: data.choose(
-            loaded[config.data.image_size],
+            loaded[_shape(config)],
             config.data,
-            functools.partial(audited, config.data.image_size),
+            functools.partial(audited, _shape(config)),
         )
         for _, config in configs
     }
@@ -80,13 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.tensorboard:
         _write_boards(console, [job for job in jobs if job not in todo])
-    for size in loaded if todo else ():
-        audited(size)  # once, and not by each run at once
+    for shape in loaded if todo else ():
+        audited(shape)  # once, and not by each run at once
     status = _Batch(args, console, at_once, todo, about).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
     return status
+
+
+def _shape(config: Config) -> tuple[int, int]:
+    """The side and the channels of the images that an experiment reads."""
+    return config.data.image_size, config.data.channels
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

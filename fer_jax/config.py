@@ -76,6 +76,7 @@ class Data(_Section):
     """How the images are read and sampled."""
 
     image_size: int = Field(ge=16, le=512)
+    channels: Literal[1, 3]  # 1: grey, 3: colour
     labels: Literal["fer2013", "ferplus_majority", "ferplus_soft"]
     vote_filter: Literal["published", "outliers", "none"]  # read with FER+ labels
     contempt: bool  # an eighth class, which FER+ labels have

@@ -16,7 +16,7 @@ PredictFn = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 def make_predict(network: Network) -> PredictFn:
     """Compiles `(params, batch_stats, images, indices) -> logits [B, C]`.
 
-    images is the whole split as uint8 `[N, H, W, 1]`, indices int32 `[B]`.
+    images is the whole split as uint8 `[N, H, W, C]`, indices int32 `[B]`.
     """
 
     def predict(

@@ -28,7 +28,7 @@ class Experiment(NamedTuple):
     train_step: TrainStep
     predict: evaluate.PredictFn
     schedule: optax.Schedule
-    images: dict[str, jax.Array]  # by split, uint8 [N, S, S, 1] on the device
+    images: dict[str, jax.Array]  # by split, uint8 [N, S, S, channels] on the device
     labels: jax.Array  # of train, float32 [N, C], on the device
     batches: Any  # a grain dataset of int32 [B], one element a step
     per_epoch: int  # steps
@@ -53,6 +53,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         num_classes=num_classes,
         dropout=config.model.dropout,
         dtype=dtype,
+        channels=config.data.channels,
     )
     tx, schedule = adamw_one_cycle(
         training.lr,

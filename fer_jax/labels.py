@@ -1,8 +1,9 @@
-"""The seven emotions in FER2013's order, and the names people give them."""
+"""The seven emotions in FER2013's order, contempt, and the names people give them."""
 
 from collections.abc import Iterable
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+KNOWN = (*EMOTIONS, "contempt")  # AffectNet's and FER+'s eighth
 
 _ALIASES = {
     "anger": "angry",
@@ -12,7 +13,8 @@ _ALIASES = {
     "sadness": "sad",
     "surprised": "surprise",
     "neutrality": "neutral",
-} | {name: name for name in EMOTIONS}
+    "contemptuous": "contempt",
+} | {name: name for name in KNOWN}
 
 
 def emotion(name: str) -> str | None:
@@ -24,11 +26,11 @@ def class_names(folders: Iterable[str]) -> dict[str, str]:
     """Maps folder names to class names, in the order of the labels.
 
     Where every folder is an emotion under one of its usual names, the classes are
-    the canonical names in FER2013's order. Any other set keeps its folders' names,
-    sorted. Two folders may map to one emotion (`sad` and `Sadness`).
+    the canonical names in FER2013's order, contempt last. Any other set keeps its
+    folders' names, sorted. Two folders may map to one emotion (`sad` and `Sadness`).
     """
     folders = sorted(set(folders))
     known = {folder: emotion(folder) for folder in folders}
     if any(name is None for name in known.values()):
         return {folder: folder for folder in folders}
-    return dict(sorted(known.items(), key=lambda item: EMOTIONS.index(item[1])))
+    return dict(sorted(known.items(), key=lambda item: KNOWN.index(item[1])))

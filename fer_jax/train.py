@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file such as configs/baseline.yaml")
     parser.add_argument(
         "--data_root",
-        help="a fer2013.csv, or a folder train|val|test/<class>/*; "
+        help="a fer2013.csv, a folder train|val|test/<class>/*, RAF-DB or AffectNet; "
         "default: $FER_DATA_ROOT, else the embedded set",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
@@ -120,6 +120,7 @@ def train(
     dataset = data.load(
         data_root,
         image_size=config.data.image_size,
+        channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
     )

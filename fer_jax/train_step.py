@@ -121,7 +121,7 @@ def make_train_step(
       key: the run's key; every step folds its number into it.
 
     Returns:
-      a compiled function that takes uint8 images `[N, H, W, 1]` and float labels
+      a compiled function that takes uint8 images `[N, H, W, C]` and float labels
       `[N, C]` of the whole training set, and int32 indices `[K, B]`, does K steps
       in one dispatch, and donates state and sums. On CPU K should be 1, where XLA
       runs convolutions inside a scan far more slowly.

@@ -48,6 +48,27 @@ def noise(count, side, rng):
     return rng.integers(0, 256, (count, side, side, 1), dtype=np.uint8)
 
 
+def test_luma_is_that_of_pillow():
+    colours = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
+    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in colours]
+    np.testing.assert_array_equal(duplicates.luma(colours), expected)
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(duplicates.luma(grey), grey[..., 0])
+    np.testing.assert_array_equal(duplicates.luma(grey.repeat(3, 3)), grey[..., 0])
+
+
+def test_in_colour_exact_copies_agree_in_all_channels_and_near_ones_in_luma(faces):
+    images = np.repeat(faces[:40], 3, axis=3)
+    tinted = images[:3].copy()
+    tinted[..., 2] = tinted[..., 2] // 2  # blue, a ninth of the brightness
+    images = np.concatenate([images, images[:1], tinted])
+    images[38], images[39] = 90, (250, 0, 0)  # two of one colour are both blank
+    copies = duplicates.find(images)
+    assert copies.exact[40] == 0 and copies.exact[41] == 41
+    assert duplicates.blank(images)[38:40].all()
+    assert {(0, 41), (1, 42), (2, 43)} <= {tuple(pair) for pair in copies.pairs}
+
+
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_every_transformation_is_found(planted, name):
     _, sources, names, copies = planted

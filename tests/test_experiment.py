@@ -5,6 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from fer_jax import data, experiment
+from fer_jax.bench.settings import random_images
 from fer_jax.errors import UserError
 from fer_jax.train_step import zero_sums
 
@@ -61,6 +62,45 @@ def test_precision_decides_what_convolutions_compute_in(precision, dtype, tiny_c
         state.params, state.batch_stats, images, jnp.arange(4)
     ).as_text()
     assert ("bf16" in program) == (dtype == "bfloat16")
+
+
+def colour_step(arch, side, batch, *overrides):
+    """A step with the shipped loss, and what it takes."""
+    images, labels = random_images(14, side)
+    images = np.concatenate([images, 255 - images, images // 2], axis=3)
+    split = data.Split(images, labels, np.arange(len(labels), dtype=np.int32))
+    names = tuple("abcdefg")
+    dataset = data.Dataset(
+        "made", "noise", "0" * 16, names, {"train": split, "val": split}, {}, ()
+    )
+    settings = (f"data.image_size={side}", "data.channels=3", f"model.arch={arch}")
+    config = tiny_config(*settings, f"training.batch_size={batch}", *overrides)
+    parts = experiment.build(config, dataset)
+    indices = jnp.arange(batch)[None]
+    arrays = (parts.images["train"], parts.labels, indices)
+    return parts.train_step, (parts.state, zero_sums(), *arrays)
+
+
+@pytest.mark.parametrize(
+    ("arch", "side"), [("fernet", 224), ("resnet18", 100), ("resnet18", 224)]
+)
+def test_a_colour_step_keeps_the_shapes_of_the_state(arch, side):
+    # Compiling these would take a minute; tracing goes through every convolution.
+    step, arguments = colour_step(arch, side, 8, *(OFF if arch != "fernet" else ()))
+    state, sums = jax.eval_shape(step, *arguments)
+    assert state.params["stem"]["kernel"].shape[2] == 3
+    for before, after in ((arguments[0], state), (arguments[1], sums)):
+        assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+
+
+def test_a_colour_step_trains_on_every_channel():
+    step, arguments = colour_step("fernet", 100, 2, *OFF)
+    before = np.array(arguments[0].params["stem"]["kernel"])
+    state, sums = step(*arguments)
+    assert int(sums.bad_step) == 0 and np.isfinite(float(sums.loss))
+    # The first step of the schedule is small, but larger than rounding.
+    moved = np.abs(np.array(state.params["stem"]["kernel"]) - before)
+    assert (moved.max(axis=(0, 1, 3)) > 1e-8).all()
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny_csv):

@@ -274,6 +274,7 @@ def chosen(dataset, **settings):
 
     plain = {
         "image_size": 16,
+        "channels": 1,
         "labels": "fer2013",
         "vote_filter": "published",
         "contempt": False,

@@ -178,6 +178,38 @@ def test_another_size_is_prepared_beside_the_first(tmp_path, cache):
     assert len(prepared(cache)) == 2
 
 
+def test_colour_is_prepared_beside_grey_whose_copies_stay_valid(tmp_path, cache):
+    root = tmp_path / "a"
+    write_folder(root, make_rows())
+    paint = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(paint).save(root / "train/angry/0000.png")
+    grey, _ = get(str(root))
+    (folder,) = prepared(cache)
+    assert folder.name == f"1-8-{sources.locate(str(root)).key[:24]}"
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["channels"]  # as it was before there was colour
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert get(str(root))[1] == ""
+    colour, said = get(str(root), channels=3)
+    assert "prepared 63 images" in said and len(prepared(cache)) == 2
+    assert_equal(colour, get(str(root), channels=3)[0])
+    images = colour.splits["train"].images
+    assert images.shape == (21, 8, 8, 3)
+    np.testing.assert_array_equal(images[0], paint)
+    for c in range(3):
+        expected = grey.splits["train"].images[1:]
+        np.testing.assert_array_equal(images[1:, ..., c : c + 1], expected)
+    assert grey.fingerprint != colour.fingerprint
+
+
+def test_grey_sources_in_colour_repeat_their_values(tmp_path):
+    path = write_csv(tmp_path / "a.csv", make_rows())
+    grey, colour = get(path)[0], get(path, channels=3)[0]
+    for name, split in colour.splits.items():
+        expected = grey.splits[name].images.repeat(3, axis=3)
+        np.testing.assert_array_equal(split.images, expected)
+
+
 def test_a_changed_source_is_prepared_anew(tmp_path):
     path = write_csv(tmp_path / "a.csv", make_rows())
     first = get(path)[0]

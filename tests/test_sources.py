@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import csv_source, duplicates, embedded, sources
+from fer_jax.data import csv_source, duplicates, embedded, records, sources
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -441,14 +441,15 @@ def test_a_folder_among_the_images_is_refused_even_if_it_loops(tmp_path):
     refused(tmp_path, "train/sad/loop is a folder")
 
 
-def decoded(tmp_path, name, image, size=6, **options):
+def decoded(tmp_path, name, image, size=6, channels=1, **options):
     """Saves `image` as the only image that counts and returns what is read of it."""
     write_folder(tmp_path, "train", ["happy", "sad"])
     write_folder(tmp_path, "val", ["happy"])
     path = tmp_path / "train/sad/0.png"
     path.unlink()
     image.save(path.with_name(name), **options)
-    return read(tmp_path, size).splits["train"].images[2, :, :, 0]
+    found = read(tmp_path, size, channels=channels).splits["train"].images[2]
+    return found[:, :, 0] if channels == 1 else found
 
 
 GREY = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
@@ -460,6 +461,52 @@ def test_grey_images_keep_their_values_in_every_lossless_format(tmp_path, name, 
     image = Image.fromarray(GREY).convert(mode)
     options = {"lossless": True} if name == "0.WebP" else {}
     np.testing.assert_array_equal(decoded(tmp_path, name, image, **options), GREY)
+
+
+RED = np.stack([GREY, GREY // 2, 255 - GREY], axis=2)
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.bmp", "0.WebP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_kept_in_every_lossless_format(tmp_path, name, mode):
+    image = Image.fromarray(RED).convert(mode)
+    options = {"lossless": True} if name == "0.WebP" else {}
+    found = decoded(tmp_path, name, image, channels=3, **options)
+    np.testing.assert_array_equal(found, RED)
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "1 bit", "with alpha"])
+def test_grey_images_have_equal_channels_in_colour(tmp_path, kind):
+    alpha = np.full((6, 6), 255, np.uint8)
+    image, expected = {
+        "8 bits": (Image.fromarray(GREY), GREY),
+        "16 bits": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY),
+        "1 bit": (Image.fromarray(GREY > 99), np.uint8(255) * (GREY > 99)),
+        "with alpha": (
+            Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(alpha))),
+            GREY,
+        ),
+    }[kind]
+    found = decoded(tmp_path, "0.png", image, channels=3)
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=2))
+
+
+def test_colour_images_are_upright_white_behind_and_cropped_in_the_middle(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    found = decoded(
+        tmp_path / "a", "0.png", Image.fromarray(RED), channels=3, exif=exif
+    )
+    np.testing.assert_array_equal(found, np.rot90(RED, -1))
+    alpha = np.uint8(255) * (np.indices((6, 6))[0] > 0)
+    image = Image.fromarray(np.dstack([RED, alpha]), "RGBA")
+    found = decoded(tmp_path / "b", "0.png", image, channels=3)
+    assert (found[0] == 255).all()
+    np.testing.assert_array_equal(found[1:], RED[1:])
+    wide = np.zeros((6, 12, 3), np.uint8)
+    wide[:, 3:9] = RED
+    found = decoded(tmp_path / "c", "0.png", Image.fromarray(wide), channels=3)
+    np.testing.assert_array_equal(found, RED)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -585,6 +632,58 @@ def test_the_key_of_a_folder_follows_names_sizes_and_times(tmp_path):
     touched = sources.locate(str(tmp_path)).key
     (tmp_path / "train/sad/0.png").rename(tmp_path / "train/sad/9.png")
     assert len({key, touched, sources.locate(str(tmp_path)).key}) == 3
+
+
+# As stored
+
+
+def test_how_images_are_stored_is_told_by_content_before_anything_is_done(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    wide = Image.fromarray(np.zeros((4, 7), np.uint8))
+    deep = Image.fromarray(GREY.astype(np.uint16))
+    several = {"format": "MPO", "save_all": True, "append_images": [wide]}
+    for name, image, options, kind in [
+        ("turned.png", wide, {"exif": exif}, "PNG 7 x 4 grey"),
+        ("a.PNG", deep, {}, "PNG 6 x 6 grey"),
+        ("b.png", wide.convert("1"), {}, "PNG 7 x 4 grey"),
+        ("c.png", wide.convert("P"), {}, "PNG 7 x 4 colour"),
+        ("d.bmp", wide.convert("RGB"), {}, "BMP 7 x 4 colour"),
+        ("e.webp", wide.convert("RGB"), {}, "WEBP 7 x 4 colour"),
+        ("f.jpeg", wide.convert("CMYK"), {}, "JPEG 7 x 4 colour"),
+        ("g.jpg", wide, several, "JPEG 7 x 4 grey"),
+        ("h.bmp", wide, {"format": "PNG"}, "PNG 7 x 4 grey named .bmp"),
+    ]:
+        root = tmp_path / name
+        decoded(root, name, image, **options)
+        stored = read(root, 6).stored
+        assert stored["val"] == {"PNG 6 x 6 grey": 2}
+        expected = {"PNG 6 x 6 grey": 3} | {kind: 1}
+        if kind == "PNG 6 x 6 grey":
+            expected = {kind: 4}
+        assert stored["train"] == expected, name
+
+
+def test_the_kinds_of_a_split_are_told_before_val_is_carved(tmp_path):
+    write_folder(tmp_path, "train", ["happy", "sad"], count=20)
+    (tmp_path / "train/sad/0.png").write_bytes(b"")
+    contents = read(tmp_path, skip_bad=True)
+    assert contents.stored == {"train": {"PNG 6 x 6 grey": 39}}
+    path = write_csv(tmp_path / "a.csv", make_rows())
+    expected = {name: {"6 x 6 grey": 14} for name in ("train", "val", "test")}
+    assert read(path).stored == expected
+
+
+def test_only_the_most_frequent_kinds_are_kept():
+    counts = {f"JPEG {n} x 1 grey": n for n in range(1, 31)}
+    counts |= {f"PNG {n} x 2 grey named .jpg": 1 for n in range(3)}
+    kept = records.few_kinds(counts)
+    assert list(kept.items())[:2] == [
+        ("JPEG 30 x 1 grey", 30),
+        ("JPEG 29 x 1 grey", 29),
+    ]
+    assert len(kept) == 22 and sum(kept.values()) == sum(counts.values())
+    assert kept["others"] == sum(range(1, 11)) and kept["others, misnamed"] == 3
 
 
 # The embedded set

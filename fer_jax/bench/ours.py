@@ -39,6 +39,7 @@ def load_config(
         f"training.batch_size={batch}",
         f"training.epochs={epochs}",
         f"data.image_size={image_size}",
+        "data.channels=1",  # as the images made here and PyTorch's networks have it
     ]
     return config_lib.load(BASELINE, overrides + ([] if augmented else [*PLAIN]))
 

@@ -32,6 +32,7 @@ def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:
         jax.random.key(0),
         num_classes=7,
         dropout=config.model.dropout,
+        channels=config.data.channels,
         dtype=jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16,
     )
 

@@ -17,7 +17,7 @@ from fer_jax.data.audit import Audit
 from fer_jax.data.prepare import Dataset
 from fer_jax.data.records import Split
 from fer_jax.errors import UserError
-from fer_jax.labels import EMOTIONS
+from fer_jax.labels import EMOTIONS, KNOWN
 
 
 def choose(dataset: Dataset, settings: Data, audit: Callable[[], Audit]) -> Dataset:
@@ -102,13 +102,12 @@ def _relabelled(dataset: Dataset, votes: ferplus.Votes, settings: Data) -> Datas
         notes.append(
             f"{name} {int(has.sum()):,} of {len(has):,} ({told or 'none out'})"
         )
-    contempt = ("contempt",) if settings.contempt else ()
     scored_on = {name: split for name, split in splits.items() if name != "train"}
     chosen = dataclasses.replace(
         dataset,
         fingerprint=_digest(dataset.fingerprint, settings.contempt, scored_on),
         source_fingerprint=dataset.fingerprint,
-        class_names=(*EMOTIONS, *contempt),
+        class_names=KNOWN if settings.contempt else EMOTIONS,
         splits=splits,
         left_out=left_out,
         labels=f"{settings.labels}, votes: {settings.vote_filter}",

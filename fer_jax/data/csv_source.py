@@ -16,7 +16,16 @@ from typing import IO
 
 import numpy as np
 
-from fer_jax.data.records import UNKNOWN, Problems, Source, Split, either, fit, stack
+from fer_jax.data.records import (
+    UNKNOWN,
+    Problems,
+    Source,
+    Split,
+    Stored,
+    either,
+    fit,
+    stack,
+)
 from fer_jax.errors import UserError
 
 _USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -30,9 +39,11 @@ _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 def read_csv(
-    source: Source, image_size: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems]:
-    """The splits of a csv, and its bad rows; `advance` is told the share done.
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
+) -> tuple[dict[str, Split], Problems, Stored]:
+    """The splits of a csv, its bad rows, and the size of its images.
+
+    `advance` is told the share done.
 
     Raises:
       UserError: where the file as a whole is of no use.
@@ -71,13 +82,16 @@ def read_csv(
                 problems.add(split or UNKNOWN, f":{line} {error}")
                 continue
             side = len(values)
-            image = fit(values, image_size)
+            image = fit(values, image_size, channels)
             found.setdefault(split, []).append((image, int(label), row))
             if row % 256 == 0:
                 advance(raw.tell() / size)
     if not found and not problems.counts:
         raise UserError(f"{source.path} has no rows below its header; give a whole one")
-    return {split: stack(rows) for split, rows in found.items()}, problems
+    stored = {
+        split: {f"{side} x {side} grey": len(rows)} for split, rows in found.items()
+    }
+    return {split: stack(rows) for split, rows in found.items()}, problems, stored
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:

@@ -105,16 +105,28 @@ class Copies:
         return places[kind].astype(np.int32)
 
 
+def luma(images: np.ndarray) -> np.ndarray:
+    """The brightness of grey or colour images: uint8 `[N, S, S, C]` to `[N, S, S]`.
+
+    It is ITU-R BT.601's 0.299 R + 0.587 G + 0.114 B in 16 bits, as Pillow rounds it, so
+    that equal channels give back their value.
+    """
+    if images.shape[3] == 1:
+        return images[:, :, :, 0]
+    weighted = images.astype(np.uint32) @ np.uint32([19595, 38470, 7471])
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)
+
+
 def blank(images: np.ndarray) -> np.ndarray:
-    """Which images show nothing: uint8 `[N, S, S, 1]` to bool `[N]`."""
+    """Which images show nothing: uint8 `[N, S, S, C]` to bool `[N]`."""
     # In blocks, because the deviation is reckoned in float64.
     parts = _parts(len(images), 256)
-    blocks = [images[part].std(axis=(1, 2, 3)) < BLANK for part in parts]
+    blocks = [luma(images[part]).std(axis=(1, 2)) < BLANK for part in parts]
     return np.concatenate([np.zeros(0, bool), *blocks])
 
 
 def exact(images: np.ndarray) -> np.ndarray:
-    """Which images are identical: uint8 `[N, S, S, 1]` to int32 `[N]`.
+    """Which images are identical in all channels: uint8 `[N, S, S, C]` to int32 `[N]`.
 
     The number is the place of the first such image.
     """
@@ -129,9 +141,10 @@ def find(
     """Finds exact and near copies.
 
     Blank images are copies of nothing but identical ones: they correlate with anything.
+    Near copies are looked for in the brightness, which copies share that lost colour.
 
     Args:
-      images: uint8 `[N, S, S, 1]`; any S, but from some 32 pixels on with confidence.
+      images: uint8 `[N, S, S, C]`; any S, but from some 32 pixels on with confidence.
       near: the least correlation of near copies, 0.6 or more.
       max_candidates: how many pairs are looked at, the most similar ones; of up to
         150 images every pair is. Where too few are, `Copies.complete` is false.
@@ -191,7 +204,7 @@ def _band(
     out = np.empty((len(places), _SIDE, _SIDE), np.float32)
 
     def fill(part: slice) -> None:
-        grey = images[places[part], :, :, 0].astype(np.float32)
+        grey = luma(images[places[part]]).astype(np.float32)
         out[part] = near @ grey @ near.T - far @ grey @ far.T
 
     with _threads() as pool:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from PIL import Image, ImageOps
 from fer_jax import labels
 from fer_jax.data.records import (
     SPLITS,
+    Box,
     Problems,
     Source,
     Split,
+    Stored,
     digest,
     either,
+    few_kinds,
     fit,
     stack,
 )
@@ -23,7 +27,15 @@ from fer_jax.errors import UserError
 
 MAX_PIXELS = 64_000_000  # of one image; more is a mistake or a decompression bomb
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_FORMATS = dict(zip(SUFFIXES, ("JPEG", "JPEG", "PNG", "BMP", "WEBP"), strict=True))
+MISSING = (-1, -1)  # the stamp of what is not there
+
+_NUMBERED = (
+    "the classes are numbers, which FER2013, FER+, RAF-DB and AffectNet give to "
+    "different emotions, so they stay numbers: name the folders neutral, happy and so "
+    "on, or, if they are AffectNet's, have affectnet in the name of the data's folder"
+)
 
 
 def scan(path: Path) -> list[os.DirEntry]:
@@ -57,16 +69,23 @@ def list_folder(root: Path, splits: dict[str, Path]) -> Source:
                     f"{splits[split] / folder} is a class that train lacks, expected "
                     f"{either(class_names)}; rename or remove it"
                 )
-            for relative, stat in _list_images(root, splits[split] / folder):
+            for relative, stat in list_images(root, splits[split] / folder):
                 listing[split].append((relative, class_names.index(name)))
                 stats.append((relative, *stat))
     listing = {split: files for split, files in listing.items() if files}
     description = f"{Path(os.path.abspath(root)).name}/ (folder)"
-    key = digest("folder", class_names, stats)
-    return Source("folder", description, key, root, class_names, listing)
+    notes = (_NUMBERED,) if all(map(str.isdecimal, class_names)) else ()
+    # Copies that were prepared without what is now said are not used any more.
+    key = digest("folder", class_names, stats, *notes)
+    return Source("folder", description, key, root, class_names, listing, notes=notes)
 
 
-def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The images of a class folder, as paths from `root`, with their stamps.
+
+    Raises:
+      UserError: where there are none, or a folder is among them.
+    """
     count = 0
     for entry in scan(folder):
         if os.path.isdir(entry):
@@ -74,45 +93,63 @@ def _list_images(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int
                 f"{entry.path} is a folder where images are expected; move its images "
                 "up into the class folder, or remove it"
             )
-        if not entry.name.lower().endswith(_SUFFIXES):
+        if not entry.name.lower().endswith(SUFFIXES):
             continue
         count += 1
-        try:
-            stat = entry.stat()
-            times = (stat.st_size, stat.st_mtime_ns)
-        except OSError:  # a dangling or looping link; told when it is read
-            times = (-1, -1)
-        yield os.path.relpath(entry.path, root), times
+        yield os.path.relpath(entry.path, root), stamp(entry.path)
     if not count:
         raise UserError(
-            f"{folder} holds no {either(_SUFFIXES)} image; add some or "
-            "remove the folder"
+            f"{folder} holds no {either(SUFFIXES)} image; add some or remove the folder"
         )
 
 
+def stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """The size and the time of a file, by which a change is known."""
+    try:
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:  # missing, a dangling or looping link; told when it is read
+        return MISSING
+
+
 def read_folder(
-    source: Source, image_size: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems]:
-    """The splits of a listed folder, and its bad images; `advance` hears progress."""
-    problems, splits, done = Problems(), {}, 0
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
+) -> tuple[dict[str, Split], Problems, Stored]:
+    """The splits of a listed folder, its bad images, and how the good ones are stored.
+
+    `advance` hears progress.
+    """
+    problems, splits, stored, done = Problems(), {}, {}, 0
+    for split, text in source.bad:
+        problems.add(split, text)
     total = sum(map(len, source.listing.values()))
     for split, files in source.listing.items():
-        found = []
+        found, kinds = [], Counter()
         for row, (relative, label) in enumerate(files):
             try:
-                found.append((_decode(source.path / relative, image_size), label, row))
+                box = source.boxes.get(relative)
+                path = source.path / relative
+                image, kind = _decode(path, image_size, channels, box)
+                found.append((image, label, row))
+                kinds[kind] += 1
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
             done += 1
             if done % 256 == 0:
                 advance(done / total)
         if found:
-            splits[split] = stack(found)
-    return splits, problems
+            splits[split], stored[split] = stack(found), few_kinds(kinds)
+    return splits, problems, stored
 
 
-def _decode(path: Path, image_size: int) -> np.ndarray:
-    """One image file as uint8 `[S, S, 1]`; a ValueError says what is wrong with it."""
+def _decode(
+    path: Path, image_size: int, channels: int, box: Box | None
+) -> tuple[np.ndarray, str]:
+    """One image file as uint8 `[S, S, C]`, and its kind as it is stored.
+
+    Raises:
+      ValueError: what is wrong with it, in words that go on after its path.
+    """
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file, expected an image")
     try:
@@ -120,21 +157,50 @@ def _decode(path: Path, image_size: int) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd metadata is no matter for the user
             # No other decoder gets to see the bytes: fewer parsers, fewer holes.
             with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
-                if image.width * image.height <= MAX_PIXELS:
-                    return fit(np.asarray(_to_grey(image)), image_size)
                 size = f"{image.width:,} x {image.height:,}"
+                wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
+                if image.width * image.height <= MAX_PIXELS:
+                    kind = _kind(image, path.suffix)
+                    image = _upright(image, "RGB" if channels > 1 else "L")
+                    if face := _inside(box, image.size):
+                        pixels = np.asarray(image.crop(face))
+                        return fit(pixels, image_size, channels), kind
+                    wrong = f"has {size} pixels, expected some in its face box {box}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
         raise ValueError(f"is no readable jpg, png, bmp or webp ({reason})") from None
-    raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
+    raise ValueError(wrong)
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
-    """Upright and grey; what is transparent becomes white, as on a page."""
+def _kind(image: Image.Image, suffix: str) -> str:
+    """Format, size and mode of an image that was not touched yet, as "JPEG 9 x 9 grey".
+
+    A suffix that lies is part of it.
+    """
+    # What phones write as jpg may hold several images, which Pillow calls MPO.
+    stored = "JPEG" if image.format == "MPO" else image.format
+    mode = "grey" if image.mode[0] in "1LIF" else "colour"
+    kind = f"{stored} {image.width} x {image.height} {mode}"
+    return kind if _FORMATS[suffix.lower()] == stored else f"{kind} named {suffix}"
+
+
+def _inside(box: Box | None, size: tuple[int, int]) -> Box | None:
+    """What of a box lies in an image: left, top, right and bottom; None for nothing."""
+    left, top, width, height = box or (0, 0, *size)
+    right, bottom = min(left + width, size[0]), min(top + height, size[1])
+    left, top = max(left, 0), max(top, 0)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _upright(image: Image.Image, mode: str) -> Image.Image:
+    """Upright, in mode L or RGB; what is transparent becomes white, as on a page.
+
+    16 bits, which are grey only, become 8, and the mode L.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L")
+    return image.convert(mode)

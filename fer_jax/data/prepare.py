@@ -24,7 +24,7 @@ from rich.console import Console
 
 from fer_jax.console import progress
 from fer_jax.data import signatures, sources
-from fer_jax.data.records import Problems, Source, Split
+from fer_jax.data.records import Problems, Source, Split, Stored
 from fer_jax.errors import UserError
 
 FORMAT = 1  # raised when prepared copies of before are no longer to be used
@@ -52,6 +52,9 @@ class Dataset:
         another, and this is what it was; else "".
       chosen: a digest of what a run takes of the data set; "" for all of it, as read.
       left_out: of how many images that takes none, by split and reason.
+      stored: of each split of the source, how many good images are stored in which
+        format, size and mode, as {"train": {"JPEG 100 x 100 colour": 12271}}; the many
+        rare kinds are summed. Empty where a copy from before was read.
     """
 
     source: str
@@ -66,22 +69,25 @@ class Dataset:
     source_fingerprint: str = ""
     chosen: str = ""
     left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    stored: Stored = dataclasses.field(default_factory=dict)
 
 
 def load(
     data_root: str | None,
     *,
     image_size: int = 48,
+    channels: int = 1,
     skip_bad: bool = False,
     console: Console | None = None,
 ) -> Dataset:
     """Loads the data that `data_root` names, and prepares it where that is still to do.
 
     Args:
-      data_root: a csv, a folder that holds one, or a folder with
-        `train|val|test/<class>/<images>`; None is `FER_DATA_ROOT`, or without that the
-        embedded set.
+      data_root: a csv, a folder that holds one, a folder with
+        `train|val|test/<class>/<images>`, RAF-DB or AffectNet; None is
+        `FER_DATA_ROOT`, or without that the embedded set.
       image_size: the side S of the square images.
+      channels: 1 for grey images, 3 for colour.
       skip_bad: drop bad rows and images, and count them, instead of refusing them.
       console: where progress is shown; None shows nothing.
 
@@ -90,7 +96,9 @@ def load(
     """
     console = console or Console(quiet=True)
     source = sources.locate(data_root)
-    key = f"{FORMAT}-{image_size}-{source.key[:24]}"
+    # Grey copies have the name that they had before there was colour.
+    shape = str(image_size) if channels == 1 else f"{image_size}x{channels}"
+    key = f"{FORMAT}-{shape}-{source.key[:24]}"
     cache = cache_root()
     loaded = _read(cache / key, source)
     if loaded is None:
@@ -98,7 +106,8 @@ def load(
             # Another process may have prepared it while this one waited.
             loaded = _read(cache / key, source)
             if loaded is None:
-                _prepare(cache / key, source, image_size, skip_bad, console)
+                pixels = image_size, channels
+                _prepare(cache / key, source, *pixels, skip_bad, console)
                 loaded = _read(cache / key, source)
     if loaded is None:
         raise _unwritable(cache, "what was written reads back differently")
@@ -157,7 +166,12 @@ def _sweep(cache: Path) -> None:
 
 
 def _prepare(
-    folder: Path, source: Source, image_size: int, skip_bad: bool, console: Console
+    folder: Path,
+    source: Source,
+    image_size: int,
+    channels: int,
+    skip_bad: bool,
+    console: Console,
 ) -> None:
     """Reads `source` and writes its prepared copy; `folder` appears whole or not."""
     if folder.exists():
@@ -168,6 +182,7 @@ def _prepare(
         contents = sources.read(
             source,
             image_size,
+            channels,
             skip_bad=skip_bad,
             advance=lambda fraction: bar.update(task, completed=fraction),
         )
@@ -175,14 +190,16 @@ def _prepare(
         "splits": {name: len(split.rows) for name, split in contents.splits.items()},
         "fingerprint": fingerprint(source.class_names, contents.splits),
         "image_size": image_size,
+        "channels": channels,
         "problems": dataclasses.asdict(contents.problems),
         "notes": contents.notes,
+        "stored": contents.stored,
     }
     temporary = folder.with_name(f"{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write(temporary, image_size, contents.splits)
+        _write(temporary, image_size, channels, contents.splits)
         (temporary / _META).write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -221,10 +238,15 @@ class FaceBlocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     code_path = None
 
     def __init__(
-        self, data_dir: Path, image_size: int, splits: dict[str, Split] | None = None
+        self,
+        data_dir: Path,
+        image_size: int,
+        channels: int,
+        splits: dict[str, Split] | None = None,
     ):
         """`splits` is needed to write only."""
-        self._image_size, self._splits = image_size, splits or {}
+        self._shape = (None, image_size, image_size, channels)
+        self._splits = splits or {}
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -233,9 +255,8 @@ class FaceBlocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         def tensor(shape: tuple, dtype: type) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
-        side = self._image_size
         features = {
-            "images": tensor((None, side, side, 1), np.uint8),
+            "images": tensor(self._shape, np.uint8),
             "labels": tensor((None,), np.int32),
             "rows": tensor((None,), np.int32),
         }
@@ -271,10 +292,12 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _write(folder: Path, image_size: int, splits: dict[str, Split]) -> None:
+def _write(
+    folder: Path, image_size: int, channels: int, splits: dict[str, Split]
+) -> None:
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
     with _quiet():
-        FaceBlocks(folder, image_size, splits).download_and_prepare(
+        FaceBlocks(folder, image_size, channels, splits).download_and_prepare(
             download_dir=folder / "downloads", download_config=offline
         )
 
@@ -286,7 +309,9 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
     try:
         meta = json.loads((folder / _META).read_text())
         with _quiet():
-            builder = FaceBlocks(folder, meta["image_size"])
+            # Copies from before there was colour do not tell.
+            channels = meta.get("channels", 1)
+            builder = FaceBlocks(folder, meta["image_size"], channels)
             splits = {
                 name: _join(list(builder.as_data_source(name)))
                 for name in meta["splits"]
@@ -295,6 +320,7 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
             return None
         problems = Problems(**meta["problems"])
         notes = tuple(meta["notes"])
+        stored = {name: dict(kinds) for name, kinds in meta.get("stored", {}).items()}
     except Exception:  # each layer has its own kinds; whichever it is, prepare anew
         return None
     return Dataset(
@@ -306,6 +332,7 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
         skipped=problems.counts,
         notes=notes,
         path=source.path,
+        stored=stored,
     ), problems
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,12 @@ from fer_jax.errors import UserError
 SPLITS = ("train", "val", "test")
 UNKNOWN = "unknown"  # the split of a row that does not say
 SHOWN_PROBLEMS = 20
+Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
+# How many images of each split are stored in which format, size and mode.
+Stored = dict[str, dict[str, int]]
+OTHERS, MISNAMED = "others", "others, misnamed"
+
+_MOST_KINDS = 20  # pictures from the web have as many sizes as there are pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Split:
     """The images of one split, in their order in the source.
 
     Attributes:
-      images: uint8 `[N, S, S, 1]`, grey values 0..255.
+      images: uint8 `[N, S, S, C]`, 0..255: grey (C = 1) or red, green, blue (C = 3).
       labels: int32 `[N]`, indices into the class names; -1 in val and test where the
         chosen labels have none for an image.
       rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
@@ -56,6 +62,10 @@ class Source:
       path: the file or folder, None for the embedded set.
       class_names: the classes, in the order of the labels.
       listing: for a folder, split by split, sorted (relative path, label) pairs.
+      boxes: by relative path, the part of an image that counts, where not all does.
+      bad: what is wrong with the listing itself: splits, and texts that go on where
+        `path` stops.
+      notes: what must be said aloud about the listing.
     """
 
     kind: str
@@ -64,6 +74,9 @@ class Source:
     path: Path | None = None
     class_names: tuple[str, ...] = labels.EMOTIONS
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
+    bad: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -95,18 +108,44 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def fit(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Grey uint8 `[H, W]` to `[S, S, 1]`: centre-cropped, resized with antialiasing."""
-    if pixels.shape != (image_size, image_size):
+def fit(pixels: np.ndarray, image_size: int, channels: int = 1) -> np.ndarray:
+    """Centre-crops to a square, and resizes with antialiasing.
+
+    Args:
+      pixels: uint8, grey `[H, W]`, or `[H, W, 3]` where `channels` is 3.
+      image_size: S.
+      channels: C, 1 or 3; grey values are repeated.
+
+    Returns:
+      uint8 `[S, S, C]`.
+    """
+    if pixels.shape[:2] != (image_size, image_size):
         size, method = (image_size, image_size), Image.Resampling.BICUBIC
         pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), size, method))
-    return pixels[:, :, None]
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], channels, axis=2)
+    return pixels
 
 
 def stack(found: list[tuple[np.ndarray, int, int]]) -> Split:
     """Joins (image, label, row) triples into a split."""
     images, targets, rows = zip(*found, strict=True)
     return Split(np.stack(images), np.int32(targets), np.int32(rows))
+
+
+def few_kinds(counts: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent kinds of stored images; the rest as `OTHERS` and `MISNAMED`."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kept = dict(ranked[:_MOST_KINDS])
+    for kind, count in ranked[_MOST_KINDS:]:
+        rest = MISNAMED if is_misnamed(kind) else OTHERS
+        kept[rest] = kept.get(rest, 0) + count
+    return kept
+
+
+def is_misnamed(kind: str) -> bool:
+    """Whether the suffix of such files is another format's."""
+    return " named ." in kind or kind == MISNAMED
 
 
 def either(names: Iterable[str]) -> str:

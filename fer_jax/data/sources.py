@@ -12,26 +12,42 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data import embedded
+from fer_jax.data import affectnet_source, embedded, rafdb_source
 from fer_jax.data.csv_source import read_csv
 from fer_jax.data.folder_source import list_folder, read_folder, scan
-from fer_jax.data.records import SPLITS, UNKNOWN, Problems, Source, Split, digest, fit
+from fer_jax.data.records import (
+    SPLITS,
+    UNKNOWN,
+    Problems,
+    Source,
+    Split,
+    Stored,
+    digest,
+    fit,
+)
 from fer_jax.errors import UserError
 
 _FOLDERS = {name: name for name in SPLITS} | {
     "training": "train",
     "validation": "val",
     "valid": "val",
+    "train_set": "train",
+    "val_set": "val",
+    "test_set": "test",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What was read: the splits, what was left out, and what to say about it."""
+    """What was read: the splits, what was left out, and what to say about it.
+
+    `stored` tells, of each split of the source, how its images are stored.
+    """
 
     splits: dict[str, Split]
     problems: Problems
     notes: tuple[str, ...]
+    stored: Stored
 
 
 def locate(data_root: str | None) -> Source:
@@ -68,23 +84,26 @@ def locate(data_root: str | None) -> Source:
 def read(
     source: Source,
     image_size: int,
+    channels: int = 1,
     *,
     skip_bad: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> Contents:
     """Reads all images of `source`, `image_size` square, and carves val if missing.
 
-    `advance` is told now and then which fraction is done.
+    `channels` is 1 for grey images or 3 for colour; what is grey at the source then
+    has three equal ones. `advance` is told now and then which fraction is done.
 
     Raises:
       UserError: where a file is unusable, where a split or class has no images, and
         (without `skip_bad`) where a row or an image is bad.
     """
     readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
-    splits, problems = readers[source.kind](source, image_size, advance)
+    reader = readers[source.kind]
+    splits, problems, stored = reader(source, image_size, channels, advance)
     if not skip_bad:
         problems.check(source.path)
-    notes = []
+    notes = list(source.notes)
     if problems.counts:
         counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
         notes.append(f"bad rows or images were dropped: {counts}")
@@ -95,7 +114,8 @@ def read(
         splits["train"], splits["val"] = _carve(source, splits["train"])
         notes.append("val was carved from train: 10 % of each class, seed 0")
     ordered = {name: splits[name] for name in SPLITS if name in splits}
-    return Contents(ordered, problems, tuple(notes))
+    stored = {name: stored[name] for name in SPLITS if name in stored}
+    return Contents(ordered, problems, tuple(notes), stored)
 
 
 def _check_classes(source: Source, splits: dict[str, Split]) -> None:
@@ -127,19 +147,22 @@ def _carve(source: Source, train: Split) -> tuple[Split, Split]:
 
 
 def _read_embedded(
-    source: Source, image_size: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems]:
-    splits = {}
+    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
+) -> tuple[dict[str, Split], Problems, Stored]:
+    splits, stored = {}, {}
     for i, split in enumerate(embedded.SIZES):
         images, targets = embedded.generate(split)
-        images = [fit(image, image_size) for image in images]
+        images = [fit(image, image_size, channels) for image in images]
         rows = np.arange(len(targets), dtype=np.int32)
         splits[split] = Split(np.stack(images), targets.astype(np.int32), rows)
+        stored[split] = {"48 x 48 grey": len(rows)}
         advance((i + 1) / len(embedded.SIZES))
-    return splits, Problems()
+    return splits, Problems(), stored
 
 
 def _locate_in_folder(root: Path) -> Source:
+    if source := rafdb_source.find(root) or affectnet_source.find(root):
+        return source
     entries = scan(root)
     splits: dict[str, Path] = {}
     for entry in entries:
@@ -150,7 +173,8 @@ def _locate_in_folder(root: Path) -> Source:
                 raise UserError(f"{root} holds both {names}; keep one of them")
             splits[split] = Path(entry.path)
     if "train" in splits:
-        return list_folder(root, splits)
+        numbered = affectnet_source.find_numbered(root, splits)
+        return numbered or list_folder(root, splits)
     names = [entry.name for entry in entries if os.path.isfile(entry)]
     for fits in (
         lambda name: name.startswith("fer2013.csv"),
@@ -164,5 +188,5 @@ def _locate_in_folder(root: Path) -> Source:
             return locate(str(root / found[0]))
     raise UserError(
         f"{root} holds neither a train folder nor a fer2013.csv; expected "
-        "train/<class>/<images> or one csv"
+        "train/<class>/<images>, one csv, or RAF-DB or AffectNet as shipped"
     )

@@ -36,9 +36,15 @@ class Network(NamedTuple):
 
 
 def create(
-    arch: str, key: jax.Array, *, num_classes: int, dropout: float, dtype: jnp.dtype
+    arch: str,
+    key: jax.Array,
+    *,
+    num_classes: int,
+    dropout: float,
+    dtype: jnp.dtype,
+    channels: int = 1,
 ) -> tuple[Network, Any, Any]:
-    """Builds a network for grey images.
+    """Builds a network for images of any size.
 
     Args:
       arch: a name from `MODELS`.
@@ -46,6 +52,7 @@ def create(
       num_classes: the width of the last layer.
       dropout: the rate before the last layer, in [0, 1).
       dtype: what convolutions compute in; parameters stay float32.
+      channels: of the images, 1 for grey or 3 for colour.
 
     Returns:
       the network, its params and its batch_stats (nested dicts of float32 arrays).
@@ -59,7 +66,11 @@ def create(
             f"choose one of {', '.join(MODELS)}"
         )
     model = MODELS[arch](
-        num_classes=num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(key)
+        num_classes=num_classes,
+        dropout=dropout,
+        dtype=dtype,
+        channels=channels,
+        rngs=nnx.Rngs(key),
     )
     _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     network = Network(

@@ -1,4 +1,4 @@
-"""FerNet: the default network, a small residual net for 48 x 48 grey faces.
+"""FerNet: the default network, a small residual net for faces of 48 x 48.
 
 Half of the cost of a residual net for small images lies in its first layers, which
 XLA runs slowly on a CPU. So the stem halves the image at once, and the width
@@ -19,10 +19,16 @@ class FerNet(nnx.Module):
     """A 5 x 5 stem with stride 2, then one residual block a resolution."""
 
     def __init__(
-        self, *, num_classes: int, dropout: float, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        *,
+        num_classes: int,
+        dropout: float,
+        dtype: jnp.dtype,
+        channels: int,
+        rngs: nnx.Rngs,
     ):
-        """Builds the network; `dtype` is what it computes in."""
-        self.stem = conv(1, WIDTHS[0], 5, stride=2, dtype=dtype, rngs=rngs)
+        """Builds the network; it computes in `dtype`, on images of `channels`."""
+        self.stem = conv(channels, WIDTHS[0], 5, stride=2, dtype=dtype, rngs=rngs)
         self.norm = batch_norm(WIDTHS[0], dtype=dtype, rngs=rngs)
         inputs = (WIDTHS[0], *WIDTHS[:-1])
         self.blocks = nnx.List(
@@ -32,7 +38,7 @@ class FerNet(nnx.Module):
         self.head = Head(WIDTHS[-1], num_classes, dropout=dropout, grid=GRID, rngs=rngs)
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """From normalised `[B, H, W, 1]` to float32 logits `[B, num_classes]`."""
+        """From normalised `[B, H, W, C]` to float32 logits `[B, num_classes]`."""
         x = jax.nn.relu(self.norm(self.stem(images)))
         for block in self.blocks:
             x = block(x)

@@ -23,10 +23,11 @@ class ResNet(nnx.Module):
         num_classes: int,
         dropout: float,
         dtype: jnp.dtype,
+        channels: int,
         rngs: nnx.Rngs,
     ):
         """Builds the network; `depths` are the blocks of each stage."""
-        self.stem = conv(1, WIDTHS[0], 3, dtype=dtype, rngs=rngs)
+        self.stem = conv(channels, WIDTHS[0], 3, dtype=dtype, rngs=rngs)
         self.norm = batch_norm(WIDTHS[0], dtype=dtype, rngs=rngs)
         blocks, inputs = [], WIDTHS[0]
         for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True)):
@@ -38,7 +39,7 @@ class ResNet(nnx.Module):
         self.head = Head(inputs, num_classes, dropout=dropout, rngs=rngs)
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """From normalised `[B, H, W, 1]` to float32 logits `[B, num_classes]`."""
+        """From normalised `[B, H, W, C]` to float32 logits `[B, num_classes]`."""
         x = jax.nn.relu(self.norm(self.stem(images)))
         for block in self.blocks:
             x = block(x)
