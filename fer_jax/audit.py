@@ -1,4 +1,4 @@
-"""Audits a data set: `bin/audit --data_root fer2013.csv`.
+"""Audits a data set: `bin/audit --data_root fer2013.csv`, also with `--runs runs`.
 
 Copies within and across splits, conflicting labels, blank images, the balance of the
 classes and how the images are stored, as tables, and on demand as JSON, as a CSV of all
@@ -7,9 +7,7 @@ shows the data.
 """
 
 import argparse
-import base64
 import csv
-import html
 import io
 import json
 from collections import Counter
@@ -18,18 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from fer_jax import data
-from fer_jax.console import make_console
+from fer_jax import contact_sheet, data
+from fer_jax.audit_labels import SuspiciousLabels
+from fer_jax.console import make_console, plain_table
 from fer_jax.data.audit import Audit, audit
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.output import check_target, write_whole
 
-SHEET_PAIRS = 200  # of a kind on the sheet
 SHOWN_KINDS = 6  # of stored images, in the table
 
 
@@ -61,24 +56,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         skip_bad=args.skip_bad,
         console=console,
     )
-    found = audit(dataset, console)
-    facts = summary(found) | {
-        "data": dataset.description,
-        "fingerprint": dataset.fingerprint,
-        "skipped": dataset.skipped,
-        "stored": stored_summary(dataset.stored),
-    }
+    found = (
+        SuspiciousLabels(args.runs, dataset)
+        if args.runs
+        else Copied(dataset, audit(dataset, console))
+    )
     if args.json:
-        write_whole(args.json, json.dumps(facts, indent=1) + "\n")
+        write_whole(args.json, json.dumps(found.facts, indent=1) + "\n")
     if args.csv:
-        write_whole(args.csv, pairs_csv(found))
+        write_whole(args.csv, found.to_csv())
     if args.report:
-        write_whole(args.report, sheet(found, dataset, facts))
-    show(console, facts)
+        write_whole(args.report, found.page())
+    found.show(console)
     for path in (args.json, args.csv, args.report):
         if path:
             console.print(f"written: {path}")
     return 0
+
+
+class Copied:
+    """What an audit found: copies, conflicts, blanks, balance, and how it is stored."""
+
+    def __init__(self, dataset: data.Dataset, found: Audit):
+        self.dataset, self.found = dataset, found
+        self.facts = summary(found) | {
+            "data": dataset.description,
+            "fingerprint": dataset.fingerprint,
+            "skipped": dataset.skipped,
+            "stored": stored_summary(dataset.stored),
+        }
+
+    def to_csv(self) -> str:
+        """One row for each pair of copies."""
+        return pairs_csv(self.found)
+
+    def page(self) -> str:
+        """The images themselves: conflicts, copies and blanks."""
+        return sheet(self.found, self.dataset, self.facts)
+
+    def show(self, console: Console) -> None:
+        """Prints the tables."""
+        show(console, self.facts)
 
 
 def summary(found: Audit) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def show(console: Console, facts: dict[str, Any]) -> None:
         f"fingerprint {facts['fingerprint']}"
     )
     classes = next(iter(facts["splits"].values()))["classes"]
-    table = _table("images by split", ["split", *facts["splits"]])
+    table = plain_table("images by split", ["split", *facts["splits"]])
     for name in classes:
         counts = [part["classes"][name] for part in facts["splits"].values()]
         table.add_row(name, *(f"{count:,}" for count in counts))
@@ -198,12 +216,12 @@ def show(console: Console, facts: dict[str, Any]) -> None:
         table.add_row(word, *(f"{count:,}" for count in counts))
     console.print(table)
     _show_stored(console, facts["stored"])
-    table = _table("images that have a copy", ["of", "in", "exact", "near only"])
+    table = plain_table("images that have a copy", ["of", "in", "exact", "near only"])
     for row in facts["copies"]:
         told = row["in"] if row["in"] != row["split"] else f"{row['in']} too"
         table.add_row(row["split"], told, f"{row['exact']:,}", f"{row['near']:,}")
     console.print(table)
-    table = _table("copies with different labels", ["copies", "groups", "images"])
+    table = plain_table("copies with different labels", ["copies", "groups", "images"])
     for kind, counts in facts["conflicts"].items():
         table.add_row(kind, f"{counts['groups']:,}", f"{counts['images']:,}")
     console.print(table)
@@ -223,7 +241,7 @@ def _show_stored(console: Console, stored: dict[str, Any]) -> None:
         console.print("how they are stored was not noted when they were prepared")
         return
     shown = _ranked(splits)[:SHOWN_KINDS]
-    table = _table("as stored", ["kind", *splits])
+    table = plain_table("as stored", ["kind", *splits])
     others = [
         sum(n for kind, n in kinds.items() if kind not in shown)
         for kinds in splits.values()
@@ -240,7 +258,7 @@ def _show_stored(console: Console, stored: dict[str, Any]) -> None:
 
 def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
     """A page of the images themselves: conflicts, copies across splits, blanks."""
-    images = np.concatenate([dataset.splits[name].images for name in found.splits])
+    offsets = np.searchsorted(found.split, np.arange(len(found.splits)))
     across, conflicting, within = [], [], []
     for pair in pairs(found):
         first, second = pair.first, pair.second
@@ -251,11 +269,11 @@ def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
         else:
             within.append(pair)
 
-    def figure(place: int) -> str:
+    def show_image(place: int) -> str:
         split, row, label = _where(found, place)
-        return (
-            f'<figure><img src="{_png(images[place])}" alt="{html.escape(label)}">'
-            f"<figcaption>{split} {row}<br>{html.escape(label)}</figcaption></figure>"
+        own = place - offsets[found.split[place]]
+        return contact_sheet.figure(
+            dataset.splits[split].images[own], label, f"{split} {row}"
         )
 
     def section(title: str, chosen: list[Pair]) -> str:
@@ -263,43 +281,24 @@ def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
         order = sorted(
             chosen, key=lambda pair: (pair.kind == "exact", pair.correlation)
         )
-        cells = "".join(
-            f"<div>{figure(pair.first)}{figure(pair.second)}"
-            f"<p>{pair.kind}{' mirrored' * pair.mirrored} "
-            f"{pair.correlation:.2f}</p></div>"
-            for pair in order[:SHEET_PAIRS]
-        )
-        more = f", {SHEET_PAIRS} shown" if len(chosen) > SHEET_PAIRS else ""
-        return f"<h2>{title}: {len(chosen):,}{more}</h2><section>{cells}</section>"
+        cells = [
+            show_image(pair.first)
+            + show_image(pair.second)
+            + f"<p>{pair.kind}{' mirrored' * pair.mirrored} {pair.correlation:.2f}</p>"
+            for pair in order[: contact_sheet.SHOWN]
+        ]
+        return contact_sheet.section(title, cells, len(chosen))
 
-    blanks = np.flatnonzero(found.blank)
-    cells = "".join(f"<div>{figure(int(place))}</div>" for place in blanks)
-    return _PAGE.format(
-        title=html.escape(facts["data"]),
-        body=section("Copies with different labels", conflicting)
-        + section("Copies across splits", across)
-        + section("Copies within a split", within)
-        + f"<h2>Blank images: {len(blanks):,}</h2><section>{cells}</section>",
+    blanks = [show_image(int(place)) for place in np.flatnonzero(found.blank)]
+    return contact_sheet.page(
+        facts["data"],
+        [
+            section("Copies with different labels", conflicting),
+            section("Copies across splits", across),
+            section("Copies within a split", within),
+            contact_sheet.section("Blank images", blanks, len(blanks)),
+        ],
     )
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Audit: {title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }}
-section {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-section div {{ display: flex; flex-wrap: wrap; width: 13rem; }}
-figure {{ margin: 0 .5rem 0 0; width: 6rem; font-size: .8rem; }}
-img {{ width: 6rem; image-rendering: pixelated; }}
-p {{ margin: 0; width: 100%; font-size: .8rem; }}
-</style></head>
-<body><h1>{title}</h1>
-<p>This page holds images of the data set: keep it where the data may be kept.</p>
-{body}
-</body></html>
-"""
 
 
 def _where(found: Audit, place: int) -> tuple[str, int, str]:
@@ -311,27 +310,11 @@ def _where(found: Audit, place: int) -> tuple[str, int, str]:
     )
 
 
-def _png(image: np.ndarray) -> str:
-    data_bytes = io.BytesIO()
-    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    Image.fromarray(pixels).save(data_bytes, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data_bytes.getvalue()).decode()}"
-
-
-def _table(title: str, headers: Sequence[str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for n, header in enumerate(headers):
-        table.add_column(header, justify="right" if n else "left")
-    return table
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="audit",
         description="Looks for copies, conflicting labels and blank images in a data "
-        "set.",
+        "set, or for suspicious labels.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -343,6 +326,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip_bad", action="store_true", help="drop unreadable images")
     add("--json", type=Path, metavar="FILE.json", help="write the numbers")
     add("--csv", type=Path, metavar="FILE.csv", help="write all copies, a row a pair")
+    add(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        help="look for suspicious labels instead, by how the finished runs in this "
+        "folder learnt each train image",
+    )
     add("--report", type=Path, metavar="FILE.html", help="write the images to look at")
     add("--no-color", action="store_true", help="no colours")
     return parser

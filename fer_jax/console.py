@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsFloat
 
 from rich import box
@@ -144,3 +144,13 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
     console.print(table)
     if "accuracy_clean" in counts:
         console.print("clean: of the images that have no copy in train, exact or near")
+
+
+def plain_table(title: str, headers: Sequence[str]) -> Table:
+    """An empty table of words in the first column and numbers in the others."""
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for n, header in enumerate(headers):
+        table.add_column(header, justify="right" if n else "left")
+    return table

@@ -55,6 +55,7 @@ class Dataset:
       stored: of each split of the source, how many good images are stored in which
         format, size and mode, as {"train": {"JPEG 100 x 100 colour": 12271}}; the many
         rare kinds are summed. Empty where a copy from before was read.
+      listing: for a folder, split by split, (relative path, label) pairs by row.
     """
 
     source: str
@@ -70,6 +71,12 @@ class Dataset:
     chosen: str = ""
     left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     stored: Stored = dataclasses.field(default_factory=dict)
+    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+
+    def file_of(self, split: str, row: int) -> str:
+        """The file of an image, as a path below `path`; "" where it has none."""
+        listing = self.listing.get(split) or self.listing.get("train")  # carved val
+        return listing[row][0] if listing else ""
 
 
 def load(
@@ -333,6 +340,7 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
         notes=notes,
         path=source.path,
         stored=stored,
+        listing=source.listing,
     ), problems
 
 
