@@ -75,7 +75,13 @@ class SuspiciousLabels:
             cells.append(contact_sheet.figure(train.images[place], *lines))
         return contact_sheet.page(
             self.dataset.description,
-            [contact_sheet.section("Suspicious labels", cells, len(self.order))],
+            [
+                contact_sheet.section(
+                    "Train images, the most suspicious labels first",
+                    cells,
+                    len(self.order),
+                )
+            ],
         )
 
     def show(self, console: Console) -> None:
@@ -90,13 +96,13 @@ class SuspiciousLabels:
             console.print(f"left out: {run}, {why}")
         table = plain_table(
             "labels that training fights most",
-            ["row", "label", "suggested", "margin", "forgotten", "never right"],
+            ["label", "suggested", "row", "margin", "forgotten", "never right"],
         )
         for place in self.order[:SHOWN]:
             table.add_row(
-                str(train.rows[place]),
                 self._name(train.labels[place]),
                 self._name(found.rival[place]),
+                f"{train.rows[place]:,}",
                 f"{found.margin[place]:.2f}",
                 f"{found.forgotten[place]:.1f}",
                 f"{100 * found.never[place]:.0f} % of runs",

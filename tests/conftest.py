@@ -29,9 +29,12 @@ TINY = (
 def caches(tmp_path_factory):
     """Prepared data and compiled steps go to folders that end with the tests."""
     folder = tmp_path_factory.mktemp("caches")
+    base = tmp_path_factory.getbasetemp()
+    # What one process of the tests has compiled, the others need not.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     own = {
         "FER_CACHE_DIR": str(folder / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     import jax  # the settings are also told to a JAX that is already imported
