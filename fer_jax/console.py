@@ -125,25 +125,45 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
             ),
         )
     table.add_section()
-    overall = {"macro F1": "macro_f1", "balanced": "balanced_accuracy"}
-    counts = {"accuracy": "n"}
-    overall |= {"accuracy": "accuracy"}
+    for name, scores in _overall_rows([result[split] for split in splits]).items():
+        cells = (("", "", f"{100 * score:.1f}", n) for score, n in scores)
+        table.add_row(name, *(cell for row in cells for cell in row))
+    console.print(table)
     if any(
         result[split].get("n_clean", result[split]["n"]) < result[split]["n"]
         for split in splits
     ):
-        overall |= {"macro F1, clean": "macro_f1_clean"}
-        overall |= {"accuracy, clean": "accuracy_clean"}
-        counts |= {"accuracy_clean": "n_clean"}
-    for name, key in overall.items():
-        cells = []
-        for split in splits:
-            cells += ["", "", f"{100 * result[split][key]:.1f}"]
-            cells += [f"{result[split][counts[key]]:,}" if key in counts else ""]
-        table.add_row(name, *cells)
-    console.print(table)
-    if "accuracy_clean" in counts:
         console.print("clean: of the images that have no copy in train, exact or near")
+
+
+_LABEL_SETS = {
+    "fer2013": "by FER2013",
+    "ferplus_majority": "by FER+ majority",
+    "agreed": "where they agree",
+}
+
+
+def _overall_rows(
+    splits: Sequence[dict[str, Any]],
+) -> dict[str, list[tuple[float, str]]]:
+    """Names of overall scores, and of each split the score and of how many images."""
+
+    def row(key: str, count: str = "") -> list[tuple[float, str]]:
+        return [(each[key], f"{each[count]:,}" if count else "") for each in splits]
+
+    rows = {
+        "macro F1": row("macro_f1"),
+        "balanced": row("balanced_accuracy"),
+        "accuracy": row("accuracy", "n"),
+    }
+    if any(each.get("n_clean", each["n"]) < each["n"] for each in splits):
+        rows["macro F1, clean"] = row("macro_f1_clean")
+        rows["accuracy, clean"] = row("accuracy_clean", "n_clean")
+    for key, name in _LABEL_SETS.items():
+        if all(key in each.get("label_sets", {}) for each in splits):
+            found = [each["label_sets"][key] for each in splits]
+            rows[name] = [(each["accuracy"], f"{each['n']:,}") for each in found]
+    return rows
 
 
 def plain_table(title: str, headers: Sequence[str]) -> Table:

@@ -1,13 +1,17 @@
 """Runs that chose their labels and images, scored by both label sets and compared."""
 
+import io
+
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, write_tiny_csv
+from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score
 from test_ferplus import line, tiny_lines, write_votes
 
 from fer_jax import train as train_lib
 from fer_jax.compare import load_runs, main
+from fer_jax.console import print_scores
 from fer_jax.data import ferplus
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
@@ -101,6 +105,23 @@ def test_runs_of_other_labels_compare_by_a_common_one_only(both, capsys):
         assert f"labels {kind}" in shown
         # The note of one run is none on the data.
         assert "train images are left out" not in shown
+
+
+def test_the_terminal_has_a_row_for_each_label_set(both):
+    console = Console(record=True, width=80, file=io.StringIO())
+    print_scores(console, both[1]["soft"])
+    shown = console.export_text()
+    for name, kind in (
+        ("by FER2013", "fer2013"),
+        ("by FER+ majority", "ferplus_majority"),
+        ("where they agree", "agreed"),
+    ):
+        row = next(line for line in shown.splitlines() if line.strip().startswith(name))
+        sets = (both[1]["soft"][split]["label_sets"][kind] for split in ("val", "test"))
+        expected = [
+            t for s in sets for t in (f"{100 * s['accuracy']:.1f}", f"{s['n']}")
+        ]
+        assert row.removeprefix(f" {name}").split()[-4:] == expected
 
 
 def test_a_run_without_votes_has_no_other_scores(finished_run):

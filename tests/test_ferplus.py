@@ -348,3 +348,21 @@ def test_votes_that_are_missing_or_of_other_images_are_told(tmp_path, tiny_csv):
     aside = chosen(dataset)
     assert "the FER+ votes are left aside" in aside.notes[-1]
     assert aside.splits["val"].label_sets == {}
+
+
+def test_a_choice_that_leaves_nothing_is_told(tmp_path):
+    csv = write_tiny_csv(tmp_path / "fer2013.csv")
+    dataset = data.load(str(csv), image_size=16)
+    lines = tiny_lines()
+    fear = slice(sum(COUNTS[:2]), sum(COUNTS[:3]))
+    lines[fear] = [line(unknown=10)] * COUNTS[2]
+    write_votes(tmp_path / ferplus.NAME, lines)
+    with pytest.raises(UserError, match="no train image of 'fear' is left"):
+        chosen(dataset, labels="ferplus_soft")
+    lines = tiny_lines()
+    for place in range(128, 256):  # one vote for the label, and nine for unknown
+        cells = lines[place].replace(",10", ",1").split(",")
+        lines[place] = ",".join([*cells[:-2], "9", cells[-1]])
+    write_votes(tmp_path / ferplus.NAME, lines)
+    with pytest.raises(UserError, match="no val image of fer2013.csv has a label"):
+        chosen(dataset, labels="ferplus_soft")

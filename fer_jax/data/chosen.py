@@ -147,6 +147,11 @@ def _check_classes(dataset: Dataset) -> None:
                 f"no train image of {name!r} is left of {dataset.description} with "
                 "these data.labels and data.deduplicate; choose others"
             )
+    if not (dataset.splits["val"].labels >= 0).any():
+        raise UserError(
+            f"no val image of {dataset.description} has a label with these "
+            "data.labels, so nothing could choose the checkpoint; choose others"
+        )
 
 
 def _digest(whole: str, contempt: bool, splits: Mapping[str, Split]) -> str:
