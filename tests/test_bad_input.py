@@ -200,6 +200,11 @@ def half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def half_the_lines(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+
+
 def instead(make):
     """Puts what `make(path)` makes in the place of a file."""
 
@@ -641,7 +646,11 @@ ROWS = {
         train_into("runs/baseline/seed_42/lock", Path.mkdir),
         "seed_42 cannot be written",
     ),
-    "a run whose config is cut": (began("config.yaml", half), "is absent there"),
+    # At a line's end, as within one what is left may be no YAML, whose answer differs.
+    "a run whose config is cut": (
+        began("config.yaml", half_the_lines),
+        "is absent there",
+    ),
     "a run whose config is text": (began("config.yaml", content("x")), "config.yaml"),
     "a run whose config is empty": (began("config.yaml", content("")), "config.yaml"),
     "a run whose config is binary": (
