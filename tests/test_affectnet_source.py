@@ -233,6 +233,23 @@ def test_a_missing_image_of_a_list_is_named_or_dropped(tmp_path):
     assert read(root, skip_bad=True).problems.counts == {"train": 1}
 
 
+def test_a_list_may_name_files_of_any_suffix(tmp_path):
+    root = with_lists(tmp_path)
+    folder = root / "Manually_Annotated_Images"
+    for line, name in ((2, "0/x.tif"), (3, "x")):
+        picture(folder / f"{name}.png", line - 2)
+        (folder / f"{name}.png").rename(folder / name)
+        cells = {"subDirectory_filePath": name, "face_x": "0", "face_y": "0"}
+        change(root, line, cells)
+    contents = read(root)
+    assert contents.problems.counts == {}
+    assert contents.stored["train"] == {
+        "PNG 20 x 20 colour": 14,
+        "PNG 10 x 10 colour named .tif": 1,
+        "PNG 10 x 10 colour named .": 1,
+    }
+
+
 def test_boxes_are_cut_at_the_edge_and_refused_outside(tmp_path):
     root = with_lists(tmp_path)
     expected = read(root).splits["train"].images

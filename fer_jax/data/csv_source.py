@@ -41,9 +41,7 @@ _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 def read_csv(
     source: Source, image_size: int, channels: int, advance: Callable[[float], None]
 ) -> tuple[dict[str, Split], Problems, Stored]:
-    """The splits of a csv, its bad rows, and the size of its images.
-
-    `advance` is told the share done.
+    """The splits of a csv, its bad rows and its images' size; `advance` hears progress.
 
     Raises:
       UserError: where the file as a whole is of no use.
@@ -52,7 +50,6 @@ def read_csv(
     found: dict[str, list[tuple[np.ndarray, int, int]]] = {}
     row, side = 0, None
     with _open_csv(source.path) as (raw, text):
-        size = os.fstat(raw.fileno()).st_size
         rows = _cells(source.path, raw, text)
         _, header = next(rows, (0, []))
         names = [name.strip().lower() for name in header]
@@ -85,12 +82,11 @@ def read_csv(
             image = fit(values, image_size, channels)
             found.setdefault(split, []).append((image, int(label), row))
             if row % 256 == 0:
-                advance(raw.tell() / size)
+                advance(raw.tell() / os.fstat(raw.fileno()).st_size)
     if not found and not problems.counts:
         raise UserError(f"{source.path} has no rows below its header; give a whole one")
-    stored = {
-        split: {f"{side} x {side} grey": len(rows)} for split, rows in found.items()
-    }
+    kind = f"{side} x {side} grey"
+    stored = {split: {kind: len(rows)} for split, rows in found.items()}
     return {split: stack(rows) for split, rows in found.items()}, problems, stored
 
 

@@ -108,7 +108,8 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
     try:
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns
-    except OSError:  # missing, a dangling or looping link; told when it is read
+    # Missing, a dangling or looping link, no possible name; told when it is read.
+    except (OSError, ValueError):
         return MISSING
 
 
@@ -150,7 +151,8 @@ def _decode(
     Raises:
       ValueError: what is wrong with it, in words that go on after its path.
     """
-    if not path.is_file():  # opening a pipe would wait for ever
+    # Opening a pipe would wait for ever. Path.is_file raises on too long a name.
+    if not os.path.isfile(path):
         raise ValueError("is not a file, expected an image")
     try:
         with warnings.catch_warnings():
@@ -181,7 +183,8 @@ def _kind(image: Image.Image, suffix: str) -> str:
     stored = "JPEG" if image.format == "MPO" else image.format
     mode = "grey" if image.mode[0] in "1LIF" else "colour"
     kind = f"{stored} {image.width} x {image.height} {mode}"
-    return kind if _FORMATS[suffix.lower()] == stored else f"{kind} named {suffix}"
+    told = _FORMATS.get(suffix.lower())  # lists may name any file
+    return kind if told == stored else f"{kind} named {suffix or '.'}"
 
 
 def _inside(box: Box | None, size: tuple[int, int]) -> Box | None:
