@@ -138,8 +138,8 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
 
 _LABEL_SETS = {
     "fer2013": "by FER2013",
-    "ferplus_majority": "by FER+ majority",
-    "agreed": "where they agree",
+    "ferplus_majority": "by FER+",
+    "agreed": "both agree",
 }
 
 

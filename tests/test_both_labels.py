@@ -113,8 +113,8 @@ def test_the_terminal_has_a_row_for_each_label_set(both):
     shown = console.export_text()
     for name, kind in (
         ("by FER2013", "fer2013"),
-        ("by FER+ majority", "ferplus_majority"),
-        ("where they agree", "agreed"),
+        ("by FER+", "ferplus_majority"),
+        ("both agree", "agreed"),
     ):
         row = next(line for line in shown.splitlines() if line.strip().startswith(name))
         sets = (both[1]["soft"][split]["label_sets"][kind] for split in ("val", "test"))

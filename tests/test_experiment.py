@@ -78,7 +78,7 @@ def colour_step(arch, side, batch, *overrides):
     parts = experiment.build(config, dataset)
     indices = jnp.arange(batch)[None]
     arrays = (parts.images["train"], parts.labels, indices)
-    return parts.train_step, (parts.state, zero_sums(), *arrays)
+    return parts.train_step, (parts.state, zero_sums(len(parts.labels)), *arrays)
 
 
 @pytest.mark.parametrize(
