@@ -108,7 +108,7 @@ def _read(folder: Path, dataset: Dataset) -> _Learnt | str:
         result = runs.read_result(folder)
         told = result["data"]
         if told.get("source_fingerprint", told["fingerprint"]) != dataset.fingerprint:
-            return "of other data"
+            return "of other data, or read with another image_size or channels"
         rows, labels, margins, rivals = (
             np.load(folder / runs.DYNAMICS / f"{name}.npy")
             for name in ("rows", "labels", "margins", "rivals")

@@ -124,9 +124,10 @@ def train(
         skip_bad=skip_bad,
         console=console,
     )
-    audited = audit(dataset, console)  # once for a data set, not at a long run's end
-    dataset = data.choose(dataset, config.data, lambda: audited)
+    look = functools.cache(functools.partial(audit, dataset, console))
+    dataset = data.choose(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
+    audited = look()  # once for a data set, and not at a long run's end
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
     with _disk_errors(folder), locked(folder):
