@@ -27,6 +27,7 @@ from fer_jax import data
 from fer_jax.console import make_console
 from fer_jax.data.audit import Audit, audit
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
+from fer_jax.data.stored_images import joined, taken
 from fer_jax.output import check_target, write_whole
 
 SHEET_PAIRS = 200  # of a kind on the sheet
@@ -240,7 +241,7 @@ def _show_stored(console: Console, stored: dict[str, Any]) -> None:
 
 def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
     """A page of the images themselves: conflicts, copies across splits, blanks."""
-    images = np.concatenate([dataset.splits[name].images for name in found.splits])
+    images = joined([dataset.splits[name].images for name in found.splits])
     across, conflicting, within = [], [], []
     for pair in pairs(found):
         first, second = pair.first, pair.second
@@ -253,8 +254,9 @@ def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
 
     def figure(place: int) -> str:
         split, row, label = _where(found, place)
+        image = _png(taken(images, np.array([place]))[0])
         return (
-            f'<figure><img src="{_png(images[place])}" alt="{html.escape(label)}">'
+            f'<figure><img src="{image}" alt="{html.escape(label)}">'
             f"<figcaption>{split} {row}<br>{html.escape(label)}</figcaption></figure>"
         )
 
