@@ -23,6 +23,7 @@ from fer_jax.audit_labels import SuspiciousLabels
 from fer_jax.console import make_console, plain_table
 from fer_jax.data.audit import Audit, audit
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
+from fer_jax.data.stored_images import joined, taken
 from fer_jax.output import check_target, write_whole
 
 SHOWN_KINDS = 6  # of stored images, in the table
@@ -258,7 +259,7 @@ def _show_stored(console: Console, stored: dict[str, Any]) -> None:
 
 def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
     """A page of the images themselves: conflicts, copies across splits, blanks."""
-    offsets = np.searchsorted(found.split, np.arange(len(found.splits)))
+    images = joined([dataset.splits[name].images for name in found.splits])
     across, conflicting, within = [], [], []
     for pair in pairs(found):
         first, second = pair.first, pair.second
@@ -271,10 +272,8 @@ def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
 
     def show_image(place: int) -> str:
         split, row, label = _where(found, place)
-        own = place - offsets[found.split[place]]
-        return contact_sheet.figure(
-            dataset.splits[split].images[own], label, f"{split} {row}"
-        )
+        image = taken(images, np.array([place]))[0]
+        return contact_sheet.figure(image, label, f"{split} {row}")
 
     def section(title: str, chosen: list[Pair]) -> str:
         # Near copies first: exact ones look as one expects.

@@ -14,6 +14,7 @@ from rich.console import Console
 from fer_jax import contact_sheet
 from fer_jax.console import plain_table
 from fer_jax.data import Dataset, ferplus
+from fer_jax.data.stored_images import taken
 from fer_jax.errors import UserError
 from fer_jax.label_noise import overlap, rank_labels
 
@@ -72,7 +73,9 @@ class SuspiciousLabels:
             ]
             if vote := self._vote(place):
                 lines.append(f"FER+ {vote}")
-            cells.append(contact_sheet.figure(train.images[place], *lines))
+            cells.append(
+                contact_sheet.figure(taken(train.images, np.array([place]))[0], *lines)
+            )
         return contact_sheet.page(
             self.dataset.description,
             [

@@ -82,6 +82,7 @@ class Data(_Section):
     contempt: bool  # an eighth class, which FER+ labels have
     deduplicate: Literal["none", "exact", "near"]  # of train images, copies of others
     weighted_sampler: bool  # draws classes evenly, with replacement
+    stream: Literal["auto", "always", "never"]  # auto: what does not fit in memory
 
 
 class Config(_Section):

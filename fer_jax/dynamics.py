@@ -71,7 +71,7 @@ def write_epoch(
 
 def _has_shape(path: Path, shape: tuple[int, ...], dtype: type) -> bool:
     try:
-        found = np.load(path, mmap_mode="r")
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return False
     return found.shape == shape and found.dtype == dtype

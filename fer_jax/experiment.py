@@ -11,6 +11,8 @@ import optax
 from fer_jax import augment, evaluate, losses, models
 from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset, pipeline
+from fer_jax.data.stored_images import Images, StoredImages, is_stored
+from fer_jax.memory import available_memory
 from fer_jax.optimizer import adamw_one_cycle
 from fer_jax.train_step import (
     AugmentFn,
@@ -20,6 +22,8 @@ from fer_jax.train_step import (
     make_train_step,
 )
 
+_AT_ONCE, _DISPATCH_BYTES = 32, 2**27  # steps, and of a streamed set's images
+
 
 class Experiment(NamedTuple):
     """What a run is made of; nothing is compiled before its first use."""
@@ -28,15 +32,18 @@ class Experiment(NamedTuple):
     train_step: TrainStep
     predict: evaluate.PredictFn
     schedule: optax.Schedule
-    images: dict[str, jax.Array]  # by split, uint8 [N, S, S, channels] on the device
+    # By split, uint8 [N, S, S, channels], on the device or streamed.
+    images: dict[str, jax.Array | StoredImages]
     labels: jax.Array  # of train, float32 [N, C], on the device
-    batches: Any  # a grain dataset of int32 [B], one element a step
+    # A grain dataset of int32 [B], one element a step; streamed, with the images.
+    batches: Any
     per_epoch: int  # steps
+    at_once: int  # steps in one dispatch
     compute_dtype: str
 
 
 def build(config: Config, dataset: Dataset) -> Experiment:
-    """Makes the parts of a run, and puts the images on the device.
+    """Makes the parts of a run, and puts images that are in memory on the device.
 
     Raises:
       UserError: if there is no such network, or a batch cannot be filled.
@@ -84,7 +91,10 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         ),
         predict=evaluate.make_predict(network),
         schedule=schedule,
-        images={k: jnp.asarray(v.images) for k, v in dataset.splits.items()},
+        images={
+            name: split.images if is_stored(split.images) else jnp.asarray(split.images)
+            for name, split in dataset.splits.items()
+        },
         labels=(
             jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
             if soft is None
@@ -96,10 +106,37 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             epochs=training.epochs,
             seed=training.seed,
             weights=sampling,
+            images=train.images if is_stored(train.images) else None,
         ),
         per_epoch=per_epoch,
+        at_once=_at_once(train.images, training.batch_size),
         compute_dtype=jnp.dtype(dtype).name,
     )
+
+
+def _at_once(images: Images, batch_size: int) -> int:
+    """How many steps share a dispatch.
+
+    On CPU none do: XLA's convolutions run some 25 times slower inside a scan there.
+    Those of a streamed set carry their images, of which two dispatches wait.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    if not is_stored(images):
+        return _AT_ONCE
+    batch_bytes = batch_size * images[:1].nbytes
+    return max(1, min(_AT_ONCE, _DISPATCH_BYTES // batch_bytes))
+
+
+def room_for_images() -> int:
+    """How many bytes of images a run may hold: half of what its device has free.
+
+    It is half of this machine's where that is less, or where the device is its CPU.
+    """
+    free, stats = available_memory(), jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return free // 2
 
 
 def _compute_dtype(precision: str) -> Any:

@@ -4,6 +4,7 @@ A checkpoint holds all that the rest of a run depends on, so a run that was
 interrupted or killed goes on from its newest one to the same numbers.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -20,6 +21,7 @@ from fer_jax import data, evaluate, metrics, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
+from fer_jax.data.stored_images import is_stored
 from fer_jax.dynamics import open_dynamics, write_epoch
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment
@@ -94,7 +96,8 @@ def fit(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
     stop, first_here = Stop(), True
-    with stop.noting(), bar.at(int(now.state.step)):
+    reading = contextlib.closing(batches)  # its threads end with the run
+    with reading, stop.noting(), bar.at(int(now.state.step)):
         while not is_over(config, now.history):
             started = time.monotonic()
             steps = _train_epoch(parts, now, batches, stop, bar)
@@ -173,7 +176,7 @@ def _note_environment(
 def _train_epoch(
     parts: Experiment,
     now: Progress,
-    batches: Iterator[np.ndarray],
+    batches: Iterator[Any],
     stop: Stop,
     bar: TrainingBar,
 ) -> int:
@@ -182,20 +185,23 @@ def _train_epoch(
     Raises:
       UserError: if a loss or a gradient is not finite; nothing of that is saved.
 
-    On accelerators many steps share one dispatch. On CPU each has its own: XLA's
-    convolutions run some 25 times slower inside a scan there. One dispatch is always
-    under way while the host prepares the next and reads what the one before said; the
-    indices and that are all that passes between them.
+    One dispatch is always under way while the host prepares the next and reads what the
+    one before said; the indices, the images of a streamed set and that are all that
+    passes between them.
     """
-    at_once = 1 if jax.default_backend() == "cpu" else 32
+    images = parts.images["train"]
+    streamed = is_stored(images)
     first = step = int(now.state.step)
     end = parts.per_epoch * (len(now.history) + 1)
     behind: tuple[int, jax.Array] | None = None
     while step < end and stop.signum is None:
-        count = min(at_once, end - step)
-        indices = jax.device_put(np.stack([next(batches) for _ in range(count)]))
+        count = min(parts.at_once, end - step)
+        drawn = [next(batches) for _ in range(count)]
+        indices = jax.device_put(jax.tree.map(lambda *each: np.stack(each), *drawn))
+        if streamed:
+            indices, images = indices
         now.state, now.sums = parts.train_step(
-            now.state, now.sums, parts.images["train"], parts.labels, indices
+            now.state, now.sums, images, parts.labels, indices
         )
         step += count
         if behind:

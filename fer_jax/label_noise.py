@@ -110,7 +110,7 @@ def _read(folder: Path, dataset: Dataset) -> _Learnt | str:
         if told.get("source_fingerprint", told["fingerprint"]) != dataset.fingerprint:
             return "of other data, or read with another image_size or channels"
         rows, labels, margins, rivals = (
-            np.load(folder / runs.DYNAMICS / f"{name}.npy")
+            np.load(folder / runs.DYNAMICS / f"{name}.npy", allow_pickle=False)
             for name in ("rows", "labels", "margins", "rivals")
         )
     except FileNotFoundError:

@@ -1,13 +1,16 @@
-"""The process's memory: kept from step to step, given back where it is not needed."""
+"""The process's memory: how much there is, and to whom what lies free belongs."""
 
 import contextlib
 import ctypes
+import os
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 _LIBC = ctypes.CDLL(None)
+_CGROUP = Path("/sys/fs/cgroup")  # of the container, where this is one
 
 
 def keep_memory() -> None:
@@ -32,3 +35,17 @@ def return_memory() -> None:
     """
     with contextlib.suppress(AttributeError):
         _LIBC.malloc_trim(0)
+
+
+def available_memory() -> int:
+    """How many bytes this process may still take without pushing others out."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = dict(line.split(":", 1) for line in lines)["MemAvailable"]
+        found = [1024 * int(free.split()[0])]
+    except (OSError, LookupError, ValueError):  # another system
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        limit = int((_CGROUP / "memory.max").read_text())
+        found.append(limit - int((_CGROUP / "memory.current").read_text()))
+    return max(min(found), 0)

@@ -229,12 +229,16 @@ def epochs_done(folder: Path) -> int:
         return 0
 
 
+_NO_MATTER = ("name", "description", "data.stream")
+
+
 def differences(
     folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[str]:
     """In what the run in a folder differs from this config and these images.
 
-    The name and the description say nothing about the training and do not count.
+    The name, the description and where the images lie while they are not needed say
+    nothing about the numbers and do not count.
 
     Returns:
       sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a
@@ -268,7 +272,7 @@ def differences(
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
         for key in [*new, *(key for key in old if key not in new)]
-        if key not in ("name", "description") and old.get(key) != new.get(key)
+        if key not in _NO_MATTER and old.get(key) != new.get(key)
     ]
 
 

@@ -123,6 +123,8 @@ def train(
         channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
+        stream=config.data.stream,
+        room=experiment.room_for_images(),
     )
     look = functools.cache(functools.partial(audit, dataset, console))
     dataset = data.choose(dataset, config.data, look)
@@ -243,6 +245,7 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "skipped": dataset.skipped,
         "left_out": dataset.left_out,
         "notes": list(dataset.notes),
+        "streamed": dataset.streamed,
     }
 
 
@@ -259,6 +262,9 @@ def _announce(
     console.print(f"data: {dataset.description} ({counts}), {dataset.fingerprint}")
     for note in dataset.notes:
         console.print(f"note: {note}")
+    where = "read as they are needed" if dataset.streamed else "kept on the device"
+    told = f"{dataset.nbytes / 1e9:.2f} GB, data.stream is {config.data.stream}"
+    console.print(f"images: {where} ({told})")
     console.print(
         f"{config.model.arch}: {parameters:,} parameters, "
         f"{parts.compute_dtype} on {_device()}"

@@ -2,6 +2,8 @@
 
   gather -> normalise -> augment -> logits -> loss -> gradients -> optimizer
 
+The images of a streamed set are given, and not gathered.
+
 All randomness is `fold_in(key, state.step)`, so that a resumed run draws what an
 undisturbed one would have drawn, and no key needs to be stored.
 """
@@ -123,8 +125,9 @@ def make_train_step(
     Returns:
       a compiled function that takes uint8 images `[N, H, W, C]` and float labels
       `[N, C]` of the whole training set, and int32 indices `[K, B]`, does K steps
-      in one dispatch, and donates state and sums. On CPU K should be 1, where XLA
-      runs convolutions inside a scan far more slowly.
+      in one dispatch, and donates state and sums. Of a streamed set it takes the
+      images at the indices, `[K, B, H, W, C]`. On CPU K should be 1, where XLA runs
+      convolutions inside a scan far more slowly.
     """
 
     def step(
@@ -182,12 +185,19 @@ def make_train_step(
         labels: jax.Array,
         indices: jax.Array,
     ) -> tuple[TrainState, Sums]:
-        def body(carry: tuple[TrainState, Sums], chosen: jax.Array):
-            return step(key, *carry, images[chosen], labels[chosen], chosen), None
+        given = images if images.ndim == 5 else None
+
+        def body(
+            carry: tuple[TrainState, Sums], drawn: tuple[jax.Array, jax.Array | None]
+        ):
+            chosen, shown = drawn
+            shown = images[chosen] if shown is None else shown
+            return step(key, *carry, shown, labels[chosen], chosen), None
 
         if len(indices) == 1:  # no scan around a single step
-            return body((state, sums), indices[0])[0]
-        return jax.lax.scan(body, (state, sums), indices)[0]
+            drawn = jax.tree.map(lambda each: each[0], (indices, given))
+            return body((state, sums), drawn)[0]
+        return jax.lax.scan(body, (state, sums), (indices, given))[0]
 
     # As an argument, and not a constant of the program: seeds share what is compiled.
     return functools.partial(jax.jit(dispatch, donate_argnums=(1, 2)), key)

@@ -189,7 +189,8 @@ def test_what_differs_from_how_most_are_stored_is_told(tmp_path, capsys):
         assert re.search(r"odd +2 +2 +0", shown)
         assert re.search(r"misnamed +0 +1 +0", shown)
         assert "others" not in shown
-        assert max(map(len, shown.splitlines())) <= 80
+        table = [line for line in shown.splitlines() if not line.startswith("written")]
+        assert max(map(len, table)) <= 80
 
 
 def test_rare_kinds_are_summed_in_the_table(capsys):

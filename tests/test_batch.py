@@ -47,7 +47,7 @@ def run_batch(*arguments, **options):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         stdin=subprocess.DEVNULL,
         **options,
     )
@@ -196,7 +196,7 @@ def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tm
         subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
+    outputs = [process.communicate(timeout=600)[0] for process in both]
     for process, output in zip(both, outputs, strict=True):
         assert process.returncode == 1, output  # batch_huge fails, in either
         assert "3 of 6 runs failed" in output

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COUNTS, ROOT, write_tiny_csv
+from conftest import COUNTS, ROOT, tiny_config, write_tiny_csv
 
 from fer_jax import data
 from fer_jax.data import ferplus
@@ -270,18 +270,9 @@ def with_votes(tmp_path_factory):
 
 
 def chosen(dataset, **settings):
-    from fer_jax.config import Data
-
-    plain = {
-        "image_size": 16,
-        "channels": 1,
-        "labels": "fer2013",
-        "vote_filter": "published",
-        "contempt": False,
-        "deduplicate": "none",
-        "weighted_sampler": False,
-    }
-    return data.choose(dataset, Data(**plain | settings), lambda: audit(dataset))
+    items = [f"data.{key}={str(value).lower()}" for key, value in settings.items()]
+    settings = tiny_config(*items).data
+    return data.choose(dataset, settings, lambda: audit(dataset))
 
 
 def test_the_datas_own_labels_stay_and_the_votes_come_beside(with_votes):

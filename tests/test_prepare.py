@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fer_jax.data import Dataset, load, prepare, sources
+from fer_jax.data import Dataset, blocks, load, prepare, sources
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
@@ -88,11 +88,12 @@ def assert_equal(one: Dataset, other: Dataset):
 
 
 def test_what_is_loaded_is_what_the_file_holds_and_again_the_same(tmp_path, capfd):
-    # 700 images of one split are three blocks, which TFDS stores in another order.
-    rows = make_rows(per_class=100)
+    # 1,050 images of one split are two blocks, one of them not full.
+    assert blocks.block_size((8, 8, 1)) == 1024
+    rows = make_rows(per_class=150)
     path = write_csv(tmp_path / "a.csv", rows)
     dataset, said = get(path)
-    assert said.startswith("prepared 2,100 images from a.csv in ")
+    assert said.startswith("prepared 3,150 images from a.csv in ")
     assert said.count("\n") == 1
     again, said = get(path)
     assert said == ""
@@ -308,7 +309,7 @@ def test_two_processes_at_once_share_one_preparation(tmp_path, cache):
         "import sys, time; from fer_jax.data import load, prepare\n"
         "from rich.console import Console\n"
         "write = prepare._write\n"
-        "def slow(*args): write(*args); time.sleep(2)\n"
+        "def slow(*args): meta = write(*args); time.sleep(2); return meta\n"
         "prepare._write = slow\n"
         "print(load(sys.argv[1], image_size=8, console=Console()).fingerprint)\n"
     )

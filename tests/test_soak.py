@@ -24,3 +24,10 @@ def test_long_runs_do_not_grow(tiny_csv):
     done = soak("growth.py", "--epochs", 60, "--from", 20, "--image_size", 16,
                 "--data_root", tiny_csv)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_streaming_needs_little_memory_and_changes_no_number():
+    done = soak("stream.py", "--images", 600, "--image_size", 64, "--steps", 2,
+                "--most_mb", 100)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "streamed: " in done.stdout and "resident: " in done.stdout

@@ -17,6 +17,7 @@ from fer_jax.data import duplicates
 from fer_jax.data.duplicates import Copies
 from fer_jax.data.prepare import Dataset, cache_root
 from fer_jax.data.records import SPLITS
+from fer_jax.data.stored_images import joined
 from fer_jax.runs import replacing
 
 FORMAT = 2  # raised when kept audits of before are no longer to be used
@@ -90,7 +91,7 @@ def audit(dataset: Dataset, console: Console | None = None) -> Audit:
     copies, blank = _kept(path, sum(sizes)) or (None, None)
     if copies is None:
         started = time.monotonic()
-        images = np.concatenate([part.images for part in parts])
+        images = joined([part.images for part in parts])
         with console.status("looking for copies among the images"):
             copies, blank = duplicates.find(images), duplicates.blank(images)
         _keep(path, copies, blank)

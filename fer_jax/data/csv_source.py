@@ -18,13 +18,11 @@ import numpy as np
 
 from fer_jax.data.records import (
     UNKNOWN,
+    Found,
     Problems,
     Source,
-    Split,
-    Stored,
     either,
     fit,
-    stack,
 )
 from fer_jax.errors import UserError
 
@@ -39,16 +37,20 @@ _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 def read_csv(
-    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems, Stored]:
-    """The splits of a csv, its bad rows and its images' size; `advance` hears progress.
+    source: Source,
+    image_size: int,
+    channels: int,
+    problems: Problems,
+    advance: Callable[[float], None],
+) -> Iterator[Found]:
+    """The images of the good rows of a csv, in its order.
+
+    Bad rows are noted in `problems`, and `advance` is told the share done.
 
     Raises:
       UserError: where the file as a whole is of no use.
     """
-    problems = Problems()
-    found: dict[str, list[tuple[np.ndarray, int, int]]] = {}
-    row, side = 0, None
+    side = None
     with _open_csv(source.path) as (raw, text):
         rows = _cells(source.path, raw, text)
         _, header = next(rows, (0, []))
@@ -80,14 +82,11 @@ def read_csv(
                 continue
             side = len(values)
             image = fit(values, image_size, channels)
-            found.setdefault(split, []).append((image, int(label), row))
+            yield Found(split, image, int(label), row, f"{side} x {side} grey")
             if row % 256 == 0:
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)
-    if not found and not problems.counts:
+    if side is None and not problems.counts:
         raise UserError(f"{source.path} has no rows below its header; give a whole one")
-    kind = f"{side} x {side} grey"
-    stored = {split: {kind: len(rows)} for split, rows in found.items()}
-    return {split: stack(rows) for split, rows in found.items()}, problems, stored
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:

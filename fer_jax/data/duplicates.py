@@ -29,6 +29,8 @@ import numpy as np
 from scipy import fft, sparse
 from scipy.ndimage import gaussian_filter1d
 
+from fer_jax.data.stored_images import Images, chunks, taken
+
 # Grey values (standard deviation of an image). In FER2013 the blank ones have at most
 # 0.7 and the next 4.1.
 BLANK = 3.0
@@ -117,26 +119,29 @@ def luma(images: np.ndarray) -> np.ndarray:
     return ((weighted + 0x8000) >> 16).astype(np.uint8)
 
 
-def blank(images: np.ndarray) -> np.ndarray:
+def blank(images: Images) -> np.ndarray:
     """Which images show nothing: uint8 `[N, S, S, C]` to bool `[N]`."""
     # In blocks, because the deviation is reckoned in float64.
-    parts = _parts(len(images), 256)
-    blocks = [luma(images[part]).std(axis=(1, 2)) < BLANK for part in parts]
+    blocks = [luma(part).std(axis=(1, 2)) < BLANK for part in chunks(images)]
     return np.concatenate([np.zeros(0, bool), *blocks])
 
 
-def exact(images: np.ndarray) -> np.ndarray:
+def exact(images: Images) -> np.ndarray:
     """Which images are identical in all channels: uint8 `[N, S, S, C]` to int32 `[N]`.
 
     The number is the place of the first such image.
     """
     seen: dict[bytes, int] = {}
-    digests = (hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images)
+    digests = (
+        hashlib.sha256(np.ascontiguousarray(image)).digest()
+        for part in chunks(images)
+        for image in part
+    )
     return np.array([seen.setdefault(d, at) for at, d in enumerate(digests)], np.int32)
 
 
 def find(
-    images: np.ndarray, *, near: float = NEAR, max_candidates: int = MAX_CANDIDATES
+    images: Images, *, near: float = NEAR, max_candidates: int = MAX_CANDIDATES
 ) -> Copies:
     """Finds exact and near copies.
 
@@ -145,6 +150,7 @@ def find(
 
     Args:
       images: uint8 `[N, S, S, C]`; any S, but from some 32 pixels on with confidence.
+        Stored ones are read four times, some at a time.
       near: the least correlation of near copies, 0.6 or more.
       max_candidates: how many pairs are looked at, the most similar ones; of up to
         150 images every pair is. Where too few are, `Copies.complete` is false.
@@ -189,9 +195,7 @@ def _resampling(size: int) -> np.ndarray:
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def _band(
-    images: np.ndarray, places: np.ndarray, narrow: float, wide: float
-) -> np.ndarray:
+def _band(images: Images, places: np.ndarray, narrow: float, wide: float) -> np.ndarray:
     """Band-passed images, those at `places`, at 48 x 48: float32 `[P, 48, 48]`.
 
     That is: blurred, less what remains of them blurred more.
@@ -204,7 +208,7 @@ def _band(
     out = np.empty((len(places), _SIDE, _SIDE), np.float32)
 
     def fill(part: slice) -> None:
-        grey = luma(images[places[part]]).astype(np.float32)
+        grey = luma(taken(images, places[part])).astype(np.float32)
         out[part] = near @ grey @ near.T - far @ grey @ far.T
 
     with _threads() as pool:
@@ -216,7 +220,7 @@ def _band(
 
 
 def _candidates(
-    images: np.ndarray, places: np.ndarray, most: int
+    images: Images, places: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Pairs of `places` to look at: first, second, mirrored; the least similarity."""
     count = len(places)

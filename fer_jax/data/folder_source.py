@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,15 +12,12 @@ from fer_jax import labels
 from fer_jax.data.records import (
     SPLITS,
     Box,
+    Found,
     Problems,
     Source,
-    Split,
-    Stored,
     digest,
     either,
-    few_kinds,
     fit,
-    stack,
 )
 from fer_jax.errors import UserError
 
@@ -114,33 +110,32 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def read_folder(
-    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems, Stored]:
-    """The splits of a listed folder, its bad images, and how the good ones are stored.
+    source: Source,
+    image_size: int,
+    channels: int,
+    problems: Problems,
+    advance: Callable[[float], None],
+) -> Iterator[Found]:
+    """The good images of a listed folder, split after split.
 
-    `advance` hears progress.
+    Bad ones are noted in `problems`, and `advance` hears progress.
     """
-    problems, splits, stored, done = Problems(), {}, {}, 0
+    done, total = 0, sum(map(len, source.listing.values()))
     for split, text in source.bad:
         problems.add(split, text)
-    total = sum(map(len, source.listing.values()))
     for split, files in source.listing.items():
-        found, kinds = [], Counter()
         for row, (relative, label) in enumerate(files):
             try:
                 box = source.boxes.get(relative)
                 path = source.path / relative
                 image, kind = _decode(path, image_size, channels, box)
-                found.append((image, label, row))
-                kinds[kind] += 1
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
+            else:
+                yield Found(split, image, label, row, kind)
             done += 1
             if done % 256 == 0:
                 advance(done / total)
-        if found:
-            splits[split], stored[split] = stack(found), few_kinds(kinds)
-    return splits, problems, stored
 
 
 def _decode(

@@ -1,9 +1,10 @@
 """Which images each step reads: grain datasets of index batches, resumable.
 
 The images themselves lie on the device, so an element is a whole batch of indices,
-and element i is a function of (seed, i) alone. The state of an iterator is its
-position, which says nothing of the pipeline it belongs to: the run's stored config
-and data fingerprint, compared before a resume, vouch for that.
+and element i is a function of (seed, i) alone. Of a streamed set the images come with
+their indices, read ahead by threads. The state of an iterator is its position, which
+says nothing of the pipeline it belongs to: the run's stored config and data
+fingerprint, compared before a resume, vouch for that.
 """
 
 import functools
@@ -11,6 +12,7 @@ import functools
 import grain
 import numpy as np
 
+from fer_jax.data.stored_images import StoredImages, ahead
 from fer_jax.errors import UserError
 
 
@@ -34,6 +36,7 @@ def index_batches(
     epochs: int,
     seed: int,
     weights: np.ndarray | None = None,
+    images: StoredImages | None = None,
 ) -> grain.IterDataset:
     """Index batches for a whole run, `num_images // batch_size` to the epoch.
 
@@ -47,9 +50,11 @@ def index_batches(
       epochs: how many epochs the dataset spans.
       seed: what the order depends on, beside the position.
       weights: float `[N]`, or None.
+      images: of a streamed split, `[N, S, S, C]`; None where they are on the device.
 
     Returns:
-      a grain dataset of int32 `[B]`; its iterator has `get_state` and `set_state`.
+      a grain dataset of int32 `[B]`, or with images of pairs of that and their pixels,
+      uint8 `[B, S, S, C]`; its iterator has `get_state` and `set_state`.
 
     Raises:
       UserError: if there are fewer images than a batch holds.
@@ -76,6 +81,9 @@ def index_batches(
             return np.searchsorted(cdf, draws, side="right").astype(np.int32)
 
         batches = grain.MapDataset.range(per_epoch * epochs).map(weighted)
+    if images is not None:
+        read = batches.map(lambda chosen: (chosen, images.read(chosen)))
+        return ahead(read, batch_size * images[:1].nbytes)
     # Threads only cost here: a batch of indices takes microseconds.
     return batches.to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

@@ -1,41 +1,42 @@
 """Prepares a source once, as ArrayRecord in a cache folder, and loads it from there.
 
-A record is a block of images: single records cost 80 to 200 microseconds each to read,
-which is seconds for FER2013, blocks of 256 a few tenths of one. A prepared copy appears
-under its final name only when it is whole, and its fingerprint is checked on loading.
+A prepared copy appears under its final name only when it is whole. A set that fits is
+loaded as a whole, and its fingerprint checked. One that does not is streamed: images
+stay in the copy until they are needed, and are vouched for by ArrayRecord's checksums,
+the digests of the index and the sizes of the files.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
 from rich.console import Console
 
 from fer_jax.console import progress
-from fer_jax.data import signatures, sources
+from fer_jax.data import blocks, signatures, sources
 from fer_jax.data.records import Problems, Source, Split, Stored
+from fer_jax.data.stored_images import chunks, is_stored, taken
 from fer_jax.errors import UserError
+from fer_jax.memory import available_memory
 
 FORMAT = 1  # raised when prepared copies of before are no longer to be used
-BLOCK = 256
 
 _META = "meta.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A whole data set in memory.
+    """A whole data set, its images in memory or streamed.
 
     Attributes:
       source: "embedded", "csv" or "folder".
@@ -78,6 +79,16 @@ class Dataset:
         listing = self.listing.get(split) or self.listing.get("train")  # carved val
         return listing[row][0] if listing else ""
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read as they are needed."""
+        return any(is_stored(split.images) for split in self.splits.values())
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes all images take in memory, or would take there."""
+        return sum(split.images.nbytes for split in self.splits.values())
+
 
 def load(
     data_root: str | None,
@@ -86,6 +97,8 @@ def load(
     channels: int = 1,
     skip_bad: bool = False,
     console: Console | None = None,
+    stream: Literal["auto", "always", "never"] = "auto",
+    room: int | None = None,
 ) -> Dataset:
     """Loads the data that `data_root` names, and prepares it where that is still to do.
 
@@ -97,6 +110,9 @@ def load(
       channels: 1 for grey images, 3 for colour.
       skip_bad: drop bad rows and images, and count them, instead of refusing them.
       console: where progress is shown; None shows nothing.
+      stream: whether images stay in the prepared copy until they are needed; "auto":
+        where they take more than `room`.
+      room: in bytes; None is half of the memory that this machine has free.
 
     Raises:
       UserError: where the data is missing or bad, or the cache cannot be written.
@@ -107,15 +123,19 @@ def load(
     shape = str(image_size) if channels == 1 else f"{image_size}x{channels}"
     key = f"{FORMAT}-{shape}-{source.key[:24]}"
     cache = cache_root()
-    loaded = _read(cache / key, source)
+    if room is None:
+        room = available_memory() // 2
+    # What may take more bytes than these is streamed.
+    most = {"auto": room, "always": -1, "never": math.inf}[stream]
+    loaded = _read(cache / key, source, most)
     if loaded is None:
         with _locked(cache, key, source, console):
             # Another process may have prepared it while this one waited.
-            loaded = _read(cache / key, source)
+            loaded = _read(cache / key, source, most)
             if loaded is None:
                 pixels = image_size, channels
                 _prepare(cache / key, source, *pixels, skip_bad, console)
-                loaded = _read(cache / key, source)
+                loaded = _read(cache / key, source, most)
     if loaded is None:
         raise _unwritable(cache, "what was written reads back differently")
     dataset, problems = loaded
@@ -182,35 +202,27 @@ def _prepare(
 ) -> None:
     """Reads `source` and writes its prepared copy; `folder` appears whole or not."""
     if folder.exists():
-        console.print(f"the prepared copy {folder} is damaged; preparing it anew")
+        told = "is damaged" if _has_index(folder) else "is damaged or of an older kind"
+        console.print(f"the prepared copy {folder} {told}; preparing it anew")
     start = time.monotonic()
-    with progress(console) as bar:
-        task = bar.add_task(f"reading {source.description}", total=1.0)
-        contents = sources.read(
-            source,
-            image_size,
-            channels,
-            skip_bad=skip_bad,
-            advance=lambda fraction: bar.update(task, completed=fraction),
-        )
-    meta = {
-        "splits": {name: len(split.rows) for name, split in contents.splits.items()},
-        "fingerprint": fingerprint(source.class_names, contents.splits),
-        "image_size": image_size,
-        "channels": channels,
-        "problems": dataclasses.asdict(contents.problems),
-        "notes": contents.notes,
-        "stored": contents.stored,
-    }
     temporary = folder.with_name(f"{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write(temporary, image_size, channels, contents.splits)
+        with progress(console) as bar:
+            task = bar.add_task(f"reading {source.description}", total=1.0)
+            meta = _write(
+                temporary,
+                source,
+                image_size,
+                channels,
+                skip_bad,
+                lambda fraction: bar.update(task, completed=fraction),
+            )
         (temporary / _META).write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    except (OSError, RuntimeError) as error:  # ArrayRecord's own are RuntimeErrors
+    except OSError as error:
         raise _unwritable(folder.parent, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,6 +232,33 @@ def _prepare(
     )
 
 
+def _write(
+    folder: Path,
+    source: Source,
+    image_size: int,
+    channels: int,
+    skip_bad: bool,
+    advance: Callable[[float], None],
+) -> dict[str, Any]:
+    """Writes the images of `source` as they are read, and returns the copy's notes."""
+    writer = blocks.BlockWriter(folder, (image_size, image_size, channels))
+    contents = sources.read(
+        source, image_size, channels, skip_bad=skip_bad, advance=advance, shelf=writer
+    )
+    return {
+        "splits": {name: len(split.rows) for name, split in contents.splits.items()},
+        # Of what was written, as it reads back: all images never are in memory.
+        "fingerprint": fingerprint(source.class_names, contents.splits),
+        "image_size": image_size,
+        "channels": channels,
+        "problems": dataclasses.asdict(contents.problems),
+        "notes": contents.notes,
+        "stored": contents.stored,
+        "records": writer.records,
+        **blocks.write_index(folder, contents.splits),
+    }
+
+
 def fingerprint(class_names: tuple[str, ...], splits: dict[str, Split]) -> str:
     """The 16 hex digits that two data sets share if they are the same, bit for bit."""
     digest = hashlib.sha256(json.dumps(class_names).encode())
@@ -227,103 +266,31 @@ def fingerprint(class_names: tuple[str, ...], splits: dict[str, Split]) -> str:
         split = splits[name]
         digest.update(f"{name} {split.images.shape}".encode())
         digest.update(np.ascontiguousarray(split.labels, "<i4"))
-        digest.update(np.ascontiguousarray(split.images))
+        for images in chunks(split.images):
+            digest.update(np.ascontiguousarray(images))
     return digest.hexdigest()[:16]
 
 
-class _Info(tfds.core.DatasetInfo):
-    def initialize_from_bucket(self) -> None:
-        """Looks for nothing on the web, and leaves no empty folder in /tmp for it."""
+def _has_index(folder: Path) -> bool:
+    """Whether a copy, whole or not, was made to be streamed too."""
+    return any(folder.glob("*.npy"))
 
 
-class FaceBlocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Blocks of up to `BLOCK` images, with their labels and rows."""
+def _read(folder: Path, source: Source, most: float) -> tuple[Dataset, Problems] | None:
+    """The prepared copy, or None where it is not there or not what was written.
 
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for checksums of downloads beside this file, with a package that
-    # it does not require.
-    code_path = None
-
-    def __init__(
-        self,
-        data_dir: Path,
-        image_size: int,
-        channels: int,
-        splits: dict[str, Split] | None = None,
-    ):
-        """`splits` is needed to write only."""
-        self._shape = (None, image_size, image_size, channels)
-        self._splits = splits or {}
-        super().__init__(data_dir=data_dir, file_format="array_record")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # As bytes: zlib takes eight times as long to write for the same size on disk,
-        # because ArrayRecord compresses too, and unencoded tensors become int64.
-        def tensor(shape: tuple, dtype: type) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
-        features = {
-            "images": tensor(self._shape, np.uint8),
-            "labels": tensor((None,), np.int32),
-            "rows": tensor((None,), np.int32),
-        }
-        return _Info(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        return {name: self._generate_examples(name) for name in self._splits}
-
-    def _generate_examples(self, name: str) -> Iterator[tuple[int, dict]]:
-        split = self._splits[name]
-        for start in range(0, len(split.rows), BLOCK):
-            part = slice(start, start + BLOCK)
-            yield (
-                start,
-                {
-                    "images": split.images[part],
-                    "labels": split.labels[part],
-                    "rows": split.rows[part],
-                },
-            )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS's bars, log lines and prints about downloads off the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _write(
-    folder: Path, image_size: int, channels: int, splits: dict[str, Split]
-) -> None:
-    offline = tfds.download.DownloadConfig(try_download_gcs=False)
-    with _quiet():
-        FaceBlocks(folder, image_size, channels, splits).download_and_prepare(
-            download_dir=folder / "downloads", download_config=offline
-        )
-
-
-def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
-    """The prepared copy, or None where it is not there or not what was written."""
+    More than `most` bytes of images are not loaded, and stay there.
+    """
     if not os.path.exists(folder):  # which, unlike Path.exists, never raises
         return None
     try:
         meta = json.loads((folder / _META).read_text())
-        with _quiet():
-            # Copies from before there was colour do not tell.
-            channels = meta.get("channels", 1)
-            builder = FaceBlocks(folder, meta["image_size"], channels)
-            splits = {
-                name: _join(list(builder.as_data_source(name)))
-                for name in meta["splits"]
-            }
-        if fingerprint(source.class_names, splits) != meta["fingerprint"]:
+        splits = _splits(folder, meta, most)
+        streamed = any(is_stored(split.images) for split in splits.values())
+        # A streamed set would be read as a whole only for this.
+        if not streamed and meta["fingerprint"] != fingerprint(
+            source.class_names, splits
+        ):
             return None
         problems = Problems(**meta["problems"])
         notes = tuple(meta["notes"])
@@ -344,12 +311,27 @@ def _read(folder: Path, source: Source) -> tuple[Dataset, Problems] | None:
     ), problems
 
 
-def _join(blocks: list[dict[str, np.ndarray]]) -> Split:
-    """Puts blocks, which TFDS shuffles, back into the order of their rows."""
-    blocks = sorted(blocks, key=lambda block: block["rows"][0])
-    return Split(
-        *(
-            np.concatenate([block[name] for block in blocks])
-            for name in ("images", "labels", "rows")
+def _splits(folder: Path, meta: dict[str, Any], most: float) -> dict[str, Split]:
+    """The splits of a prepared copy, streamed where they take more than `most` bytes.
+
+    Raises:
+      Exception: of many kinds, where it is not what was written.
+    """
+    # Copies from before there was colour do not tell; those of blocks of 256 have no
+    # index.
+    meta = {"channels": 1} | meta
+    shape = meta["image_size"], meta["image_size"], meta["channels"]
+    streamed = sum(meta["splits"].values()) * math.prod(shape) > most
+    if "index" not in meta:
+        if streamed:
+            raise ValueError("no index to its images")
+        return {n: blocks.read_old_split(folder, n, shape) for n in meta["splits"]}
+    splits = blocks.open_splits(folder, meta)
+    if streamed:
+        return splits
+    return {
+        name: dataclasses.replace(
+            split, images=taken(split.images, np.arange(len(split.images)))
         )
-    )
+        for name, split in splits.items()
+    }

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from fer_jax import labels
+from fer_jax.data.stored_images import Images
 from fer_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -28,6 +30,7 @@ class Split:
 
     Attributes:
       images: uint8 `[N, S, S, C]`, 0..255: grey (C = 1) or red, green, blue (C = 3).
+        In memory, or where the set is streamed read as they are needed.
       labels: int32 `[N]`, indices into the class names; -1 in val and test where the
         chosen labels have none for an image.
       rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
@@ -38,7 +41,7 @@ class Split:
         the images, -1 where nothing.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     rows: np.ndarray
     soft: np.ndarray | None = None
@@ -49,6 +52,41 @@ class Split:
         soft = None if self.soft is None else self.soft[keep]
         sets = {name: labels[keep] for name, labels in self.label_sets.items()}
         return Split(self.images[keep], self.labels[keep], self.rows[keep], soft, sets)
+
+
+class Found(NamedTuple):
+    """A good image of a source."""
+
+    split: str
+    image: np.ndarray  # uint8 [S, S, C]
+    label: int
+    row: int
+    kind: str  # how it is stored: format where there is one, size and mode
+
+
+class Shelf(Protocol):
+    """Where images are put as they are read, so that they need not fit in memory."""
+
+    def add(self, found: Found) -> None:
+        """Takes one; those of a split come in its order."""
+
+    def images(self) -> dict[str, Images]:
+        """All of them by split, when no more come."""
+
+
+class Heap:
+    """A shelf in memory."""
+
+    def __init__(self) -> None:
+        self._images: dict[str, list[np.ndarray]] = {}
+
+    def add(self, found: Found) -> None:
+        """Takes one; those of a split come in its order."""
+        self._images.setdefault(found.split, []).append(found.image)
+
+    def images(self) -> dict[str, Images]:
+        """All of them by split, when no more come."""
+        return {split: np.stack(images) for split, images in self._images.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +163,6 @@ def fit(pixels: np.ndarray, image_size: int, channels: int = 1) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], channels, axis=2)
     return pixels
-
-
-def stack(found: list[tuple[np.ndarray, int, int]]) -> Split:
-    """Joins (image, label, row) triples into a split."""
-    images, targets, rows = zip(*found, strict=True)
-    return Split(np.stack(images), np.int32(targets), np.int32(rows))
 
 
 def few_kinds(counts: Mapping[str, int]) -> dict[str, int]:

@@ -7,7 +7,8 @@ at once; bad rows and images are collected, so that one report covers them all.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,15 @@ from fer_jax.data.folder_source import list_folder, read_folder, scan
 from fer_jax.data.records import (
     SPLITS,
     UNKNOWN,
+    Found,
+    Heap,
     Problems,
+    Shelf,
     Source,
     Split,
     Stored,
     digest,
+    few_kinds,
     fit,
 )
 from fer_jax.errors import UserError
@@ -88,33 +93,47 @@ def read(
     *,
     skip_bad: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
+    shelf: Shelf | None = None,
 ) -> Contents:
     """Reads all images of `source`, `image_size` square, and carves val if missing.
 
     `channels` is 1 for grey images or 3 for colour; what is grey at the source then
-    has three equal ones. `advance` is told now and then which fraction is done.
+    has three equal ones. `advance` is told now and then which fraction is done. The
+    images are put on `shelf` one by one, None being one in memory.
 
     Raises:
       UserError: where a file is unusable, where a split or class has no images, and
         (without `skip_bad`) where a row or an image is bad.
     """
     readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
+    shelf, problems = Heap() if shelf is None else shelf, Problems()
+    told: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    kinds: dict[str, Counter] = defaultdict(Counter)
     reader = readers[source.kind]
-    splits, problems, stored = reader(source, image_size, channels, advance)
+    for found in reader(source, image_size, channels, problems, advance):
+        if problems.counts and not skip_bad:
+            continue  # the rest is read for what is wrong with it
+        shelf.add(found)
+        told[found.split].append((found.label, found.row))
+        kinds[found.split][found.kind] += 1
     if not skip_bad:
         problems.check(source.path)
     notes = list(source.notes)
     if problems.counts:
         counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
         notes.append(f"bad rows or images were dropped: {counts}")
-    for split in sorted(problems.counts.keys() - splits.keys() - {UNKNOWN}):
+    for split in sorted(problems.counts.keys() - told.keys() - {UNKNOWN}):
         raise UserError(f"{source.path} has no good image in {split}; mend some")
+    splits = {
+        split: Split(images, *np.array(told[split], np.int32).T)
+        for split, images in shelf.images().items()
+    }
     _check_classes(source, splits)
     if "val" not in splits:
         splits["train"], splits["val"] = _carve(source, splits["train"])
         notes.append("val was carved from train: 10 % of each class, seed 0")
     ordered = {name: splits[name] for name in SPLITS if name in splits}
-    stored = {name: stored[name] for name in SPLITS if name in stored}
+    stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
     return Contents(ordered, problems, tuple(notes), stored)
 
 
@@ -147,17 +166,18 @@ def _carve(source: Source, train: Split) -> tuple[Split, Split]:
 
 
 def _read_embedded(
-    source: Source, image_size: int, channels: int, advance: Callable[[float], None]
-) -> tuple[dict[str, Split], Problems, Stored]:
-    splits, stored = {}, {}
+    source: Source,
+    image_size: int,
+    channels: int,
+    problems: Problems,
+    advance: Callable[[float], None],
+) -> Iterator[Found]:
     for i, split in enumerate(embedded.SIZES):
         images, targets = embedded.generate(split)
-        images = [fit(image, image_size, channels) for image in images]
-        rows = np.arange(len(targets), dtype=np.int32)
-        splits[split] = Split(np.stack(images), targets.astype(np.int32), rows)
-        stored[split] = {"48 x 48 grey": len(rows)}
+        for row, (image, label) in enumerate(zip(images, targets, strict=True)):
+            image = fit(image, image_size, channels)
+            yield Found(split, image, int(label), row, "48 x 48 grey")
         advance((i + 1) / len(embedded.SIZES))
-    return splits, Problems(), stored
 
 
 def _locate_in_folder(root: Path) -> Source:
