@@ -3,17 +3,19 @@
     python tests/soak/growth.py --epochs 200 --from 20
 
 On the embedded set. Between the epoch `--from` and the last the resident memory may
-grow by 5 %, and open files and threads not at all.
+grow by 5 %, open files not at all and threads by one, as medians over ten epochs.
 """
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WINDOW = 10  # epochs over which a median is taken
 sys.path.insert(0, str(ROOT))
 
 
@@ -67,7 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     measured = train(args.epochs, args.image_size, args.data_root)
     minutes = (time.monotonic() - began) / 60
-    early, late = measured[args.first - 1], measured[-1]
+    early, late = (
+        {name: statistics.median(each[name] for each in some) for name in measured[0]}
+        for some in (
+            measured[max(0, args.first - WINDOW) : args.first],
+            measured[-WINDOW:],
+        )
+    )
     print(
         f"{args.epochs} epochs in {minutes:.1f} min, after {args.first} and the last:"
     )
@@ -75,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         growth = 100 * (late[name] / early[name] - 1)
         print(f"{name:>10} {early[name]:8.1f} {late[name]:8.1f} {growth:+.1f} %")
     grown = late["memory_mb"] > 1.05 * early["memory_mb"]
-    grown |= any(late[name] > early[name] for name in ("files", "threads"))
+    grown |= late["files"] > early["files"]
+    # The libraries' pools begin and end a thread now and then; what leaks leaks often.
+    grown |= late["threads"] > early["threads"] + 1
     return int(grown)
 
 
