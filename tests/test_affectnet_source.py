@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from reading import read, refused
 
 from fer_jax.data import load, sources
-from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS, KNOWN
 
 # By the paper: 0 neutral, 1 happiness, 2 sadness, 3 surprise, 4 fear, 5 disgust,
@@ -67,17 +67,6 @@ LAYOUTS = {
     "lists": with_lists,
     "numbered folders": with_folders,
 }
-
-
-def read(root, **options):
-    return sources.read(sources.locate(str(root)), 10, **options)
-
-
-def refused(root, *words, **options):
-    with pytest.raises(UserError) as caught:
-        read(root, **options)
-    assert all(word in str(caught.value) for word in words), caught.value
-    assert "\n" not in str(caught.value)
 
 
 def shown(split):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from reading import read, refused
 
 from fer_jax.data import load, sources
-from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS
 
 # By the paper's supplement: 1 surprise, 2 fear, 3 disgust, 4 happiness, 5 sadness,
@@ -38,17 +38,6 @@ def change(root, line, text):
     lines = labels_of(root).read_text().splitlines()
     lines[line - 1] = text
     labels_of(root).write_text("\r\n".join(lines))
-
-
-def read(root, **options):
-    return sources.read(sources.locate(str(root)), 10, **options)
-
-
-def refused(root, *words, **options):
-    with pytest.raises(UserError) as caught:
-        read(root, **options)
-    assert all(word in str(caught.value) for word in words), caught.value
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("inside", ["", "basic"])
