@@ -149,13 +149,11 @@ class SuspiciousLabels:
 
 def _majority(dataset: Dataset) -> tuple[np.ndarray | None, str]:
     """FER+'s majority for the train images, -1 where there is none; or why not."""
-    path = ferplus.find(dataset.path) if dataset.source == "csv" else None
-    if path is None:
-        return None, ""
     try:
-        votes = ferplus.read(path)
-        ferplus.check(votes, dataset.splits)
+        votes = ferplus.load(dataset)
     except UserError as error:
-        return None, f"the FER+ votes are left aside: {error}"
+        return None, ferplus.left_aside(error)
+    if votes is None:
+        return None, ""
     rows = dataset.splits["train"].rows
     return ferplus.majority(votes, contempt=True)[rows], ""

@@ -285,6 +285,19 @@ def _not_finite(parts: Experiment, now: Progress, what: str) -> UserError:
     )
 
 
+def predict(
+    config: Config, parts: Experiment, state: TrainState, split: str
+) -> np.ndarray:
+    """Logits of one split under a state: float32 `[N, C]`."""
+    return evaluate.predict_split(
+        parts.predict,
+        state.params,
+        state.batch_stats,
+        parts.images[split],
+        batch_size=config.training.eval_batch_size,
+    )
+
+
 def score(
     config: Config,
     dataset: data.Dataset,
@@ -293,13 +306,7 @@ def score(
     split: str,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Logits and scores of one split under a state."""
-    logits = evaluate.predict_split(
-        parts.predict,
-        state.params,
-        state.batch_stats,
-        parts.images[split],
-        batch_size=config.training.eval_batch_size,
-    )
+    logits = predict(config, parts, state, split)
     labels = dataset.splits[split].labels
     return logits, metrics.score_labelled(logits, labels, dataset.class_names)
 

@@ -23,10 +23,9 @@ from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
 from fer_jax.data.audit import Audit, audit
-from fer_jax.data.duplicates import exact
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
-from fer_jax.fit import Progress, best_row, fit, score
+from fer_jax.fit import Progress, best_row, fit, predict
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
 from fer_jax.stop import Interrupted
@@ -289,7 +288,7 @@ def _predict(
         if logits is not None and len(logits) == len(dataset.splits[split].labels):
             return logits
         runs.note_test_read(folder, int(state.step))
-    return score(config, dataset, parts, state, split)[0]
+    return predict(config, parts, state, split)
 
 
 def _finish(
@@ -310,11 +309,12 @@ def _finish(
     count = len(parts.labels)
     state = Progress.restore(checkpoints, best["step"], parts.state, count).state
     scores: dict[str, Any] = {}
+    is_clean = ~audited.has_copy_in("train", near=True)
     for split in ("val", "test"):
         if split in dataset.splits:
             part = dataset.splits[split]
             logits = _predict(config, dataset, parts, folder, state, split)
-            clean = ~audited.has_copy_in("train", near=True)[audited.of(split)]
+            clean = is_clean[audited.of(split)]
             score_by = functools.partial(
                 metrics.scores_of, logits, clean=clean, class_names=dataset.class_names
             )
@@ -327,7 +327,7 @@ def _finish(
                 folder,
                 split,
                 rows=part.rows,
-                image_ids=exact(part.images),
+                image_ids=audited.identical(split),
                 clean=clean,
                 labels=part.labels,
                 logits=logits,

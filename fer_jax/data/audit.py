@@ -50,6 +50,12 @@ class Audit:
         """Which images are of a split: bool `[N]`."""
         return self.split == self.splits.index(split)
 
+    def identical(self, split: str) -> np.ndarray:
+        """The first image of a split that each of its images is identical to: `[N]`."""
+        groups = self.copies.exact[self.of(split)]
+        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+        return first[group].astype(np.int32)
+
     def has_copy_in(self, other: str, *, near: bool) -> np.ndarray:
         """Which images have a copy among the others of a split: bool `[N]`.
 

@@ -54,22 +54,20 @@ def choose(dataset: Dataset, settings: Data, audit: Callable[[], Audit]) -> Data
 def _with_votes(dataset: Dataset, settings: Data) -> Dataset:
     """With FER+ labels where they are asked for, and beside FER2013's in any case."""
     asked = settings.labels != "fer2013"
-    path = ferplus.find(dataset.path) if dataset.source == "csv" else None
-    if path is None and not asked:
+    try:
+        votes = ferplus.load(dataset)
+    except UserError as error:
+        if asked:
+            raise
+        return _noted(dataset, ferplus.left_aside(error))
+    if votes is None and not asked:
         return dataset
-    if path is None:
+    if votes is None:
         where = dataset.path.parent if dataset.source == "csv" else dataset.description
         raise UserError(
             f"data.labels is {settings.labels}, which needs FER+'s {ferplus.NAME} "
             f"beside a fer2013.csv, and {where} has none; put it there"
         )
-    try:
-        votes = ferplus.read(path)
-        ferplus.check(votes, dataset.splits)
-    except UserError as error:
-        if asked:
-            raise
-        return _noted(dataset, f"the FER+ votes are left aside: {error}")
     majority = ferplus.majority(votes, contempt=settings.contempt)
     splits = {}
     for name, split in dataset.splits.items():

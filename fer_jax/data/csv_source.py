@@ -18,6 +18,7 @@ import numpy as np
 
 from fer_jax.data.records import (
     UNKNOWN,
+    USAGES,
     Found,
     Problems,
     Source,
@@ -26,7 +27,7 @@ from fer_jax.data.records import (
 )
 from fer_jax.errors import UserError
 
-_USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+_SPLITS = {usage: split for split, usage in USAGES.items()}
 _COLUMNS = ("emotion", "pixels", "usage")
 _RANGE = "expected a whole number from 0 to 255"
 _LONGEST_LINE = 2**22  # room for 1024 x 1024 pixels; bounds what one line may take
@@ -66,13 +67,13 @@ def read_csv(
             # A row that is cut short lacks what stands last, as Usage does.
             cut = len(cells) <= max(places)
             label, pixels, usage = ("" if cut else cells[i].strip() for i in places)
-            split = _USAGES.get(usage)
+            split = _SPLITS.get(usage)
             try:
                 if cut:
                     raise ValueError(f"has {len(cells)} cells, expected {len(names)}")
                 if split is None:
                     raise ValueError(
-                        f"has Usage {usage[:20]!r}, expected {either(_USAGES)}"
+                        f"has Usage {usage[:20]!r}, expected {either(_SPLITS)}"
                     )
                 if label not in tuple("0123456"):
                     raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6")

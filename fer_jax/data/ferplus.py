@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_jax.data.records import Split
+from fer_jax.data.prepare import Dataset
+from fer_jax.data.records import USAGES, Split
 from fer_jax.errors import UserError
 from fer_jax.labels import EMOTIONS, emotion
 
@@ -29,7 +30,6 @@ _ORDER = [
     *(next(c for c in _COLUMNS if emotion(c) == name) for name in EMOTIONS),
     *_COLUMNS[CONTEMPT:],
 ]
-_USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 # Of 200 rows in a right order at least 113 have FER2013's label as the most voted one,
 # of 200 that are off by one row at most 53.
 _CHECKED, _LEAST_AGREEMENT = 200, 0.4
@@ -54,10 +54,22 @@ class Votes:
     named: np.ndarray
 
 
-def find(csv: Path | None) -> Path | None:
-    """The votes beside a csv, if they are there."""
-    beside = csv.parent / NAME if csv else None
-    return beside if beside and beside.is_file() else None
+def load(dataset: Dataset) -> Votes | None:
+    """The votes beside a data set's csv, checked; None where there are none.
+
+    Raises:
+      UserError: where they are not FER+'s, or not of these images.
+    """
+    if dataset.source != "csv" or not (path := dataset.path.parent / NAME).is_file():
+        return None
+    votes = read(path)
+    check(votes, dataset.splits)
+    return votes
+
+
+def left_aside(error: UserError) -> str:
+    """The note where votes that nobody asked for cannot be used."""
+    return f"the FER+ votes are left aside: {error}"
 
 
 def read(path: Path) -> Votes:
@@ -110,7 +122,7 @@ def check(votes: Votes, splits: Mapping[str, Split]) -> None:
         )
     present = set()
     for name, split in splits.items():
-        expected = _USAGES[name]
+        expected = USAGES[name]
         if name == "val" and (votes.usage[split.rows] == "Training").all():
             expected = "Training"  # val was carved from train
         wrong = np.flatnonzero(votes.usage[split.rows] != expected)

@@ -14,6 +14,7 @@ from fer_jax.data.stored_images import Images
 from fer_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # FER2013's
 UNKNOWN = "unknown"  # the split of a row that does not say
 SHOWN_PROBLEMS = 20
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fer_jax.data.records import USAGES
+
 # Goodfellow et al., "Challenges in representation learning" (2013): images of angry,
 # disgust, fear, happy, sad, surprise and neutral, by Usage.
 FER2013 = {
@@ -17,7 +19,6 @@ FER2013 = {
     "PublicTest": (467, 56, 496, 895, 653, 415, 607),
     "PrivateTest": (491, 55, 528, 879, 594, 416, 626),
 }
-_USUAL = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 
 
 def notes(counts: Mapping[str, np.ndarray]) -> list[str]:
@@ -33,9 +34,9 @@ def notes(counts: Mapping[str, np.ndarray]) -> list[str]:
     return [
         f"this {split} is FER2013's {' and '.join(parts)}"
         + (" together" if len(parts) > 1 else "")
-        + f"; what is usually called {split} is its {_USUAL[split]}"
+        + f"; what is usually called {split} is its {USAGES[split]}"
         for split, parts in found.items()
-        if parts and parts != (_USUAL[split],)
+        if parts and parts != (USAGES[split],)
     ]
 
 
