@@ -17,8 +17,45 @@ _ATTEMPTS = 10
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors half of the images left to right."""
-    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-    return jnp.where(flip, images[:, :, ::-1], images)
+    return mirror(images, jax.random.bernoulli(key, 0.5, (images.shape[0],)))
+
+
+def mirror(images: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Mirrors left to right the images that `chosen`, bool `[B]`, says."""
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_crop(key: jax.Array, images: jax.Array, *, size: int) -> jax.Array:
+    """A random square of each image, `[B, size, size, C]`; `size` at most H and W."""
+    batch, height, width, _ = images.shape
+    y_key, x_key = jax.random.split(key)
+    top = jax.random.randint(y_key, (batch,), 0, height - size + 1)
+    left = jax.random.randint(x_key, (batch,), 0, width - size + 1)
+
+    def cut(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(
+            image, (top, left, 0), (size, size, image.shape[2])
+        )
+
+    return jax.vmap(cut)(images, top, left)
+
+
+def random_light(
+    key: jax.Array, images: jax.Array, *, brightness: float, contrast: float
+) -> jax.Array:
+    """Changes each image's contrast about 0 and then its brightness.
+
+    After `normalise`, 0 is the image's mean grey, and 1 its deviation.
+
+    Args:
+      key: a JAX key.
+      images: float `[B, H, W, C]`.
+      brightness: what is added is uniform in ± brightness.
+      contrast: the factor is uniform in 1 ± contrast.
+    """
+    shape = (2, images.shape[0], 1, 1, 1)
+    more, factor = jax.random.uniform(key, shape, images.dtype, -1.0, 1.0)
+    return images * (1.0 + contrast * factor) + brightness * more
 
 
 def random_affine(
@@ -46,12 +83,33 @@ def random_affine(
     move = shift * jax.random.uniform(
         shift_key, (2, batch, 1, 1), minval=-1.0, maxval=1.0
     )
-    # For each output pixel, the place in the input that it comes from.
+    cos, sin = jnp.cos(angle) / size, jnp.sin(angle) / size
+    return warp(images, ((cos, -sin), (sin, cos)), move)
+
+
+def warp(
+    images: jax.Array,
+    matrix: tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    move: jax.Array,
+) -> jax.Array:
+    """Moves images, and then samples them about their centres by a matrix.
+
+    Bilinear; outside an image its edge goes on.
+
+    Args:
+      images: float `[B, H, W, C]`.
+      matrix: 2 x 2 of float `[B, 1, 1]`: where, as (y, x) from the centre, the content
+        of a place comes from.
+      move: float `[2, B, 1, 1]`, down and to the right, as shares of the sides.
+    """
+    _, height, width, _ = images.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y = (jnp.arange(height) - middle_y)[None, :, None] - move[0] * height
     x = (jnp.arange(width) - middle_x)[None, None, :] - move[1] * width
-    cos, sin = jnp.cos(angle) / size, jnp.sin(angle) / size
-    return _bilinear(images, cos * y - sin * x + middle_y, sin * y + cos * x + middle_x)
+    (by_y, by_x), (to_y, to_x) = matrix
+    return _bilinear(
+        images, by_y * y + by_x * x + middle_y, to_y * y + to_x * x + middle_x
+    )
 
 
 def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
@@ -117,11 +175,45 @@ def random_erasing(
     left = jnp.floor(jax.random.uniform(x_key, (batch, 1)) * (width - wide + 1))
     use = jax.random.bernoulli(use_key, probability, (batch, 1))
     use &= fits.any(axis=1, keepdims=True)
-    y, x = jnp.arange(height), jnp.arange(width)
-    in_y = (y >= top) & (y < top + tall) & use
-    in_x = (x >= left) & (x < left + wide)
-    inside = in_y[:, :, None, None] & in_x[:, None, :, None]
+    inside = _box(images.shape, top, left, tall, wide) & use[:, :, None, None]
     return jnp.where(inside, jnp.asarray(fill, images.dtype), images)
+
+
+def cutout(
+    key: jax.Array, images: jax.Array, *, size: float, fill: float = 0.0
+) -> jax.Array:
+    """Fills a square of every image, which may lie across its edge.
+
+    Cutout of DeVries & Taylor 2017 (arXiv:1708.04552): the middle of the square is a
+    pixel of the image, all equally likely.
+
+    Args:
+      key: a JAX key.
+      images: float `[B, H, W, C]`.
+      size: the side of the square, as a share of the image's height.
+      fill: the value of the erased pixels.
+    """
+    batch, height, width, _ = images.shape
+    side = round(size * height)
+    y_key, x_key = jax.random.split(key)
+    top = jax.random.randint(y_key, (batch, 1), 0, height) - side // 2
+    left = jax.random.randint(x_key, (batch, 1), 0, width) - side // 2
+    inside = _box(images.shape, top, left, side, side)
+    return jnp.where(inside, jnp.asarray(fill, images.dtype), images)
+
+
+def _box(
+    shape: tuple[int, ...],
+    top: jax.Array,
+    left: jax.Array,
+    tall: jax.Array | int,
+    wide: jax.Array | int,
+) -> jax.Array:
+    """The pixels of a rectangle in each image, bool `[B, H, W, 1]`; all `[B, 1]`."""
+    y, x = jnp.arange(shape[1]), jnp.arange(shape[2])
+    in_y = (y >= top) & (y < top + tall)
+    in_x = (x >= left) & (x < left + wide)
+    return in_y[:, :, None, None] & in_x[:, None, :, None]
 
 
 def mixup(
@@ -140,14 +232,64 @@ def mixup(
       labels: float `[B, C]`, rows that sum to 1; so do the rows that come back.
       alpha: larger than 0; small values leave most pairs nearly unmixed.
     """
-    lambda_key, partner_key = jax.random.split(key)
-    batch = images.shape[0]
-    share = jax.random.beta(lambda_key, alpha, alpha, (batch, 1)).astype(images.dtype)
-    share = jnp.maximum(share, 1 - share)
-    partner = jax.random.permutation(partner_key, batch)
+    share, partner = _pairs(key, images, alpha)
     labels = share * labels + (1 - share) * labels[partner]
     share = share[:, :, None, None]
     return share * images + (1 - share) * images[partner], labels
+
+
+def cutmix(
+    key: jax.Array, images: jax.Array, labels: jax.Array, *, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Puts a rectangle of a random other image of the batch into each.
+
+    CutMix of Yun et al. 2019 (arXiv:1905.04899): the rectangle has the image's aspect
+    and the area 1 - lambda, with a lambda ~ Beta(alpha, alpha) for each pair; its
+    middle lies anywhere, so that some is cut off by the edge, and the labels are mixed
+    by the area that is left. The larger share is the image's own, as in `mixup`.
+
+    Args and result are those of `mixup`.
+    """
+    pair_key, y_key, x_key = jax.random.split(key, 3)
+    share, partner = _pairs(pair_key, images, alpha)
+    batch, height, width, _ = images.shape
+    side = jnp.sqrt(1 - share)
+    tall, wide = jnp.round(side * height), jnp.round(side * width)
+    top = jax.random.randint(y_key, (batch, 1), 0, height) - tall // 2
+    left = jax.random.randint(x_key, (batch, 1), 0, width) - wide // 2
+    inside = _box(images.shape, top, left, tall, wide)
+    share = 1 - inside.mean(axis=(1, 2), dtype=labels.dtype)
+    labels = share * labels + (1 - share) * labels[partner]
+    return jnp.where(inside, images[partner], images), labels
+
+
+def mix(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+) -> tuple[jax.Array, jax.Array]:
+    """`mixup` for half of the images, by chance, and `cutmix` for the others."""
+    which_key, mixup_key, cutmix_key = jax.random.split(key, 3)
+    first = mixup(mixup_key, images, labels, alpha=mixup_alpha)
+    second = cutmix(cutmix_key, images, labels, alpha=cutmix_alpha)
+    which = jax.random.bernoulli(which_key, 0.5, (images.shape[0], 1))
+    return (
+        jnp.where(which[:, :, None, None], first[0], second[0]),
+        jnp.where(which, first[1], second[1]),
+    )
+
+
+def _pairs(
+    key: jax.Array, images: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Each image's own share, 1/2 or more, `[B, 1]`, and the other's place `[B]`."""
+    lambda_key, partner_key = jax.random.split(key)
+    batch = images.shape[0]
+    share = jax.random.beta(lambda_key, alpha, alpha, (batch, 1)).astype(images.dtype)
+    return jnp.maximum(share, 1 - share), jax.random.permutation(partner_key, batch)
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -167,3 +309,9 @@ def normalise(images: jax.Array) -> jax.Array:
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
     deviation = images.std(axis=(1, 2, 3), keepdims=True)
     return (images - mean) / (deviation + 8.0)
+
+
+def resize(images: jax.Array, side: int) -> jax.Array:
+    """Float `[B, H, W, C]` as `[B, side, side, C]`, bilinear, with antialiasing."""
+    batch, _, _, channels = images.shape
+    return jax.image.resize(images, (batch, side, side, channels), "bilinear")

@@ -31,22 +31,33 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """The network: a name from `fer_jax.models.MODELS` and its dropout rate."""
+    """The network: a name from `fer_jax.models.MODELS`, its shape and its start."""
 
     arch: str
     dropout: float = Field(ge=0, lt=1)
+    width: float = Field(ge=0.125, le=8)  # times the channels of every hidden layer
+    squeeze_excitation: bool  # weighs channels at the end of each residual branch
+    norm: Literal["plain", "zero_last", "fixed_scale"]
+    whitened_stem: bool  # the first layer starts whitening the train images
+    pretrained: str | None  # a .safetensors file of torchvision or timm
 
 
 class Training(_Section):
-    """The optimisation: AdamW under a one-cycle schedule, with early stopping."""
+    """The optimisation: a rule, a schedule, averaging, and early stopping."""
 
     epochs: int = Field(ge=1, le=100_000)
     batch_size: int = Field(ge=1, le=65_536)
     eval_batch_size: int = Field(ge=1, le=65_536)
-    lr: float = Field(gt=0, le=100)  # the peak of the one-cycle schedule
+    optimizer: Literal["adamw", "sgd", "muon"]
+    momentum: float = Field(ge=0, lt=1)  # read by sgd (Nesterov's) and muon
+    schedule: Literal["one_cycle", "cosine", "step"]
+    lr: float = Field(gt=0, le=100)  # the peak of the schedule
     weight_decay: float = Field(ge=0, le=100)
     clip_norm: float = Field(ge=0, le=1e6)  # of the gradient, at most; 0: not clipped
     pct_start: float = Field(gt=0, lt=1)  # share of the steps spent rising
+    sam_rho: float = Field(ge=0, le=10)  # how far SAM looks around; 0: no SAM
+    ema_decay: float = Field(ge=0, lt=1)  # of the averaged weights; 0: no average
+    start_size: int = Field(ge=0, le=512)  # of images at first; 0: full size
     patience: int = Field(ge=0)  # epochs without a better val macro-F1; 0: no stop
     seed: int = Field(ge=0, lt=2**31)
     precision: Literal["auto", "float32", "bfloat16"]
@@ -58,31 +69,48 @@ class Loss(_Section):
     type: Literal["cross_entropy", "focal"]
     label_smoothing: float = Field(ge=0, lt=1)
     focal_gamma: float = Field(ge=0, le=20)  # read when type is focal
+    self_targets: float = Field(ge=0, lt=1)  # the network's own share of a target
     use_class_weights: bool
 
 
 class Augmentation(_Section):
     """What happens to training images on the device; 0 or false switches one off."""
 
-    horizontal_flip: bool  # mirrors half of the images
+    # Mirrors half of the images; "alternating": each of them every other epoch.
+    horizontal_flip: Literal[True, False, "alternating"]
     rotation: float = Field(ge=0, le=180)  # at most so many degrees either way
     shift: float = Field(ge=0, le=0.5)  # at most this share of the side
     scale: float = Field(ge=0, le=0.5)  # at most this much larger or smaller
+    brightness: float = Field(ge=0, le=5)  # at most so many deviations either way
+    contrast: float = Field(ge=0, lt=1)  # at most this much stronger or weaker
+    randaugment: int = Field(ge=0, le=10)  # operations an image
+    randaugment_strength: float = Field(ge=0, le=1)  # read with randaugment
     random_erasing: float = Field(ge=0, le=1)  # the share of images erased in part
+    cutout: float = Field(ge=0, lt=1)  # the side of a square erased in every image
     mixup_alpha: float = Field(ge=0, le=100)  # lambda ~ Beta(alpha, alpha)
+    cutmix_alpha: float = Field(ge=0, le=100)  # the same; with both, half of each
 
 
 class Data(_Section):
     """How the images are read and sampled."""
 
     image_size: int = Field(ge=16, le=512)
+    crop_size: int = Field(ge=0, le=512)  # what the network sees of it; 0: all
     channels: Literal[1, 3]  # 1: grey, 3: colour
     labels: Literal["fer2013", "ferplus_majority", "ferplus_soft"]
     vote_filter: Literal["published", "outliers", "none"]  # read with FER+ labels
     contempt: bool  # an eighth class, which FER+ labels have
     deduplicate: Literal["none", "exact", "near"]  # of train images, copies of others
+    fold: int = Field(ge=0, le=5)  # that fifth of train takes val's place; 0: none
+    train_images: int = Field(ge=0)  # at most so many, of all classes; 0: all
     weighted_sampler: bool  # draws classes evenly, with replacement
     stream: Literal["auto", "always", "never"]  # auto: what does not fit in memory
+
+
+class Evaluation(_Section):
+    """From how many views of an image its class is predicted."""
+
+    views: Literal["one", "flip", "ten_crop"]
 
 
 class Config(_Section):
@@ -95,6 +123,7 @@ class Config(_Section):
     loss: Loss
     augmentation: Augmentation
     data: Data
+    evaluation: Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +180,35 @@ def validate(
       UserError: names the first key that is wrong, and the close match of a typo.
     """
     try:
-        return Config.model_validate(dict(values))
+        config = Config.model_validate(dict(values))
     except ValidationError as error:
         details = error.errors(include_url=False)
         message = _explain(details[0], where, origins or {})
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise UserError(message + more) from None
+    _check_sizes(config, where)
+    return config
+
+
+def _check_sizes(config: Config, where: str) -> None:
+    """Refuses sizes that contradict one another."""
+    size, crop = config.data.image_size, config.data.crop_size
+    start, seen = config.training.start_size, crop or size
+    if crop > size or 0 < crop < 16:
+        raise UserError(
+            f"{where}: data.crop_size is {crop}; expected 0 or 16 to data.image_size, "
+            f"which is {size}"
+        )
+    if start > seen or 0 < start < 16:
+        raise UserError(
+            f"{where}: training.start_size is {start}; expected 0 or 16 to the size "
+            f"that the network sees in the end, {seen}"
+        )
+    if config.evaluation.views == "ten_crop" and not 0 < crop < size:
+        raise UserError(
+            f"{where}: evaluation.views is ten_crop, and data.crop_size is {crop}; "
+            f"set it below data.image_size, which is {size}, as in data.crop_size=40"
+        )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

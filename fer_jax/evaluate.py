@@ -1,7 +1,7 @@
-"""One pass over a split: the logits of every image."""
+"""One pass over a split: the logits of every image, from one view of it or several."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,59 @@ from fer_jax.models import Network
 PredictFn = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 
 
-def make_predict(network: Network) -> PredictFn:
+def make_predict(
+    network: Network,
+    *,
+    views: Literal["one", "flip", "ten_crop"] = "one",
+    crop_size: int = 0,
+) -> PredictFn:
     """Compiles `(params, batch_stats, images, indices) -> logits [B, C]`.
 
     images is the whole split, or of a streamed one a batch, as uint8 `[N, H, W, C]`,
-    indices int32 `[B]`.
+    indices int32 `[B]`. Of several views the logits are the logarithm of the mean of
+    their softmax, so that theirs is that mean.
+
+    Args:
+      network: from `models.create`.
+      views: as `see` takes it.
+      crop_size: as `see` takes it.
     """
 
     def predict(
         params: Any, batch_stats: Any, images: jax.Array, indices: jax.Array
     ) -> jax.Array:
-        return network.evaluate(params, batch_stats, normalise(images[indices]))
+        seen = see(normalise(images[indices]), views=views, crop_size=crop_size)
+        logits = network.evaluate(params, batch_stats, jnp.concatenate(seen))
+        if len(seen) == 1:
+            return logits
+        log_p = jax.nn.log_softmax(logits).reshape(len(seen), len(indices), -1)
+        return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(seen))
 
     return jax.jit(predict)
+
+
+def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
+    """The views of images that a prediction is made from.
+
+    Args:
+      images: float `[B, H, W, C]`.
+      views: "one", "flip" (with the mirror image) or "ten_crop" (the corners and the
+        centre, each with its mirror image; Krizhevsky et al. 2012).
+      crop_size: the side of what the network sees; 0: the whole image.
+
+    Returns:
+      arrays `[B, S, S, C]`, the first of which is the plain view.
+    """
+    _, height, width, _ = images.shape
+    tall, wide = (crop_size, crop_size) if crop_size else (height, width)
+    down, right = height - tall, width - wide
+    corners = [(down // 2, right // 2)]
+    if views == "ten_crop":
+        corners += [(0, 0), (0, right), (down, 0), (down, right)]
+    seen = [images[:, y : y + tall, x : x + wide] for y, x in corners]
+    if views != "one":
+        seen += [view[:, :, ::-1] for view in seen]
+    return seen
 
 
 def predict_split(

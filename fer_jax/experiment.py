@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fer_jax import augment, evaluate, losses, models
+from fer_jax import augment, evaluate, losses, models, optimizer
 from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset, pipeline
 from fer_jax.data.stored_images import Images, StoredImages, is_stored
 from fer_jax.memory import available_memory
-from fer_jax.optimizer import adamw_one_cycle
+from fer_jax.randaugment import randaugment
 from fer_jax.train_step import (
     AugmentFn,
     TrainState,
@@ -62,11 +62,14 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         dtype=dtype,
         channels=config.data.channels,
     )
-    tx, schedule = adamw_one_cycle(
+    tx, schedule = optimizer.create(
         training.lr,
         total_steps=per_epoch * training.epochs,
         pct_start=training.pct_start,
         weight_decay=training.weight_decay,
+        rule=training.optimizer,
+        schedule=training.schedule,
+        momentum=training.momentum,
         clip_norm=training.clip_norm,
     )
     counts = np.bincount(labels, minlength=num_classes)
@@ -76,20 +79,31 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         weights=weights,
         label_smoothing=config.loss.label_smoothing,
         focal_gamma=config.loss.focal_gamma if config.loss.type == "focal" else 0.0,
+        self_targets=config.loss.self_targets,
     )
     sampling = (
         pipeline.sampler_weights(labels) if config.data.weighted_sampler else None
     )
     return Experiment(
-        state=init_state(params, batch_stats, tx),
+        state=init_state(params, batch_stats, tx, averages=training.ema_decay > 0),
         train_step=make_train_step(
             network,
             tx,
             loss_fn=loss_fn,
-            augment_fn=make_augment(config.augmentation),
+            augment_fn=make_augment(
+                config.augmentation,
+                crop_size=config.data.crop_size,
+                per_epoch=per_epoch,
+            ),
             key=step_key,
+            sam_rho=training.sam_rho,
+            ema_decay=training.ema_decay,
         ),
-        predict=evaluate.make_predict(network),
+        predict=evaluate.make_predict(
+            network,
+            views=config.evaluation.views,
+            crop_size=config.data.crop_size,
+        ),
         schedule=schedule,
         images={
             name: split.images if is_stored(split.images) else jnp.asarray(split.images)
@@ -145,17 +159,47 @@ def _compute_dtype(precision: str) -> Any:
     return jnp.bfloat16 if bfloat16 else jnp.float32
 
 
-def make_augment(settings: Augmentation) -> AugmentFn:
+def side_at(config: Config, epoch: int) -> int | None:
+    """The side of the images in an epoch, from 0; None: what they have.
+
+    Progressive resizing in three stages of equal length, the last at full size (as in
+    Tan & Le 2021, arXiv:2104.00298): each size is compiled once.
+    """
+    start = config.training.start_size
+    full = config.data.crop_size or config.data.image_size
+    stage = min(2, 3 * epoch // config.training.epochs)
+    if not start or stage == 2 or start == full:
+        return None
+    return start if stage == 0 else (start + full) // 2
+
+
+def make_augment(
+    settings: Augmentation, *, crop_size: int = 0, per_epoch: int = 1
+) -> AugmentFn:
     """The augmentations that are switched on, in order, as one function.
 
     Erasing fills with 0, the image's mean grey after normalisation.
+
+    Args:
+      settings: the `augmentation` section of a config.
+      crop_size: the side of random crops; 0: none.
+      per_epoch: steps in an epoch; alternating flips change from one to the next.
     """
 
     def apply(
-        key: jax.Array, images: jax.Array, labels: jax.Array
+        key: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        indices: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         flip_key, affine_key, erase_key, mix_key = jax.random.split(key, 4)
-        if settings.horizontal_flip:
+        # From the first, so that runs without these draw what they always drew.
+        crop_key, light_key, policy_key, cutout_key = jax.random.split(flip_key, 4)
+        if settings.horizontal_flip == "alternating":
+            # Of Jordan 2024 (arXiv:2404.00498): in any two epochs both sides are seen.
+            images = augment.mirror(images, (indices + step // per_epoch) % 2 == 1)
+        elif settings.horizontal_flip:
             images = augment.random_flip(flip_key, images)
         if settings.rotation or settings.shift or settings.scale:
             images = augment.random_affine(
@@ -165,14 +209,43 @@ def make_augment(settings: Augmentation) -> AugmentFn:
                 shift=settings.shift,
                 scale=settings.scale,
             )
+        if crop_size:
+            images = augment.random_crop(crop_key, images, size=crop_size)
+        if settings.randaugment:
+            images = randaugment(
+                policy_key,
+                images,
+                operations=settings.randaugment,
+                strength=settings.randaugment_strength,
+            )
+        if settings.brightness or settings.contrast:
+            images = augment.random_light(
+                light_key,
+                images,
+                brightness=settings.brightness,
+                contrast=settings.contrast,
+            )
         if settings.random_erasing:
             images = augment.random_erasing(
                 erase_key, images, probability=settings.random_erasing
             )
-        if settings.mixup_alpha:
-            images, labels = augment.mixup(
-                mix_key, images, labels, alpha=settings.mixup_alpha
-            )
-        return images, labels
+        if settings.cutout:
+            images = augment.cutout(cutout_key, images, size=settings.cutout)
+        return _mixed(settings, mix_key, images, labels)
 
     return apply
+
+
+def _mixed(
+    settings: Augmentation, key: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    alphas = settings.mixup_alpha, settings.cutmix_alpha
+    if all(alphas):
+        return augment.mix(
+            key, images, labels, mixup_alpha=alphas[0], cutmix_alpha=alphas[1]
+        )
+    if settings.mixup_alpha:
+        return augment.mixup(key, images, labels, alpha=settings.mixup_alpha)
+    if settings.cutmix_alpha:
+        return augment.cutmix(key, images, labels, alpha=settings.cutmix_alpha)
+    return images, labels

@@ -24,7 +24,7 @@ from fer_jax.console import TrainingBar
 from fer_jax.data.stored_images import is_stored
 from fer_jax.dynamics import open_dynamics, write_epoch
 from fer_jax.errors import UserError
-from fer_jax.experiment import Experiment
+from fer_jax.experiment import Experiment, side_at
 from fer_jax.memory import return_memory
 from fer_jax.stop import Interrupted, Stop
 from fer_jax.tensorboard import Board
@@ -100,7 +100,8 @@ def fit(
     with reading, stop.noting(), bar.at(int(now.state.step)):
         while not is_over(config, now.history):
             started = time.monotonic()
-            steps = _train_epoch(parts, now, batches, stop, bar)
+            side = side_at(config, len(now.history))
+            steps = _train_epoch(parts, now, batches, stop, bar, side)
             seconds = time.monotonic() - started
             now.train_s += seconds
             if now.state.step == parts.per_epoch * (len(now.history) + 1):
@@ -179,6 +180,7 @@ def _train_epoch(
     batches: Iterator[Any],
     stop: Stop,
     bar: TrainingBar,
+    side: int | None,
 ) -> int:
     """Takes the steps that are left of the epoch; returns how many it took.
 
@@ -201,7 +203,7 @@ def _train_epoch(
         if streamed:
             indices, images = indices
         now.state, now.sums = parts.train_step(
-            now.state, now.sums, images, parts.labels, indices
+            now.state, now.sums, images, parts.labels, indices, side=side
         )
         step += count
         if behind:
@@ -291,8 +293,7 @@ def predict(
     """Logits of one split under a state: float32 `[N, C]`."""
     return evaluate.predict_split(
         parts.predict,
-        state.params,
-        state.batch_stats,
+        *state.evaluated,
         parts.images[split],
         batch_size=config.training.eval_batch_size,
     )

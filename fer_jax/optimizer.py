@@ -1,13 +1,19 @@
 """Numbers in, an optax transformation and its learning-rate schedule out."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
-DIV_FACTOR = 25.0  # the rate starts at peak / 25 …
+DIV_FACTOR = 25.0  # one-cycle starts at peak / 25 …
 FINAL_DIV_FACTOR = 1e4  # … and ends at peak / 25 / 10,000
+DROPS, DROP = (0.5, 0.75), 0.1  # the step schedule: where, and what is left
+
+# Muon's steps then have the size of AdamW's, and share its rates and decay.
+MUON_RMS = 0.2  # of Liu et al. 2025 (arXiv:2502.16982)
 
 
 def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
@@ -42,30 +48,129 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
     return schedule
 
 
-def adamw_one_cycle(
+def cosine(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
+    """A linear rise over `pct_start` of the steps, then half a cosine down to 0.
+
+    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983) without restarts.
+    Arguments and result are those of `one_cycle`; no step has a rate of 0.
+    """
+    rising = round(pct_start * total_steps)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        rise = peak * (step + 1) / max(rising, 1)
+        share = (step - rising) / max(total_steps - rising, 1)
+        fall = peak / 2.0 * (1.0 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))
+        return jnp.where(step < rising, rise, fall)
+
+    return schedule
+
+
+def step_down(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
+    """A linear rise, then the peak, a tenth of it after 1/2 and 1/100 after 3/4.
+
+    The fall of He et al. 2016 (arXiv:1512.03385) on CIFAR. Arguments and result are
+    those of `one_cycle`.
+    """
+    rising = round(pct_start * total_steps)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        rise = jnp.minimum(1.0, (step + 1) / max(rising, 1))
+        drops = sum(step >= round(share * total_steps) for share in DROPS)
+        return peak * rise * DROP**drops
+
+    return schedule
+
+
+SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "step": step_down}
+
+
+def create(
     peak: float,
     *,
     total_steps: int,
     pct_start: float,
     weight_decay: float,
+    rule: Literal["adamw", "sgd", "muon"] = "adamw",
+    schedule: Literal["one_cycle", "cosine", "step"] = "one_cycle",
+    momentum: float = 0.9,
     clip_norm: float = 0.0,
+    frozen: Callable[[Sequence[str]], bool] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) under `one_cycle`.
+    """An optimizer under a schedule.
+
+    `adamw` is that of Loshchilov & Hutter 2019 (arXiv:1711.05101); `sgd` has Nesterov's
+    momentum, and weight decay as part of the gradient, as PyTorch's; `muon` (Jordan et
+    al. 2024) moves kernels by orthogonalised momentum and the rest by AdamW, at the
+    same rate.
 
     Weight decay acts on kernels alone: biases and the scales of batch norm, which
     have one dimension, are left to the loss. Where `clip_norm` is not 0, a gradient
     whose L2 norm over all parameters is larger is first scaled down to it (Pascanu et
     al. 2013, arXiv:1211.5063).
 
+    Args:
+      peak: the largest learning rate.
+      total_steps: the number of steps, at least 1.
+      pct_start: the share of the steps in which the rate rises, in (0, 1).
+      weight_decay: at least 0.
+      rule: which rule.
+      schedule: which schedule.
+      momentum: of `sgd` and `muon`, in [0, 1).
+      clip_norm: at least 0.
+      frozen: says of a parameter, by its path in the tree of params as in ("stem",
+        "kernel"), whether it stays as it is.
+
     Returns:
       the transformation and the schedule that it follows, for the record.
     """
-    schedule = one_cycle(peak, total_steps=total_steps, pct_start=pct_start)
+    rate = SCHEDULES[schedule](peak, total_steps=total_steps, pct_start=pct_start)
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if rule == "sgd":
+        parts.append(optax.add_decayed_weights(weight_decay, _kernels))
+        parts.append(optax.sgd(rate, momentum or None, nesterov=momentum > 0))
+    elif rule == "muon":
+        parts.append(_muon(rate, momentum, weight_decay))
+    else:
+        parts.append(optax.adamw(rate, weight_decay=weight_decay, mask=_kernels))
+    if frozen:
+        parts.append(optax.masked(optax.set_to_zero(), _where(frozen)))
+    return parts[0] if len(parts) == 1 else optax.chain(*parts), rate
 
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    tx = optax.adamw(schedule, weight_decay=weight_decay, mask=kernels)
-    if clip_norm:
-        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-    return tx, schedule
+def _kernels(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _where(chosen: Callable[[Sequence[str]], bool]) -> Callable[[Any], Any]:
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: chosen([str(part.key) for part in path]), params
+        )
+
+    return mask
+
+
+def _muon(
+    rate: optax.Schedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Muon on kernels, each as a matrix from all that an output sums over to it."""
+
+    def as_matrices(params: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: (
+                contrib.MuonDimensionNumbers(
+                    tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,)
+                )
+                if leaf.ndim > 1
+                else None
+            ),
+            params,
+        )
+
+    return contrib.muon(
+        rate,
+        beta=momentum,
+        weight_decay=weight_decay,
+        consistent_rms=MUON_RMS,
+        muon_weight_dimension_numbers=as_matrices,
+    )

@@ -30,6 +30,8 @@ PHASES = (  # quick answers first, then one question after the other
     "balance_no_weights",
     "balance_weighted_sampler",
 )
+# These change many things at once and take long: run where a filter names them.
+RECIPES = ("laptop",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,8 @@ def find_configs(
 ) -> list[tuple[Path, Config]]:
     """The experiments of a folder whose names begin with one of `filters`, in order.
 
+    Without filters it is all but `RECIPES`.
+
     Raises:
       UserError: if a config is wrong, two share a name, or none is left.
     """
@@ -82,7 +86,8 @@ def find_configs(
     chosen = [
         name
         for name in found
-        if not filters or any(name.startswith(prefix) for prefix in filters)
+        if any(name.startswith(prefix) for prefix in filters)
+        or (not filters and name not in RECIPES)
     ]
     if not chosen:
         raise UserError(

@@ -22,6 +22,7 @@ from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
+from fer_jax.data import fold
 from fer_jax.data.audit import Audit, audit
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
@@ -128,7 +129,8 @@ def train(
     look = functools.cache(functools.partial(audit, dataset, console))
     dataset = data.choose(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
-    audited = look()  # once for a data set, and not at a long run's end
+    # Once for a data set, and not at a long run's end.
+    audited = fold.assign(look(), config.data.fold)
     described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
     with _disk_errors(folder), locked(folder):

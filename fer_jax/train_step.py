@@ -1,6 +1,6 @@
 """One step of training as a pure function of (state, which images).
 
-  gather -> normalise -> augment -> logits -> loss -> gradients -> optimizer
+  gather -> normalise -> augment -> resize -> logits -> loss -> gradients -> optimizer
 
 The images of a streamed set are given, and not gathered.
 
@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fer_jax.augment import normalise
+from fer_jax.augment import normalise, resize
 from fer_jax.models import Network
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
-AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# Of (key, images, labels, indices, step).
+AugmentFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class TrainState(NamedTuple):
@@ -30,6 +31,12 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+    averaged: tuple[Any, Any] | None  # of params and batch_stats, where asked for
+
+    @property
+    def evaluated(self) -> tuple[Any, Any]:
+        """The params and batch_stats to predict with: the averages, if there are."""
+        return self.averaged or (self.params, self.batch_stats)
 
 
 class Largest(NamedTuple):
@@ -66,10 +73,16 @@ TrainStep = functools.partial[tuple[TrainState, Sums]]
 
 
 def init_state(
-    params: Any, batch_stats: Any, tx: optax.GradientTransformation
+    params: Any,
+    batch_stats: Any,
+    tx: optax.GradientTransformation,
+    *,
+    averages: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
+    """The state before the first step; `averages`: with averaged weights."""
+    # Copies, as the step donates its state, and a buffer is donated once.
+    averaged = jax.tree.map(jnp.copy, (params, batch_stats)) if averages else None
+    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), averaged)
 
 
 def zero_sums(num_images: int, last_good: Largest | None = None) -> Sums:
@@ -105,6 +118,26 @@ def margins(logits: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array
     return own - others.max(axis=1), others.argmax(axis=1)
 
 
+def sharpest(params: Any, grads: Any, rho: float) -> Any:
+    """Where the loss near params is largest, to first order, at a distance of rho.
+
+    The first half of a step of SAM (Foret et al. 2021, arXiv:2010.01412); the second
+    moves params by the gradient found there.
+    """
+    scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
+    return jax.tree.map(lambda param, grad: param + scale * grad, params, grads)
+
+
+def average(old: Any, new: Any, decay: float, step: jax.Array) -> Any:
+    """Exponential moving averages (Polyak & Juditsky 1992; as TensorFlow's).
+
+    In the first steps the average forgets faster, (1 + step) / (10 + step), as else
+    the initial weights would stay in it for long.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(new, old, 1.0 - decay)
+
+
 def make_train_step(
     network: Network,
     tx: optax.GradientTransformation,
@@ -112,22 +145,28 @@ def make_train_step(
     loss_fn: LossFn,
     augment_fn: AugmentFn,
     key: jax.Array,
+    sam_rho: float = 0.0,
+    ema_decay: float = 0.0,
 ) -> TrainStep:
-    """Compiles `(state, sums, images, labels, indices) -> (state, sums)`.
+    """Compiles `(state, sums, images, labels, indices, side=None) -> (state, sums)`.
 
     Args:
       network: from `models.create`.
       tx: the optimizer.
       loss_fn: `(logits [B, C], labels [B, C]) -> scalar`.
-      augment_fn: `(key, images, labels) -> (images, labels)`, images normalised.
+      augment_fn: `(key, images, labels, indices, step) -> (images, labels)`, images
+        normalised; indices int `[B]` and step, from 0, say which ones and when.
       key: the run's key; every step folds its number into it.
+      sam_rho: the distance that sharpness-aware minimisation looks; 0: it does not.
+      ema_decay: of the averages, which the state then must have; 0: none.
 
     Returns:
       a compiled function that takes uint8 images `[N, H, W, C]` and float labels
       `[N, C]` of the whole training set, and int32 indices `[K, B]`, does K steps
       in one dispatch, and donates state and sums. Of a streamed set it takes the
       images at the indices, `[K, B, H, W, C]`. On CPU K should be 1, where XLA runs
-      convolutions inside a scan far more slowly.
+      convolutions inside a scan far more slowly. `side`, static, is that of the
+      augmented images as the network sees them; None: as they are.
     """
 
     def step(
@@ -137,10 +176,15 @@ def make_train_step(
         images: jax.Array,
         labels: jax.Array,
         chosen: jax.Array,
+        side: int | None,
     ) -> tuple[TrainState, Sums]:
         classes = labels.argmax(axis=-1)  # before another's are mixed in
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images, labels = augment_fn(augment_key, normalise(images), labels)
+        images, labels = augment_fn(
+            augment_key, normalise(images), labels, chosen, state.step
+        )
+        if side is not None:
+            images = resize(images, side)
 
         def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, batch_stats = network.train(
@@ -148,11 +192,16 @@ def make_train_step(
             )
             return loss_fn(logits, labels), (logits, batch_stats)
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(
-            objective, has_aux=True
-        )(state.params)
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        (loss, (logits, batch_stats)), grads = differentiate(state.params)
+        if sam_rho:
+            around = sharpest(state.params, grads, sam_rho)
+            grads = differentiate(around)[1]
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged
+        if ema_decay:
+            averaged = average(averaged, (params, batch_stats), ema_decay, state.step)
         largest = [optax.tree.norm(x, ord="inf") for x in (loss, logits, grads)]
         largest.append(optax.tree.norm(state.params, ord="inf"))
         number = state.step + 1
@@ -175,7 +224,7 @@ def make_train_step(
             shown=sums.shown.at[chosen].add(1),
             rival=sums.rival.at[chosen].set(rival.astype(jnp.int16)),
         )
-        return TrainState(number, params, batch_stats, opt_state), sums
+        return TrainState(number, params, batch_stats, opt_state, averaged), sums
 
     def dispatch(
         key: jax.Array,
@@ -184,6 +233,7 @@ def make_train_step(
         images: jax.Array,
         labels: jax.Array,
         indices: jax.Array,
+        side: int | None = None,
     ) -> tuple[TrainState, Sums]:
         given = images if images.ndim == 5 else None
 
@@ -192,7 +242,7 @@ def make_train_step(
         ):
             chosen, shown = drawn
             shown = images[chosen] if shown is None else shown
-            return step(key, *carry, shown, labels[chosen], chosen), None
+            return step(key, *carry, shown, labels[chosen], chosen, side), None
 
         if len(indices) == 1:  # no scan around a single step
             drawn = jax.tree.map(lambda each: each[0], (indices, given))
@@ -200,4 +250,5 @@ def make_train_step(
         return jax.lax.scan(body, (state, sums), (indices, given))[0]
 
     # As an argument, and not a constant of the program: seeds share what is compiled.
-    return functools.partial(jax.jit(dispatch, donate_argnums=(1, 2)), key)
+    compiled = jax.jit(dispatch, donate_argnums=(1, 2), static_argnames="side")
+    return functools.partial(compiled, key)

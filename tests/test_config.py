@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fer_jax import config
 from fer_jax.errors import UserError
+from fer_jax.plan import RECIPES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASELINE = {
@@ -95,8 +96,10 @@ def test_the_baseline_is_the_agreed_one():
     assert {key: found[key] for key in BASELINE} == BASELINE
 
 
-def test_every_file_is_in_the_table():
-    assert {path.stem for path in CONFIGS.iterdir()} == set(EXPERIMENTS)
+def test_every_file_is_in_the_table_or_a_recipe():
+    found = {path.stem for path in CONFIGS.iterdir()}
+    assert found - set(RECIPES) == set(EXPERIMENTS) and set(RECIPES) <= found
+    assert all(shipped(name).name == name for name in RECIPES)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

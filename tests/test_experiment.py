@@ -23,7 +23,9 @@ def augmented(*overrides):
     images = jax.random.normal(jax.random.key(1), (8, 16, 16, 1))
     labels = jnp.eye(8)
     apply = experiment.make_augment(tiny_config(*OFF, *overrides).augmentation)
-    return (images, labels), apply(jax.random.key(0), images, labels)
+    return (images, labels), apply(
+        jax.random.key(0), images, labels, jnp.arange(8), jnp.int32(0)
+    )
 
 
 def test_all_augmentations_off_change_nothing():

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax.optimizer import adamw_one_cycle, one_cycle
+from fer_jax import optimizer
+from fer_jax.optimizer import one_cycle
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "torch.json").read_text())
 
@@ -44,7 +45,7 @@ def test_the_rate_is_positive_and_at_most_the_peak(total, pct_start):
 def test_steps_of_adamw_are_those_of_pytorch_with_decay_on_kernels_alone():
     oracle = ORACLE["adamw"]
     settings = dict(oracle["settings"])
-    tx, _ = adamw_one_cycle(settings.pop("peak"), **settings)
+    tx, _ = optimizer.create(settings.pop("peak"), **settings)
     params = {name: jnp.float32(value) for name, value in oracle["start"].items()}
     state = tx.init(params)
 
@@ -61,7 +62,9 @@ def test_steps_of_adamw_are_those_of_pytorch_with_decay_on_kernels_alone():
 
 
 def test_without_gradients_kernels_shrink_and_nothing_else_moves():
-    tx, schedule = adamw_one_cycle(0.5, total_steps=10, pct_start=0.3, weight_decay=0.1)
+    tx, schedule = optimizer.create(
+        0.5, total_steps=10, pct_start=0.3, weight_decay=0.1
+    )
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(3)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = tx.update(zeros, tx.init(params), params)
@@ -70,7 +73,7 @@ def test_without_gradients_kernels_shrink_and_nothing_else_moves():
 
 
 def test_the_schedule_returned_is_the_one_applied():
-    tx, schedule = adamw_one_cycle(0.5, total_steps=6, pct_start=0.5, weight_decay=0)
+    tx, schedule = optimizer.create(0.5, total_steps=6, pct_start=0.5, weight_decay=0)
     params = {"bias": jnp.zeros(1)}
     state = tx.init(params)
     for number in range(6):
@@ -81,8 +84,8 @@ def test_the_schedule_returned_is_the_one_applied():
 
 def test_a_gradient_is_clipped_to_its_norm_over_all_parameters():
     settings = {"total_steps": 8, "pct_start": 0.3, "weight_decay": 0.1}
-    clipped, _ = adamw_one_cycle(0.1, clip_norm=2.0, **settings)
-    plain, _ = adamw_one_cycle(0.1, **settings)
+    clipped, _ = optimizer.create(0.1, clip_norm=2.0, **settings)
+    plain, _ = optimizer.create(0.1, **settings)
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     states = [tx.init(params) for tx in (clipped, plain)]

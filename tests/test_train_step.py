@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import models
+from fer_jax import models, optimizer
 from fer_jax.augment import normalise
 from fer_jax.losses import softmax_loss
-from fer_jax.optimizer import adamw_one_cycle
 from fer_jax.train_step import init_state, make_train_step, zero_sums
 
 SIDE, CLASSES, BATCH = 16, 3, 8
@@ -20,11 +19,11 @@ SIDE, CLASSES, BATCH = 16, 3, 8
 KEY = jax.random.key(7, impl="rbg")
 
 
-def plain(key, images, labels):
+def plain(key, images, labels, indices, step):
     return images, labels
 
 
-def noisy(key, images, labels):
+def noisy(key, images, labels, indices, step):
     """An augmentation that shows in the loss whether its key is the right one."""
     return images + 0.1 * jax.random.normal(key, images.shape), labels
 
@@ -169,7 +168,7 @@ def test_augmentation_and_dropout_have_keys_of_their_own(pictures):
             logits, _ = super().train(params, batch_stats, images, key)
             return logits, {"seen": jax.random.uniform(key)}
 
-    def tell(key, images, labels):
+    def tell(key, images, labels, indices, step):
         return images, jnp.full_like(labels, jax.random.uniform(key))
 
     step = make_train_step(
@@ -221,7 +220,7 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(pictures):
 
 
 def test_hits_are_counted_against_the_heaviest_label(pictures):
-    def soften(key, images, labels):
+    def soften(key, images, labels, indices, step):
         return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=1)
 
     counts = []
@@ -235,7 +234,9 @@ def test_hits_are_counted_against_the_heaviest_label(pictures):
 def test_the_epoch_tells_how_each_image_was_met(pictures):
     images, labels = pictures
 
-    def mix(key, images, labels):  # the margin is that of the image's own class
+    def mix(
+        key, images, labels, indices, step
+    ):  # the margin is that of the image's own class
         return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=1)
 
     state, step = softmax_parts(loss_fn=lambda logits, labels: 0.0, augment_fn=mix)
@@ -264,7 +265,7 @@ def fernet():
     network, params, batch_stats = models.create(
         "fernet", KEY, num_classes=CLASSES, dropout=0.3, dtype=jnp.float32
     )
-    tx, _ = adamw_one_cycle(3e-3, total_steps=12, pct_start=0.3, weight_decay=0.05)
+    tx, _ = optimizer.create(3e-3, total_steps=12, pct_start=0.3, weight_decay=0.05)
     loss_fn = functools.partial(softmax_loss, label_smoothing=0.1)
     step = make_train_step(network, tx, loss_fn=loss_fn, augment_fn=noisy, key=KEY)
     return init_state(params, batch_stats, tx), step

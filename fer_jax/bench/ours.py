@@ -124,7 +124,8 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> S
         pixels: jax.Array, labels: jax.Array, step: jax.Array, indices: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         chosen = experiment.augment.normalise(pixels[indices])
-        return augment(jax.random.fold_in(key, step), chosen, labels[indices])
+        own = jax.random.fold_in(key, step)
+        return augment(own, chosen, labels[indices], indices, step)
 
     numbered = enumerate(itertools.chain.from_iterable(itertools.repeat(parts.batches)))
 

@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import experiment, losses, models
+from fer_jax import experiment, losses, models, optimizer
 from fer_jax.bench.contest import Contender, Process, Setup
 from fer_jax.bench.ours import AT_ONCE, device_memory, load_config, random_dataset
 from fer_jax.config import Config
-from fer_jax.optimizer import adamw_one_cycle
 from fer_jax.train_step import make_train_step, zero_sums
 
 
@@ -37,7 +36,7 @@ def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:
     )
 
     def step(key: jax.Array, rate: jax.Array, *arguments: Any) -> Any:
-        tx, _ = adamw_one_cycle(
+        tx, _ = optimizer.create(
             rate,
             total_steps=total_steps,
             pct_start=training.pct_start,

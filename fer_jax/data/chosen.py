@@ -1,10 +1,11 @@
-"""What a run takes of a data set: which labels, and which train images.
+"""What a run takes of a data set: which splits, which labels, and which train images.
 
 The images of val and test stay all in place, so that runs that chose otherwise are
 scored on the same ones; where the chosen labels have none for an image, it is -1.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fer_jax.config import Data
-from fer_jax.data import ferplus
+from fer_jax.data import ferplus, fold
 from fer_jax.data.audit import Audit
 from fer_jax.data.prepare import Dataset
 from fer_jax.data.records import Split
@@ -26,11 +27,12 @@ def choose(dataset: Dataset, settings: Data, audit: Callable[[], Audit]) -> Data
     Args:
       dataset: from `load`.
       settings: the `data` section of a config.
-      audit: gives the audit of the data set; called where copies are to be left out.
+      audit: gives the audit of the data set; called where copies are to be left out,
+        or a fold is to be held out.
 
     Returns:
-      the data set; with other labels its `fingerprint` is another, and `chosen` tells
-      what was taken.
+      the data set; with other labels or splits its `fingerprint` is another, and
+      `chosen` tells what was taken.
 
     Raises:
       UserError: where the FER+ votes are asked for and missing or of other images, or
@@ -41,21 +43,35 @@ def choose(dataset: Dataset, settings: Data, audit: Callable[[], Audit]) -> Data
             "data.contempt is true, which only FER+ labels have; set data.labels to "
             "ferplus_majority or ferplus_soft too"
         )
-    chosen = _with_votes(dataset, settings)
+    whole = dataset
+    if settings.fold:
+        audit = functools.cache(functools.partial(_folded, audit, settings.fold))
+        dataset = fold.take(dataset, audit(), settings.fold)
+        dataset = _scored_on(dataset, settings.contempt)
+    chosen = _with_votes(dataset, whole, settings)
     if settings.deduplicate != "none":
         chosen = _deduplicated(chosen, settings.deduplicate, audit())
-    if chosen.left_out or chosen.labels != dataset.labels:
+    if 0 < settings.train_images < len(chosen.splits["train"].labels):
+        chosen = _limited(chosen, settings.train_images)
+    if settings.fold or chosen.left_out or chosen.labels != dataset.labels:
         _check_classes(chosen)
         digest = _digest(dataset.fingerprint, settings.contempt, chosen.splits)
         chosen = dataclasses.replace(chosen, chosen=digest)
     return chosen
 
 
-def _with_votes(dataset: Dataset, settings: Data) -> Dataset:
-    """With FER+ labels where they are asked for, and beside FER2013's in any case."""
+def _folded(audit: Callable[[], Audit], number: int) -> Audit:
+    return fold.assign(audit(), number)
+
+
+def _with_votes(dataset: Dataset, whole: Dataset, settings: Data) -> Dataset:
+    """With FER+ labels where they are asked for, and beside FER2013's in any case.
+
+    The votes are checked against the `whole` data set, as it was read.
+    """
     asked = settings.labels != "fer2013"
     try:
-        votes = ferplus.load(dataset)
+        votes = ferplus.load(whole)
     except UserError as error:
         if asked:
             raise
@@ -100,16 +116,14 @@ def _relabelled(dataset: Dataset, votes: ferplus.Votes, settings: Data) -> Datas
         notes.append(
             f"{name} {int(has.sum()):,} of {len(has):,} ({told or 'none out'})"
         )
-    scored_on = {name: split for name, split in splits.items() if name != "train"}
     chosen = dataclasses.replace(
         dataset,
-        fingerprint=_digest(dataset.fingerprint, settings.contempt, scored_on),
-        source_fingerprint=dataset.fingerprint,
         class_names=KNOWN if settings.contempt else EMOTIONS,
         splits=splits,
         left_out=left_out,
         labels=f"{settings.labels}, votes: {settings.vote_filter}",
     )
+    chosen = _scored_on(chosen, settings.contempt)
     return _noted(chosen, f"images with FER+ labels: {'; '.join(notes)}")
 
 
@@ -136,6 +150,25 @@ def _deduplicated(dataset: Dataset, kind: str, audit: Audit) -> Dataset:
     )
 
 
+def _limited(dataset: Dataset, count: int) -> Dataset:
+    """With at most so many train images, each class in proportion, always the same."""
+    train = dataset.splits["train"]
+    order = np.random.default_rng(0).permutation(len(train.labels))
+    order = order[np.argsort(train.labels[order], kind="stable")]
+    # Evenly spaced among images sorted by class.
+    places = np.arange(count) * len(order) // count
+    keep = np.zeros(len(order), bool)
+    keep[order[places]] = True
+    left_out = {name: dict(reasons) for name, reasons in dataset.left_out.items()}
+    left_out.setdefault("train", {})["beyond data.train_images"] = int((~keep).sum())
+    chosen = dataclasses.replace(
+        dataset,
+        splits=dataset.splits | {"train": train.take(keep)},
+        left_out=left_out,
+    )
+    return _noted(chosen, f"train is {count:,} of {len(order):,} images")
+
+
 def _check_classes(dataset: Dataset) -> None:
     train: Split = dataset.splits["train"]
     counts = np.bincount(train.labels, minlength=len(dataset.class_names))
@@ -150,6 +183,16 @@ def _check_classes(dataset: Dataset) -> None:
             f"no val image of {dataset.description} has a label with these "
             "data.labels, so nothing could choose the checkpoint; choose others"
         )
+
+
+def _scored_on(dataset: Dataset, contempt: bool) -> Dataset:
+    """With a fingerprint of what val and test have become."""
+    others = {name: split for name, split in dataset.splits.items() if name != "train"}
+    return dataclasses.replace(
+        dataset,
+        fingerprint=_digest(dataset.fingerprint, contempt, others),
+        source_fingerprint=dataset.source_fingerprint or dataset.fingerprint,
+    )
 
 
 def _digest(whole: str, contempt: bool, splits: Mapping[str, Split]) -> str:

@@ -49,8 +49,8 @@ class Dataset:
       notes: what must be said aloud about the data.
       path: the file or folder it was read from; None for the embedded set.
       labels: which labels they are, in words.
-      source_fingerprint: with other labels than the data's own `fingerprint` is
-        another, and this is what it was; else "".
+      source_fingerprint: with other labels or splits than the data's own `fingerprint`
+        is another, and this is what it was; else "".
       chosen: a digest of what a run takes of the data set; "" for all of it, as read.
       left_out: of how many images that takes none, by split and reason.
       stored: of each split of the source, how many good images are stored in which
