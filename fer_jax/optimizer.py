@@ -100,8 +100,8 @@ def create(
 
     `adamw` is that of Loshchilov & Hutter 2019 (arXiv:1711.05101); `sgd` has Nesterov's
     momentum, and weight decay as part of the gradient, as PyTorch's; `muon` (Jordan et
-    al. 2024) moves kernels by orthogonalised momentum and the rest by AdamW, at the
-    same rate.
+    al. 2024) moves kernels by orthogonalised momentum and the rest by Adam with
+    Nesterov's momentum (Dozat 2016), at the same rate.
 
     Weight decay acts on kernels alone: biases and the scales of batch norm, which
     have one dimension, are left to the loss. Where `clip_norm` is not 0, a gradient

@@ -22,7 +22,8 @@ HEIGHT, WIDTH = 25, 21  # not square: an axis taken for the other would show
 @functools.cache
 def jitted(name):
     """Compiled with its options as arguments, so that they share a compilation."""
-    return jax.jit(getattr(augment, name))
+    static = "size" if name in ("random_crop", "cutout") else ()
+    return jax.jit(getattr(augment, name), static_argnames=static)
 
 
 def noise(batch, height=HEIGHT, width=WIDTH, channels=1, seed=0):
@@ -34,6 +35,8 @@ CALLS = [
     ("random_flip", {}),
     ("random_affine", AFFINE),
     ("random_erasing", {"probability": 0.7}),
+    ("random_light", {"brightness": 0.3, "contrast": 0.2}),
+    ("cutout", {"size": 0.4}),
 ]
 
 
@@ -368,3 +371,93 @@ def test_normalise_takes_out_the_light_and_the_exposure():
 def test_normalise_of_a_blank_image_is_zero():
     blank = jnp.full((2, 8, 8, 1), 200, jnp.uint8)
     np.testing.assert_array_equal(augment.normalise(blank), 0.0)
+
+
+# --- crops, light, cutout
+
+
+def test_crops_are_parts_of_the_image_and_all_places_are_as_likely():
+    image = np.arange(25 * 21, dtype=np.float32).reshape(1, 25, 21, 1)
+    images = np.repeat(image, 3000, axis=0)
+    found = np.array(jitted("random_crop")(jax.random.key(0), images, size=20))
+    assert found.shape == (3000, 20, 20, 1)
+    top, left = np.divmod(found[:, 0, 0, 0].astype(int), 21)
+    np.testing.assert_array_equal(found[0], image[0, top[0] :, left[0] :][:20, :20])
+    counts = np.zeros((6, 2))
+    np.add.at(counts, (top, left), 1)
+    assert stats.chisquare(counts.ravel()).pvalue > 0.001
+
+
+def test_light_is_an_affine_change_of_grey_within_its_limits():
+    images = noise(2000, 6, 6)
+    options = {"brightness": 0.4, "contrast": 0.3}
+    found = np.array(jitted("random_light")(jax.random.key(0), images, **options))
+    flat, x = found.reshape(2000, -1), images.reshape(2000, -1)
+    factor = flat.std(axis=1) / x.std(axis=1)
+    more = flat.mean(axis=1) - factor * x.mean(axis=1)
+    np.testing.assert_allclose(flat, factor[:, None] * x + more[:, None], atol=1e-4)
+    for values, low, wide in ((factor, 0.7, 0.6), (more, -0.4, 0.8)):
+        assert stats.kstest((values - low) / wide, "uniform").pvalue > 0.001
+    assert abs(np.corrcoef(factor, more)[0, 1]) < 0.08
+
+
+def test_cutout_erases_a_square_whose_middle_is_anywhere():
+    images = np.ones((6000, 12, 12, 1), np.float32)
+    found = np.array(jitted("cutout")(jax.random.key(0), images, size=0.5))
+    erased = found[..., 0] == 0
+    heights, widths = erased.any(axis=2).sum(axis=1), erased.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(erased.sum(axis=(1, 2)), heights * widths)
+    assert heights.max() == widths.max() == 6 and heights.min() == widths.min() == 3
+    # The whole square fits for middles 3 to 9 of 12.
+    whole = (heights == 6) & (widths == 6)
+    assert abs(whole.mean() - (7 / 12) ** 2) < 0.025
+
+
+# --- CutMix
+
+
+def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
+    batch = 64
+    values = np.arange(batch, dtype=np.float32)
+    images = np.broadcast_to(values[:, None, None, None], (batch, 14, 14, 1))
+    found, labels = (
+        np.array(x)
+        for x in jitted("cutmix")(jax.random.key(5), images, np.eye(batch), alpha=1.0)
+    )
+    np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-6)
+    shares = []
+    for own, (image, label) in enumerate(zip(found, labels, strict=True)):
+        other = image[..., 0] != own
+        if not other.any():
+            assert label[own] == 1.0
+            continue
+        (partner,) = set(image[..., 0][other])
+        height, width = other.any(axis=1).sum(), other.any(axis=0).sum()
+        assert other.sum() == height * width
+        np.testing.assert_allclose(label[int(partner)], other.mean(), atol=1e-6)
+        shares.append(label[own])
+    # A square of half the area is the largest; and rounding.
+    assert min(shares) > 0.45 and np.std(shares) > 0.05 and len(shares) > 40
+
+
+def test_mixing_in_both_ways_gives_each_to_half_of_the_images():
+    batch = 512
+    images = noise(batch, 14, 14)
+    key = jax.random.key(2)
+    found, labels = augment.mix(
+        key, images, jnp.eye(batch), mixup_alpha=5.0, cutmix_alpha=5.0
+    )
+    # CutMix leaves pixels as they are, mixup hardly any.
+    kept = (np.array(found) == images).mean(axis=(1, 2, 3)) > 0.3
+    assert abs(kept.mean() - 0.5) < 0.09
+    np.testing.assert_allclose(np.sum(labels, axis=1), 1.0, rtol=1e-5)
+    assert (np.diagonal(labels) >= 0.45).all()
+
+
+def test_resizing_keeps_means_and_a_smooth_image():
+    y, x = np.mgrid[:24, :24] / 24.0
+    image = np.float32(np.sin(3 * y) + x)[None, :, :, None]
+    small = np.array(augment.resize(jnp.asarray(image), 12))
+    assert small.shape == (1, 12, 12, 1)
+    pooled = image.reshape(1, 12, 2, 12, 2, 1).mean(axis=(2, 4))
+    np.testing.assert_allclose(small[:, 1:-1, 1:-1], pooled[:, 1:-1, 1:-1], atol=5e-3)

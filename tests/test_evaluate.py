@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from fer_jax.evaluate import make_predict, predict_split
+from fer_jax.evaluate import make_predict, predict_split, see
 from fer_jax.metrics import score
 
 CLASSES = 3
@@ -111,3 +111,39 @@ def test_keys_and_types_of_the_scores():
         "confusion_matrix",
     ]
     assert type(scores["loss"]) is float and list(scores["per_class"]) == ["a", "b"]
+
+
+# --- views
+
+
+def test_the_views_are_the_parts_of_an_image_and_their_mirror_images():
+    images = np.arange(2 * 6 * 6, dtype=np.float32).reshape(2, 6, 6, 1)
+    (whole,) = see(images, views="one", crop_size=0)
+    np.testing.assert_array_equal(whole, images)
+    plain, mirrored = see(images, views="flip", crop_size=4)
+    np.testing.assert_array_equal(plain, images[:, 1:5, 1:5])
+    np.testing.assert_array_equal(mirrored, images[:, 1:5, 4:0:-1])
+    ten = see(images, views="ten_crop", crop_size=4)
+    assert len(ten) == 10
+    corners = [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)]
+    for view, mirrored, (top, left) in zip(ten[:5], ten[5:], corners, strict=True):
+        part = images[:, top : top + 4, left : left + 4]
+        np.testing.assert_array_equal(view, part)
+        np.testing.assert_array_equal(mirrored, part[:, :, ::-1])
+
+
+@pytest.mark.parametrize(("views", "crop"), [("flip", 0), ("flip", 3), ("ten_crop", 3)])
+def test_probabilities_are_the_mean_over_the_views(images, views, crop):
+    predict = make_predict(Linear(), views=views, crop_size=crop)
+    logits = predict_split(
+        predict, PARAMS, BATCH_STATS, jnp.asarray(images), batch_size=8
+    )
+    wide = np.float64(images)
+    mean, deviation = (
+        part(wide, axis=(1, 2, 3), keepdims=True) for part in (np.mean, np.std)
+    )
+    seen = see((wide - mean) / (deviation + 8.0), views=views, crop_size=crop)
+    each = [Linear().evaluate(2.0, np.array(BATCH_STATS), view) for view in seen]
+    expected = np.mean([np.exp(log_softmax(x, axis=1)) for x in each], axis=0)
+    np.testing.assert_allclose(np.exp(logits), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(logits).sum(axis=1), 1.0, rtol=1e-5)

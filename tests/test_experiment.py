@@ -40,8 +40,14 @@ def test_all_augmentations_off_change_nothing():
         ("augmentation.rotation=10", False),
         ("augmentation.shift=0.1", False),
         ("augmentation.scale=0.1", False),
+        ("augmentation.horizontal_flip=alternating", False),
+        ("augmentation.brightness=0.2", False),
+        ("augmentation.contrast=0.2", False),
+        ("augmentation.randaugment=3", False),
         ("augmentation.random_erasing=1", False),
+        ("augmentation.cutout=0.5", False),
         ("augmentation.mixup_alpha=1", True),
+        ("augmentation.cutmix_alpha=1", True),
     ],
 )
 def test_each_augmentation_is_switched_by_its_own_key(switch, labels_change):
@@ -122,3 +128,58 @@ def test_seeds_share_one_compiled_step(tiny_csv):
         lowered = step.func.lower(*step.args, parts.state, sums, *arrays)
         programs.add(lowered.as_text())
     assert len(programs) == 1
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs():
+    apply = experiment.make_augment(
+        tiny_config(*OFF, "augmentation.horizontal_flip=alternating").augmentation,
+        per_epoch=10,
+    )
+    images = jax.random.normal(jax.random.key(1), (8, 16, 16, 1))
+    indices = jnp.array([3, 4, 8, 11, 12, 25, 30, 31])
+
+    def mirrored(step):
+        found, _ = apply(
+            jax.random.key(step), images, jnp.eye(8), indices, jnp.int32(step)
+        )
+        turned = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
+        same = (found == images).all(axis=(1, 2, 3))
+        assert (turned ^ same).all()
+        return np.array(turned)
+
+    np.testing.assert_array_equal(mirrored(0), mirrored(9))
+    np.testing.assert_array_equal(mirrored(0), ~mirrored(10))
+    np.testing.assert_array_equal(mirrored(0), mirrored(20))
+    assert 0 < mirrored(0).sum() < 8
+
+
+def test_crops_have_the_size_that_is_asked_for_in_training_and_evaluation(tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=24)
+    config = tiny_config(
+        *("data.image_size=24", "data.crop_size=20", "evaluation.views=ten_crop")
+    )
+    apply = experiment.make_augment(config.augmentation, crop_size=20)
+    images = jnp.zeros((4, 24, 24, 1))
+    found, _ = apply(jax.random.key(0), images, jnp.eye(4), jnp.arange(4), jnp.int32(0))
+    assert found.shape == (4, 20, 20, 1)
+    parts = experiment.build(config, dataset)
+    logits = jax.eval_shape(
+        parts.predict, *parts.state.evaluated, parts.images["val"], jnp.arange(5)
+    )
+    assert logits.shape == (5, 7)
+
+
+def test_images_grow_in_three_stages_the_last_at_full_size():
+    def sides(*items):
+        config = tiny_config("data.image_size=48", *items)
+        epochs = config.training.epochs
+        return [experiment.side_at(config, epoch) for epoch in range(epochs)]
+
+    assert sides("training.epochs=7", "training.start_size=32") == [
+        *(32, 32, 32, 40, 40, None, None),
+    ]
+    assert sides("training.epochs=3") == [None] * 3
+    assert sides("training.epochs=2", "training.start_size=48") == [None] * 2
+    cropped = sides("training.epochs=3", "training.start_size=30", "data.crop_size=40")
+    assert cropped == [30, 35, None]
+    assert sides("training.epochs=1", "training.start_size=32") == [32]

@@ -122,3 +122,17 @@ def test_smooth_labels_by_hand():
     found = smooth_labels(jnp.array([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]), 0.2)
     expected = [[0.85, 0.05, 0.05, 0.05], [0.45, 0.45, 0.05, 0.05]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_own_predictions_take_their_share_of_the_targets():
+    # Reed et al.: (1 - b) of the loss and b of the entropy; the latter's p is fixed.
+    log_p = np.array(jax.nn.log_softmax(LOGITS), np.float64)
+    p = np.exp(log_p)
+    targets = 0.7 * LABELS + 0.3 * p
+    value, grad = jax.value_and_grad(softmax_loss)(LOGITS, LABELS, self_targets=0.3)
+    np.testing.assert_allclose(value, -(targets * log_p).sum() / len(p), rtol=1e-5)
+    np.testing.assert_allclose(grad, (p - targets) / len(p), rtol=1e-4, atol=1e-6)
+    both = softmax_loss(LOGITS, LABELS, self_targets=0.3, label_smoothing=0.2)
+    smooth = np.array(smooth_labels(LABELS, 0.2))
+    expected = -((0.7 * smooth + 0.3 * p) * log_p).sum() / len(p)
+    np.testing.assert_allclose(both, expected, rtol=1e-5)

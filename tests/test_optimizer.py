@@ -1,4 +1,4 @@
-"""The one-cycle schedule and AdamW against PyTorch's."""
+"""Schedules and rules against PyTorch's, optax's and their definitions."""
 
 import json
 from pathlib import Path
@@ -97,3 +97,122 @@ def test_a_gradient_is_clipped_to_its_norm_over_all_parameters():
         expected, states[1] = plain.update(by_hand, states[1], params)
         for name in params:
             np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5)
+
+
+# --- the other schedules
+
+
+def rates_of(schedule, total=40, pct_start=0.2):
+    made = optimizer.SCHEDULES[schedule](0.5, total_steps=total, pct_start=pct_start)
+    return np.array(jax.vmap(made)(jnp.arange(total)))
+
+
+def test_the_cosine_is_that_of_optax_after_a_linear_rise():
+    rates = rates_of("cosine")
+    np.testing.assert_allclose(rates[:8], 0.5 * np.arange(1, 9) / 8, rtol=1e-6)
+    expected = optax.cosine_decay_schedule(0.5, 32)(jnp.arange(32))
+    np.testing.assert_allclose(rates[8:], expected, rtol=1e-5, atol=1e-7)
+    assert rates[-1] > 0
+
+
+def test_the_steps_are_tenths_of_the_peak_after_a_half_and_three_quarters():
+    rates = rates_of("step")
+    np.testing.assert_allclose(rates[:8], 0.5 * np.arange(1, 9) / 8, rtol=1e-6)
+    for part, rate in (
+        (slice(8, 20), 0.5),
+        (slice(20, 30), 0.05),
+        (slice(30, 40), 5e-3),
+    ):
+        np.testing.assert_allclose(rates[part], rate, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", optimizer.SCHEDULES)
+@pytest.mark.parametrize("total", [1, 2, 3, 7])
+@pytest.mark.parametrize("pct_start", [0.01, 0.3, 0.99])
+def test_every_rate_of_short_runs_is_in_its_range(schedule, total, pct_start):
+    rates = rates_of(schedule, total, pct_start)
+    assert (rates > 0).all() and (rates <= 0.5 + 1e-6).all()
+
+
+# --- the other rules
+
+
+def follow(tx, params, grads):
+    """The params after each of some gradients."""
+    state, seen = tx.init(params), []
+    for each in grads:
+        updates, state = tx.update(each, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return seen
+
+
+def some(count=4):
+    rng = np.random.default_rng(1)
+    params = {"kernel": rng.normal(size=(3, 3, 2, 8)), "bias": rng.normal(size=8)}
+    grads = [
+        {k: jnp.float32(rng.normal(size=v.shape)) for k, v in params.items()}
+        for _ in range(count)
+    ]
+    return {k: jnp.float32(v) for k, v in params.items()}, grads
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_pytorchs_with_nesterovs_momentum_and_decay(momentum):
+    params, grads = some()
+    tx, rate = optimizer.create(
+        0.1,
+        total_steps=4,
+        pct_start=0.3,
+        weight_decay=0.01,
+        rule="sgd",
+        schedule="cosine",
+        momentum=momentum,
+    )
+    found = follow(tx, params, grads)
+    for name, decay in (("kernel", 0.01), ("bias", 0.0)):
+        # As torch.optim.SGD's documentation defines it.
+        value, buffer = np.float64(params[name]), 0.0
+        for step, each in enumerate(grads):
+            grad = np.float64(each[name]) + decay * value
+            buffer = momentum * buffer + grad
+            value = value - float(rate(step)) * (grad + momentum * buffer)
+            np.testing.assert_allclose(found[step][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_as_adam():
+    params, grads = some(1)
+    settings = {"total_steps": 10, "pct_start": 0.3, "weight_decay": 0.0}
+    muon, rate = optimizer.create(0.1, rule="muon", **settings)
+    adamw = optax.adamw(rate, nesterov=True)
+    found, plain = (follow(tx, params, grads)[0] for tx in (muon, adamw))
+    np.testing.assert_allclose(found["bias"], plain["bias"], rtol=1e-6)
+    moved = np.array(found["kernel"] - params["kernel"]).reshape(18, 8)
+    # Newton and Schulz bring the singular values near 1, not to it.
+    values = np.linalg.svd(moved / (float(rate(0)) * 0.2 * np.sqrt(18)))[1]
+    assert (values > 0.6).all() and (values < 1.3).all()
+    # The directions are those of the gradient.
+    left, _, right = np.linalg.svd(
+        np.array(grads[0]["kernel"]).reshape(18, 8), full_matrices=False
+    )
+    aligned = np.diagonal(left.T @ moved @ right.T)
+    assert (aligned < 0).all()
+    assert np.abs(aligned).sum() > 0.99 * np.linalg.svd(moved)[1].sum()
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd", "muon"])
+def test_what_is_frozen_stays_and_the_rest_moves(rule):
+    inner, grads = some(2)
+    tx, _ = optimizer.create(
+        0.1,
+        total_steps=4,
+        pct_start=0.3,
+        weight_decay=0.1,
+        rule=rule,
+        frozen=lambda path: list(path) == ["stem", "kernel"],
+    )
+    params = {"stem": inner, "head": inner}
+    after = follow(tx, params, [{"stem": g, "head": g} for g in grads])[-1]
+    np.testing.assert_array_equal(after["stem"]["kernel"], inner["kernel"])
+    for layer, name in (("stem", "bias"), ("head", "kernel"), ("head", "bias")):
+        assert (np.array(after[layer][name]) != np.array(inner[name])).all()

@@ -256,6 +256,89 @@ def test_the_epoch_tells_how_each_image_was_met(pictures):
     np.testing.assert_array_equal(sums.rival[seen], others.argmax(axis=1)[seen])
 
 
+# --- sharpness-aware steps, averages, and smaller images
+
+
+def softmax_gradient(kernel, x, y):
+    p = np.exp(x @ kernel) / np.exp(x @ kernel).sum(axis=1, keepdims=True)
+    return x.T @ (p - y) / len(x)
+
+
+def test_sam_moves_by_the_gradient_found_uphill(pictures):
+    images, labels = pictures
+    step = make_train_step(
+        Softmax(), SGD, loss_fn=softmax_loss, augment_fn=plain, key=KEY, sam_rho=0.7
+    )
+    state, _ = softmax_parts()
+    kernel, chosen = np.float64(state.params["kernel"]), batches(1)
+    state, sums = step(state, zero_sums(48), images, labels, chosen)
+    x = np.float64(normalise(images[chosen[0]]))[:, 0, :4, 0]
+    y = np.float64(labels[chosen[0]])
+    grad = softmax_gradient(kernel, x, y)
+    uphill = softmax_gradient(kernel + 0.7 * grad / np.linalg.norm(grad), x, y)
+    np.testing.assert_allclose(
+        state.params["kernel"], kernel - 0.5 * uphill, rtol=1e-4, atol=1e-5
+    )
+    assert state.batch_stats["seen"] == 1  # those of the first pass
+    log_p = x @ kernel - np.log(np.exp(x @ kernel).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(sums.loss, -(y * log_p).sum(axis=1).mean(), rtol=1e-4)
+
+
+def test_averages_follow_the_weights_and_are_what_is_evaluated(pictures):
+    step = make_train_step(
+        Softmax(), SGD, loss_fn=softmax_loss, augment_fn=plain, key=KEY, ema_decay=0.5
+    )
+    plain_state, plain_step = softmax_parts()
+    assert plain_state.evaluated == (plain_state.params, plain_state.batch_stats)
+    start, batch_stats = copied(plain_state.params), {"seen": jnp.float32(0)}
+    state = init_state(start, batch_stats, SGD, averages=True)
+    kernel, seen = numbers(start)["kernel"], 0.0
+    sums, plain_sums = zero_sums(48), zero_sums(48)
+    for number, chosen in enumerate(batches(4)):
+        state, sums = step(state, sums, *pictures, chosen[None])
+        plain_state, plain_sums = plain_step(
+            plain_state, plain_sums, *pictures, chosen[None]
+        )
+        decay = min(0.5, (1 + number) / (10 + number))
+        now = numbers(plain_state.params["kernel"])
+        kernel = decay * kernel + (1 - decay) * now
+        seen = decay * seen + (1 - decay) * (number + 1)
+        # The steps themselves know nothing of the averages.
+        np.testing.assert_array_equal(state.params["kernel"], now)
+        params, batch_stats = state.evaluated
+        np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batch_stats["seen"], seen, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", [None, 8])
+def test_the_network_sees_augmented_images_at_the_size_asked_for(pictures, side):
+    shapes, steps, which = [], [], []
+
+    class Watching(Softmax):
+        def train(self, params, batch_stats, images, key):
+            shapes.append(images.shape)
+            return super().train(params, batch_stats, images, key)
+
+    def watch(key, images, labels, indices, step):
+        assert images.shape == (BATCH, SIDE, SIDE, 1)
+        jax.debug.callback(
+            lambda i, s: (which.append(i), steps.append(s)), indices, step
+        )
+        return images, labels
+
+    step = make_train_step(
+        Watching(), SGD, loss_fn=softmax_loss, augment_fn=watch, key=KEY
+    )
+    state, sums = softmax_parts()[0], zero_sums(48)
+    chosen = batches(2)
+    for each in chosen:
+        state, sums = step(state, sums, *pictures, each[None], side=side)
+    jax.effects_barrier()
+    assert set(shapes) == {(BATCH, side or SIDE, side or SIDE, 1)}
+    assert [int(s) for s in steps] == [0, 1]
+    np.testing.assert_array_equal(np.stack(which), chosen)
+
+
 # --- the default network
 
 

@@ -30,23 +30,29 @@ def assign(audit: Audit, fold: int) -> Audit:
     split = np.full(len(audit.split), -1, np.int8)
     split[audit.of("train")] = 0
     split[audit.of("val")] = 2
-    split[audit.of("train") & (folds(audit) == fold)] = 1
+    split[folds(audit) == fold] = 1
     return dataclasses.replace(audit, splits=("train", "val", "test"), split=split)
 
 
 def folds(audit: Audit) -> np.ndarray:
-    """The fold of each image, 1 to `FOLDS`, copies in the same: int32 `[N]`.
+    """The fold of each train image, 1 to `FOLDS`, copies in the same: int32 `[N]`.
 
     Groups of copies are dealt out class by class, the class of a group being that of
-    its first image, so that each fold has nearly the same share of every class.
+    its first image in train, so that each fold has nearly the same share of every
+    class. Images of other splits have 0.
     """
-    groups = audit.copies.groups()
-    places = np.flatnonzero(groups == np.arange(len(groups)))
-    shuffled = np.random.default_rng(_SEED).permutation(places)
-    by_class = shuffled[np.argsort(audit.labels[shuffled], kind="stable")]
-    dealt = np.zeros(len(groups), np.int32)
-    dealt[by_class] = np.arange(len(by_class)) % FOLDS + 1
-    return dealt[groups]
+    train = np.flatnonzero(audit.of("train"))
+    _, first, group = np.unique(
+        audit.copies.groups()[train], return_index=True, return_inverse=True
+    )
+    shuffled = np.random.default_rng(_SEED).permutation(len(first))
+    classes = audit.labels[train][first]
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    dealt = np.zeros(len(first), np.int32)
+    dealt[by_class] = np.arange(len(first)) % FOLDS + 1
+    found = np.zeros(len(audit.split), np.int32)
+    found[train] = dealt[group]
+    return found
 
 
 def take(dataset: Dataset, audit: Audit, fold: int) -> Dataset:
