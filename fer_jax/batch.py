@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -71,14 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_images = {k: len(v.splits["train"].labels) for k, v in chosen.items()}
     at_once = max(1, min(args.jobs, len(todo)))
 
-    def about(left: Sequence[Job]) -> str:
-        seconds = estimate(left, train_images, runs_dir, at_once, force=args.force)
-        return _about(seconds)
+    def seconds(left: Sequence[Job]) -> float | None:
+        return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
-    console.print(f"{len(todo)} of {len(jobs)} runs to do{about(todo)}")
+    console.print(f"{len(todo)} of {len(jobs)} runs to do{_about(seconds(todo))}")
     if args.dry_run:
         return 0
     if todo and not args.yes and sys.stdin.isatty() and not _confirm():
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_boards(console, [job for job in jobs if job not in todo])
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
-    status = _Batch(args, console, at_once, todo, about).run()
+    status = _Batch(args, console, at_once, todo, seconds).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
@@ -133,6 +133,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="phases",
         help="phases (default): short runs first, then question by question",
     )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="MINUTES",
+        help="begin no run that is expected to end later than so long after the start",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan only")
     parser.add_argument("--yes", action="store_true", help="do not ask before starting")
     parser.add_argument(
@@ -155,6 +161,8 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
             f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "
             "core of this machine"
         )
+    if args.budget is not None and not 0 < args.budget < math.inf:
+        raise UserError(f"--budget is {args.budget}; expected minutes, more than 0")
     return args
 
 
@@ -204,14 +212,14 @@ class _Batch:
       console: where we say what happens.
       at_once: how many processes at most.
       left: what is not yet begun.
-      about: what to say of the time that some jobs take.
+      seconds: how long some jobs take, where that is known.
     """
 
     args: argparse.Namespace
     console: Console
     at_once: int
     left: list[Job]
-    about: Callable[[Sequence[Job]], str]
+    seconds: Callable[[Sequence[Job]], float | None]
 
     def __post_init__(self) -> None:
         self.runs_dir = Path(self.args.runs_dir)
@@ -229,6 +237,9 @@ class _Batch:
         workers, told = self.workers, False
         with workers.at_work():
             while workers.jobs or (self.left and not workers.signals):
+                if workers.are_free and self._is_out_of_time():
+                    self.left.clear()
+                    continue
                 if workers.are_free and (job := self._next_free()):
                     self._begin(job)
                     told = False
@@ -250,6 +261,19 @@ class _Batch:
             )
         return 1 if self.failed else 0
 
+    def _is_out_of_time(self) -> bool:
+        """Whether the budget leaves no time for the next job, which is then told."""
+        if self.args.budget is None or not self.left:
+            return False
+        ends = time.time() - self.began + (self.seconds(self.left[:1]) or 0.0)
+        if ends <= 60 * self.args.budget:
+            return False
+        self.console.print(
+            f"the budget of {self.args.budget:g} min leaves no time for "
+            f"{len(self.left)} runs; the same command goes on with them"
+        )
+        return True
+
     def _next_free(self) -> Job | None:
         """The first job whose folder nobody holds, which is then ours."""
         for job in self.left:
@@ -265,7 +289,8 @@ class _Batch:
             dataclasses.replace(each, epochs=runs.epochs_done(each.folder))
             for each in self.workers.jobs
         ]
-        told = f"{number}/{self.total} {job.label}{self.about(under_way + self.left)}"
+        told = f"{number}/{self.total} {job.label}"
+        told += _about(self.seconds(under_way + self.left))
         self.left.remove(job)
         if settled := _settled_since(job, self.began, self.args.force):
             self.console.print(f"{job.label}: {settled} in another process")

@@ -108,6 +108,7 @@ def fit(
                 speed = steps * config.training.batch_size / seconds
                 row = _close_epoch(config, dataset, parts, now, folder, speed)
                 now.wall_s += time.monotonic() - started
+                row["wall_s"] = round(now.wall_s, 1)
                 now.save(
                     checkpoints,
                     {"macro_f1": row["val_macro_f1"], "epoch": row["epoch"]},

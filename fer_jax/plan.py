@@ -31,7 +31,7 @@ PHASES = (  # quick answers first, then one question after the other
     "balance_weighted_sampler",
 )
 # These change many things at once and take long: run where a filter names them.
-RECIPES = ("laptop",)
+RECIPES = ("laptop", "best", "speedrun")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -221,6 +221,19 @@ def is_started(folder: Path) -> bool:
     return os.path.isfile(folder / CONFIG)
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one an epoch.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    path = folder / METRICS
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 def epochs_done(folder: Path) -> int:
     """How many epochs the run's metrics tell of; 0 where there are none."""
     try:

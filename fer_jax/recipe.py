@@ -1,0 +1,447 @@
+"""Finds the best recipe: which means help, how good the best is, and how fast.
+
+  bin/recipe --stage ablation   one change at a time from a config, on a fold of train
+  bin/recipe --stage best       configs/best.yaml with five seeds, alone and together
+  bin/recipe --stage speedrun   configs/speedrun.yaml: the time to 70 % on val
+
+Each stage is a batch of runs, which goes on where it was stopped, and then a table. The
+ablation never looks at test: a fold of train selects, and val is read once a run.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fer_jax import batch, compare, runs
+from fer_jax import config as config_lib
+from fer_jax.compare import Run
+from fer_jax.compare.summary import summarise
+from fer_jax.config import Config, flatten
+from fer_jax.console import make_console
+from fer_jax.errors import UserError
+
+TARGET = 0.70  # of the speedrun, accuracy on val
+SEEDS = {"ablation": 3, "best": 5, "speedrun": 5}
+BUDGET_MIN = {"ablation": 240, "best": 60, "speedrun": 30}
+
+# For a CPU: a narrow network, smaller images, and a part of train.
+SMALL = {
+    "model.width": 0.5,
+    "data.image_size": 32,
+    "data.crop_size": 0,
+    "data.train_images": 8000,
+    "training.epochs": 12,
+    "training.start_size": 0,
+    "training.ema_decay": 0.99,
+}
+# What each means is, with the question it answers: how it is when it is on and off. The
+# ablation sets whichever the config is not.
+MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "flip_views": (
+        "Do mirrored views in evaluation help?",
+        {"evaluation.views": "flip"},
+        {"evaluation.views": "one"},
+    ),
+    "ten_crop": (
+        "Do crops of 5/6 and ten views of them help?",
+        {"evaluation.views": "ten_crop", "data.crop_size": 0.8333},
+        {"evaluation.views": "flip", "data.crop_size": 0},
+    ),
+    "ema": (
+        "Do averaged weights help?",
+        {"training.ema_decay": 0.998},
+        {"training.ema_decay": 0.0},
+    ),
+    "sam": (
+        "Does sharpness-aware minimisation help?",
+        {"training.sam_rho": 0.05},
+        {"training.sam_rho": 0.0},
+    ),
+    "sgd": (
+        "Does SGD with Nesterov's momentum help?",
+        {
+            "training.optimizer": "sgd",
+            "training.lr": 0.05,
+            "training.weight_decay": 5e-4,
+        },
+        {
+            "training.optimizer": "adamw",
+            "training.lr": 2e-3,
+            "training.weight_decay": 0.05,
+        },
+    ),
+    "muon": (
+        "Does Muon help?",
+        {
+            "training.optimizer": "muon",
+            "training.lr": 2e-3,
+            "training.weight_decay": 0.05,
+            "training.momentum": 0.95,
+        },
+        {"training.optimizer": "adamw", "training.lr": 2e-3},
+    ),
+    "cosine": (
+        "Does a cosine after a linear rise help?",
+        {"training.schedule": "cosine", "training.pct_start": 0.1},
+        {"training.schedule": "one_cycle", "training.pct_start": 0.3},
+    ),
+    "step_schedule": (
+        "Does a schedule of steps help?",
+        {"training.schedule": "step", "training.pct_start": 0.05},
+        {"training.schedule": "one_cycle", "training.pct_start": 0.3},
+    ),
+    "affine": (
+        "Do rotation, scale and shift help?",
+        {
+            "augmentation.rotation": 10.0,
+            "augmentation.shift": 0.08,
+            "augmentation.scale": 0.1,
+        },
+        {
+            "augmentation.rotation": 0.0,
+            "augmentation.shift": 0.0,
+            "augmentation.scale": 0.0,
+        },
+    ),
+    "light": (
+        "Do contrast and brightness help?",
+        {"augmentation.brightness": 0.2, "augmentation.contrast": 0.2},
+        {"augmentation.brightness": 0.0, "augmentation.contrast": 0.0},
+    ),
+    "erasing": (
+        "Does random erasing help?",
+        {"augmentation.random_erasing": 0.25},
+        {"augmentation.random_erasing": 0.0},
+    ),
+    "cutout": (
+        "Does cutout help?",
+        {"augmentation.cutout": 0.3},
+        {"augmentation.cutout": 0.0},
+    ),
+    "mixup": (
+        "Does mixup help?",
+        {"augmentation.mixup_alpha": 0.2},
+        {"augmentation.mixup_alpha": 0.0},
+    ),
+    "cutmix": (
+        "Does CutMix help?",
+        {"augmentation.cutmix_alpha": 1.0},
+        {"augmentation.cutmix_alpha": 0.0},
+    ),
+    "randaugment": (
+        "Does a policy of random operations help?",
+        {"augmentation.randaugment": 2, "augmentation.randaugment_strength": 0.3},
+        {"augmentation.randaugment": 0},
+    ),
+    "alternating_flip": (
+        "Do alternating flips help?",
+        {"augmentation.horizontal_flip": "alternating"},
+        {"augmentation.horizontal_flip": True},
+    ),
+    "smoothing": (
+        "Does label smoothing help?",
+        {"loss.label_smoothing": 0.1},
+        {"loss.label_smoothing": 0.0},
+    ),
+    "self_targets": (
+        "Do targets that are in part the network's own help?",
+        {"loss.self_targets": 0.2},
+        {"loss.self_targets": 0.0},
+    ),
+    "growing_images": (
+        "Do images that grow help?",
+        {"training.start_size": 0.75},
+        {"training.start_size": 0},
+    ),
+    "squeeze_excitation": (
+        "Does squeeze and excitation help?",
+        {"model.squeeze_excitation": True},
+        {"model.squeeze_excitation": False},
+    ),
+    "whitened_stem": (
+        "Does a whitened first layer help?",
+        {"model.whitened_stem": True},
+        {"model.whitened_stem": False},
+    ),
+    "zero_last": (
+        "Do residual branches that start at nothing help?",
+        {"model.norm": "zero_last"},
+        {"model.norm": "plain"},
+    ),
+    "fixed_scale": (
+        "Do batch norms without a trained scale help?",
+        {"model.norm": "fixed_scale"},
+        {"model.norm": "plain"},
+    ),
+    "deduplicate": (
+        "Does training without copies of the others help?",
+        {"data.deduplicate": "near"},
+        {"data.deduplicate": "none"},
+    ),
+    "class_weights": (
+        "Do class weights help?",
+        {"loss.use_class_weights": True},
+        {"loss.use_class_weights": False},
+    ),
+    "dropout": (
+        "Does more dropout help?",
+        {"model.dropout": 0.4},
+        {"model.dropout": 0.0},
+    ),
+}
+COLUMNS = ("change", "n", "fold", "by", "val", "by", "time", "fold's test")
+# Other networks, not for the small form: each is as wide as it is meant to be.
+NETWORKS = ("resnet18", "resnet34", "wide_resnet", "vgg", "convnext")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status, 1 if any run failed."""
+    args = _parse(argv)
+    runs_dir = Path(args.runs_dir or f"runs/{args.stage}")
+    if args.stage == "ablation":
+        folder = runs_dir / "configs"
+        _write_configs(folder, ablation(args.config, small=args.small))
+        filters = []
+    else:
+        folder, filters = Path(args.config).parent, [Path(args.config).stem]
+    command = ["--configs", str(folder), "--runs_dir", str(runs_dir), "--yes"]
+    command += ["--seeds", str(args.seeds), "--budget", str(args.budget)]
+    command += ["--data_root", args.data_root] if args.data_root else []
+    command += [part for each in filters for part in ("--filter", each)]
+    if args.dry_run:
+        return batch.main([*command, "--dry-run"])
+    status = batch.main(command)
+    console = make_console()
+    if status < 128:  # not stopped by a signal
+        finished, _ = compare.load_runs(runs_dir, filters)
+        if args.stage == "ablation":
+            _show_ablation(console, finished, runs_dir / "ablation.md")
+        else:
+            tell = report if args.stage == "best" else speed
+            console.print(tell(finished))
+    return status
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bin/recipe",
+        description="Find what helps, how good the best recipe is, and how fast.",
+    )
+    parser.add_argument("--stage", choices=tuple(SEEDS), required=True)
+    parser.add_argument("--data_root", help="as python -m fer_jax.train takes it")
+    parser.add_argument(
+        "--config", help="default: configs/best.yaml, or configs/speedrun.yaml"
+    )
+    parser.add_argument("--runs_dir", help="default: runs/<stage>")
+    parser.add_argument("--seeds", type=int, metavar="N", help="default: 3, 5, 5")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="MINUTES",
+        help="begin no run that would end later; default: 240, 60, 30",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="an ablation for a CPU: narrow network, 8,000 small images, 12 epochs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan only")
+    args = parser.parse_args(argv)
+    if args.small and args.stage != "ablation":
+        raise UserError("--small is a form of --stage ablation; leave it out")
+    args.seeds = args.seeds or SEEDS[args.stage]
+    args.budget = BUDGET_MIN[args.stage] if args.budget is None else args.budget
+    default = "speedrun" if args.stage == "speedrun" else "best"
+    args.config = args.config or f"configs/{default}.yaml"
+    return args
+
+
+def ablation(path: str | Path, *, small: bool) -> list[Config]:
+    """The config, as `baseline`, and one for each means that is not as it is there.
+
+    Args:
+      path: the YAML file of the config.
+      small: in the form for a CPU.
+
+    Returns:
+      configs that hold out fold 1 of train.
+    """
+    fixed = {"data.fold": 1} | (SMALL if small else {})
+    start = _changed(
+        config_lib.load(path),
+        fixed | {"name": "baseline", "description": f"What does {path} reach?"},
+    )
+    found, now = [start], flatten(start.model_dump())
+    for name, (question, on, off) in MEANS.items():
+        on, off = _in_pixels(on, start), _in_pixels(off, start)
+        has = all(now[key] == value for key, value in on.items())
+        named = f"without_{name}" if has else name
+        if has:
+            question = question.removesuffix("?") + " (it is left out)?"
+        change = {"name": named, "description": question} | (off if has else on)
+        found.append(_changed(start, change))
+    if not small:
+        found += [
+            _changed(
+                start,
+                {
+                    "name": arch,
+                    "description": f"Is {arch} the better network?",
+                    "model.arch": arch,
+                    "model.squeeze_excitation": False,
+                    "model.norm": "plain",
+                    "model.width": 1.0,
+                },
+            )
+            for arch in NETWORKS
+            if arch != start.model.arch
+        ]
+    return found
+
+
+def _in_pixels(change: Mapping[str, Any], start: Config) -> dict[str, Any]:
+    """With shares of the image as whole even numbers of pixels."""
+    side = start.data.image_size
+    sizes = ("data.crop_size", "training.start_size")
+    return {
+        key: 2 * round(value * side / 2) if key in sizes and value < 1 else value
+        for key, value in change.items()
+    }
+
+
+def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    values = config.model_dump()
+    for key, value in changes.items():
+        *section, last = key.split(".")
+        place = values[section[0]] if section else values
+        place[last] = value
+    return config_lib.validate(values, f"the ablation {values['name']}")
+
+
+def _write_configs(folder: Path, configs: Sequence[Config]) -> None:
+    """Writes them for the batch to read; those of an earlier ablation go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.yaml"):
+        path.unlink()
+    for config in configs:
+        runs.write_text(folder / f"{config.name}.yaml", config_lib.dump(config))
+
+
+def report(finished: Sequence[Run]) -> Table:
+    """What several seeds of a config reach, one by one and as an ensemble."""
+    table = Table(
+        title=f"{finished[0].name}, {len(finished)} seeds, accuracy in %, mean ± sd",
+        caption="val chose the epoch and the settings: its figures are optimistic",
+        box=box.SIMPLE,
+    )
+    for name in ("", "one network", "the same, clean", "macro F1", "ensemble"):
+        table.add_column(name, justify="left" if not name else "right")
+    for split in ("val", "test"):
+        scored = [run.scores[split] for run in finished if split in run.scores]
+        if scored:
+            keys = ("accuracy", "accuracy_clean", "macro_f1")
+            cells = [_mean_sd([100 * each[key] for each in scored]) for key in keys]
+            together = f"{100 * ensemble_accuracy(finished, split):.1f}"
+            table.add_row(split, *cells, together)
+    seconds = [run.timing["wall_s"] for run in finished]
+    table.add_row("seconds", _mean_sd(seconds), "", "", f"{sum(seconds):.0f}")
+    return table
+
+
+def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
+    """The accuracy of the mean of the runs' probabilities, 0..1."""
+    total, labels = 0.0, np.zeros(0)
+    for run in finished:
+        path = run.folder / f"predictions_{split}.npz"
+        with np.load(path, allow_pickle=False) as file:
+            logits, labels = file["logits"].astype(np.float64), file["labels"]
+        total += np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    has = labels >= 0
+    return float((total.argmax(axis=1) == labels)[has].mean())
+
+
+def speed(finished: Sequence[Run]) -> str:
+    """How long until the mean over the seeds reaches the target on val."""
+    histories = [runs.read_metrics(run.folder) for run in finished]
+    count = min(map(len, histories))
+    means = [
+        statistics.mean(rows[epoch]["val_accuracy"] for rows in histories)
+        for epoch in range(count)
+    ]
+    reached = [epoch for epoch, mean in enumerate(means) if mean >= TARGET]
+    named = f"{finished[0].name}, {len(finished)} seeds, on {finished[0].device}"
+    if not reached:
+        return (
+            f"{named}: val accuracy is at most {100 * max(means):.1f} % on average; "
+            f"the target is {100 * TARGET:.0f} %"
+        )
+    epoch = reached[0]
+    scores = _mean_sd([100 * rows[epoch]["val_accuracy"] for rows in histories])
+    seconds = _mean_sd([rows[epoch]["wall_s"] for rows in histories])
+    return (
+        f"{named}: val accuracy {scores} % after {epoch + 1} epochs and {seconds} s, "
+        "evaluation and what is compiled in them included"
+    )
+
+
+def _mean_sd(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f} (n = 1)"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
+    """What each change did, the best on the fold first.
+
+    Returns:
+      rows as `COLUMNS` heads them; accuracies in %, differences in points with 95 %
+      intervals, and what the paired test on the fold's images says after Holm.
+    """
+    fold, val = (summarise(finished, split, "accuracy") for split in ("val", "test"))
+    on_val = {each.name: each for each in val.experiments}
+    base = next(each for each in fold.experiments if each.name == "baseline")
+    rows = []
+    for each in fold.experiments:
+        cells = [f"{100 * x.mean('accuracy'):.1f}" for x in (each, on_val[each.name])]
+        apart = [_apart(x.versus) for x in (each, on_val[each.name])]
+        told = ""
+        if each.versus is not None:
+            here = each.versus.loc["accuracy"]
+            word = "better" if here["value"] > 0 else "worse"
+            told = word if here["real"] else "n.s."
+        cost = f"{each.minutes() / base.minutes():.2f}"
+        count = str(len(each.runs))
+        rows.append(
+            (each.name, count, cells[0], apart[0], cells[1], apart[1], cost, told)
+        )
+    return rows
+
+
+def _apart(versus: pd.DataFrame | None) -> str:
+    if versus is None:
+        return ""
+    value, low, high = 100 * versus.loc["accuracy", ["value", "low", "high"]]
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _show_ablation(console: Console, finished: Sequence[Run], path: Path) -> None:
+    """Prints the verdicts, and writes them as Markdown."""
+    rows = verdicts(finished)
+    table = Table(title="One change at a time; accuracy in %", box=box.SIMPLE)
+    for place, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if 0 < place < 7 else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    runs.write_text(path, text)
+    console.print(f"written: {path}")
