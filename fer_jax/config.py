@@ -31,10 +31,15 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """The network: a name from `fer_jax.models.MODELS` and its dropout rate."""
+    """The network: a name from `fer_jax.models.MODELS`, its shape and its start."""
 
     arch: str
     dropout: float = Field(ge=0, lt=1)
+    width: float = Field(ge=0.125, le=8)  # times the channels of every hidden layer
+    squeeze_excitation: bool  # weighs channels at the end of each residual branch
+    norm: Literal["plain", "zero_last", "fixed_scale"]
+    whitened_stem: bool  # the first layer starts whitening the train images
+    pretrained: str | None  # a .safetensors file of torchvision or timm
 
 
 class Training(_Section):
