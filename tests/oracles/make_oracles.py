@@ -206,7 +206,7 @@ def flops() -> dict[str, int]:
     made = {
         "fernet": torch_networks.create("fernet"),
         "resnet18": torch_networks.create("resnet18"),
-        "resnet50_imagenet": networks.TorchvisionResNet(50, channels=1, classes=7),
+        "resnet18_imagenet": networks.TorchvisionResNet(18, channels=1, classes=7),
         "wide_resnet": networks.WideResNet(),
         "vgg": networks.VGG(),
         "convnext": networks.ConvNeXt(),

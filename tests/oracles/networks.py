@@ -47,7 +47,7 @@ class ConvNeXtBlock(nn.Module):
         self.norm = nn.LayerNorm(features, eps=1e-6)
         self.linear1 = nn.Linear(features, 4 * features)
         self.linear2 = nn.Linear(4 * features, features)
-        self.register_buffer("layer_scale", torch.zeros(features))
+        self.layer_scale = nn.Parameter(torch.zeros(features))
 
     def forward(self, x):
         y = self.norm(self.conv(x).permute(0, 2, 3, 1))
