@@ -416,9 +416,18 @@ def gradients(convolve, images, kernel, weights):
 @pytest.mark.parametrize("side", [5, 12, 13])
 @pytest.mark.parametrize(
     ("size", "stride", "inputs"),
-    [(3, 1, 8), (3, 2, 8), (3, 1, 1), (1, 1, 8), (1, 2, 8), (5, 2, 1), (7, 2, 3)],
+    [(3, 1, 8), (3, 2, 8), (3, 1, 1), (1, 1, 8), (1, 2, 8), (5, 2, 1)],
 )
 def test_a_convolution_for_cpus_is_the_plain_one(batch, side, size, stride, inputs):
+    assert_plain(batch, side, size, stride, inputs)
+
+
+def test_imagenets_stem_on_a_cpu_is_the_plain_convolution():
+    assert_plain(batch=9, side=13, size=7, stride=2, inputs=3)
+
+
+def assert_plain(batch, side, size, stride, inputs):
+    """A convolution for CPUs and its gradients are those of XLA's own."""
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (batch, side, side + 1, inputs))
     kernel = jax.random.normal(keys[1], (size, size, inputs, 10))
