@@ -115,7 +115,7 @@ def test_a_file_of_grey_weights_is_taken_as_it_is(tmp_path, file18):
     kernel = draw("conv1.weight", (8, 1, 7, 7)).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(params["stem"]["kernel"], kernel)
     _, *colour = tiny(18)
-    with pytest.raises(UserError, match="conv1.weight has the shape"):
+    with pytest.raises(UserError, match="for the tensor conv1.weight, unlike"):
         torch_weights.load(path, "resnet18_imagenet", *colour)
 
 
@@ -160,8 +160,8 @@ NEW = np.zeros(8, np.float32)
     ("tensors", "told"),
     [
         ({"layer3.0.bn2.running_var": None}, "lacks the tensor layer3.0.bn2.running_v"),
-        ({"conv1.weight": NEW}, r"the tensor conv1.weight has the shape \(8,\)"),
-        ({"bn1.weight": NEW[:4]}, r"the tensor bn1.weight has the shape \(4,\)"),
+        ({"conv1.weight": NEW}, r"the shape \(8,\) for the tensor conv1.weight, un"),
+        ({"bn1.weight": NEW[:4]}, r"the shape \(4,\) for the tensor bn1.weight, un"),
         ({"layer1.0.se.fc.weight": NEW}, "holds the tensor layer1.0.se.fc.weight"),
         ({"bn1.bias": np.zeros(8, np.int8)}, "bn1.bias is of type I8; expected"),
         ({"conv1.weight": None, "conv1.0.weight": NEW}, "lacks the tensor conv1.weig"),

@@ -89,8 +89,7 @@ def create(
       channels: of the images, 1 for grey or 3 for colour.
       width: what the channels of every hidden layer are multiplied by; they are
         rounded to a multiple of 8, and at least 8.
-      squeeze_excitation: whether each residual branch ends in a weighing of its
-        channels, as `layers.SqueezeExcitation` does it.
+      squeeze_excitation: whether residual branches end in `layers.SqueezeExcitation`.
       norm: of `NORMS`, as `layers.batch_norm` takes it.
 
     Returns:
@@ -99,19 +98,8 @@ def create(
     Raises:
       UserError: if there is no network of that name, or it lacks an option.
     """
-    if arch not in MODELS:
-        raise UserError(
-            f"model.arch is {arch!r}, which does not exist; "
-            f"choose one of {', '.join(MODELS)}"
-        )
-    family = MODELS[arch]
-    _check_options(arch, squeeze_excitation, norm)
-    options: dict[str, Any] = {}
-    if family.squeeze_excitation:
-        options["squeeze_excitation"] = squeeze_excitation
-    if family.norms != PLAIN:
-        options["norm"] = norm
-    model = family.build(
+    options = _options(arch, squeeze_excitation, norm)
+    model = MODELS[arch].build(
         num_classes=num_classes,
         dropout=dropout,
         dtype=dtype,
@@ -128,7 +116,13 @@ def create(
     return network, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
-def _check_options(arch: str, squeeze_excitation: bool, norm: str) -> None:
+def _options(arch: str, squeeze_excitation: bool, norm: str) -> dict[str, Any]:
+    """Those that not every network takes; a UserError names one that this lacks."""
+    if arch not in MODELS:
+        raise UserError(
+            f"model.arch is {arch!r}, which does not exist; "
+            f"choose one of {', '.join(MODELS)}"
+        )
     if squeeze_excitation and not MODELS[arch].squeeze_excitation:
         have = [name for name, family in MODELS.items() if family.squeeze_excitation]
         raise UserError(
@@ -142,6 +136,12 @@ def _check_options(arch: str, squeeze_excitation: bool, norm: str) -> None:
             f"model.norm is {norm!r}, which {arch} does not have; set it to {known}"
             + (f", or model.arch to {', '.join(have)}" if have else "")
         )
+    options: dict[str, Any] = {}
+    if MODELS[arch].squeeze_excitation:
+        options["squeeze_excitation"] = squeeze_excitation
+    if MODELS[arch].norms != PLAIN:
+        options["norm"] = norm
+    return options
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:

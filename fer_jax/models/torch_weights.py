@@ -53,35 +53,50 @@ def load(path: str | Path, arch: str, params: Any, batch_stats: Any) -> tuple[An
             f"set model.arch to {choices}, or model.pretrained to null"
         )
     tensors = _read(Path(path))
-    hint = f"name a file of torchvision's or timm's resnet{LAYERS[arch]}"
-    used = set()
-
-    def take(place: tuple[Any, ...], like: jax.Array) -> jax.Array:
-        keys = [part.key for part in place]
-        if keys[0] == "head":
-            return like
-        name = _torch_name(keys, LAYERS[arch])
-        used.add(name)
-        if name not in tensors:
-            raise UserError(f"{path} lacks the tensor {name} of {arch}; {hint}")
-        values = _in_our_layout(tensors[name])
-        if keys[0] == "stem" and values.shape[2:3] == (3,) and like.shape[2] == 1:
-            values = values.sum(axis=2, keepdims=True)
-        if values.shape != like.shape:
-            raise UserError(
-                f"{path}: the tensor {name} has the shape {tensors[name].shape}, "
-                f"which does not fit {arch}; {hint}"
+    unused = {name for name in tensors if not name.startswith("fc.")}
+    try:
+        loaded = [
+            jax.tree_util.tree_map_with_path(
+                lambda place, like: _take(tensors, unused, arch, place, like), tree
             )
-        return jnp.asarray(values)
-
-    loaded = [
-        jax.tree_util.tree_map_with_path(take, tree) for tree in (params, batch_stats)
-    ]
-    if extra := [n for n in tensors if n not in used and not n.startswith("fc.")]:
-        raise UserError(
-            f"{path} holds the tensor {extra[0]}, which {arch} does not have; {hint}"
-        )
+            for tree in (params, batch_stats)
+        ]
+        if unused:
+            raise _Unfit(f"holds the tensor {min(unused)}, which {arch} does not have")
+    except _Unfit as problem:
+        hint = f"name a file of torchvision's or timm's resnet{LAYERS[arch]}"
+        raise UserError(f"{path} {problem}; {hint}") from None
     return loaded[0], loaded[1]
+
+
+class _Unfit(Exception):
+    """What makes a file that of another network."""
+
+
+def _take(
+    tensors: dict[str, np.ndarray],
+    unused: set[str],
+    arch: str,
+    place: tuple[Any, ...],
+    like: jax.Array,
+) -> jax.Array:
+    """The file's values of the leaf at `place`, taken off `unused`."""
+    keys = [part.key for part in place]
+    if keys[0] == "head":
+        return like
+    name = _torch_name(keys, LAYERS[arch])
+    if name not in tensors:
+        raise _Unfit(f"lacks the tensor {name}, which {arch} has")
+    unused.discard(name)
+    values = tensors[name].astype(np.float32)
+    if values.ndim == 4:
+        values = values.transpose(2, 3, 1, 0)  # OIHW to HWIO
+        if keys[0] == "stem" and values.shape[2] == 3 and like.shape[2] == 1:
+            values = values.sum(axis=2, keepdims=True)
+    if values.shape != like.shape:
+        shape = tensors[name].shape
+        raise _Unfit(f"has the shape {shape} for the tensor {name}, unlike {arch}")
+    return jnp.asarray(values)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -130,9 +145,3 @@ def _torch_name(keys: list[Any], layers: int) -> str:
             stage += 1
         layer = f"layer{stage + 1}.{number}.{layer}"
     return f"{layer}.{_LEAVES[leaf]}"
-
-
-def _in_our_layout(values: np.ndarray) -> np.ndarray:
-    """As float32, with the kernels of convolutions turned from OIHW to HWIO."""
-    values = values.astype(np.float32)
-    return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values
