@@ -1,6 +1,7 @@
 """An experiment's settings and images in, compiled functions and arrays out."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +10,13 @@ import numpy as np
 import optax
 
 from fer_jax import augment, evaluate, losses, models, optimizer
-from fer_jax.config import Augmentation, Config
+from fer_jax.config import Augmentation, Config, Model
 from fer_jax.data import Dataset, pipeline
-from fer_jax.data.stored_images import Images, StoredImages, is_stored
+from fer_jax.data.stored_images import Images, StoredImages, is_stored, taken
+from fer_jax.errors import UserError
 from fer_jax.memory import available_memory
+from fer_jax.models import torch_weights
+from fer_jax.models.whitening import whitened
 from fer_jax.randaugment import randaugment
 from fer_jax.train_step import (
     AugmentFn,
@@ -40,13 +44,15 @@ class Experiment(NamedTuple):
     per_epoch: int  # steps
     at_once: int  # steps in one dispatch
     compute_dtype: str
+    flops: int  # of one image's forward pass
 
 
 def build(config: Config, dataset: Dataset) -> Experiment:
     """Makes the parts of a run, and puts images that are in memory on the device.
 
     Raises:
-      UserError: if there is no such network, or a batch cannot be filled.
+      UserError: if there is no such network or file of weights, or a batch cannot be
+        filled.
     """
     training, num_classes = config.training, len(dataset.class_names)
     train = dataset.splits["train"]
@@ -54,14 +60,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     per_epoch = pipeline.steps_per_epoch(len(labels), training.batch_size)
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
-    network, params, batch_stats = models.create(
-        config.model.arch,
-        init_key,
-        num_classes=num_classes,
-        dropout=config.model.dropout,
-        dtype=dtype,
-        channels=config.data.channels,
-    )
+    network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
     tx, schedule = optimizer.create(
         training.lr,
         total_steps=per_epoch * training.epochs,
@@ -71,6 +70,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         schedule=training.schedule,
         momentum=training.momentum,
         clip_norm=training.clip_norm,
+        frozen=_is_stem if config.model.whitened_stem else None,
     )
     counts = np.bincount(labels, minlength=num_classes)
     weights = losses.class_weights(counts) if config.loss.use_class_weights else None
@@ -125,7 +125,71 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         per_epoch=per_epoch,
         at_once=_at_once(train.images, training.batch_size),
         compute_dtype=jnp.dtype(dtype).name,
+        flops=models.count_flops(
+            network,
+            params,
+            batch_stats,
+            config.data.crop_size or config.data.image_size,
+            config.data.channels,
+        ),
     )
+
+
+def _make_network(
+    config: Config, dataset: Dataset, key: jax.Array, dtype: Any
+) -> tuple[models.Network, Any, Any]:
+    """The network with its first params and batch_stats."""
+    settings = config.model
+    network, params, batch_stats = models.create(
+        settings.arch,
+        key,
+        num_classes=len(dataset.class_names),
+        dropout=settings.dropout,
+        dtype=dtype,
+        channels=config.data.channels,
+        width=settings.width,
+        squeeze_excitation=settings.squeeze_excitation,
+        norm=settings.norm,
+    )
+    if settings.pretrained is not None:
+        _check_pretrained(settings)
+        params, batch_stats = torch_weights.load(
+            settings.pretrained, settings.arch, params, batch_stats
+        )
+    if settings.whitened_stem:
+        layer, leaf = models.STEM
+        images = _some_normalised(dataset.splits["train"].images)
+        kernel = whitened(np.asarray(params[layer][leaf]), images)
+        params = params | {layer: params[layer] | {leaf: jnp.asarray(kernel)}}
+    return network, params, batch_stats
+
+
+def _is_stem(path: Sequence[str]) -> bool:
+    # What whitens patches is not trained, as in Jordan 2024 (arXiv:2404.00498).
+    return tuple(path) == models.STEM
+
+
+def _check_pretrained(settings: Model) -> None:
+    """Refuses what would make another network of the one that was trained."""
+    needed = {
+        "width": 1.0,
+        "squeeze_excitation": False,
+        "norm": "plain",
+        "whitened_stem": False,
+    }
+    for name, value in needed.items():
+        if (found := getattr(settings, name)) != value:
+            raise UserError(
+                f"model.{name} is {found!r}, which no published weights are for; set "
+                f"it to {value!r}, or model.pretrained to null"
+            )
+
+
+def _some_normalised(images: Images) -> np.ndarray:
+    """2,000 images from all over, or fewer large ones: float32 `[N, S, S, C]`."""
+    count = min(2000, max(64, 2**23 // images.shape[1] ** 2), len(images))
+    places = np.arange(count) * len(images) // count
+    return np.asarray(augment.normalise(jnp.asarray(taken(images, places))))
 
 
 def _at_once(images: Images, batch_size: int) -> int:

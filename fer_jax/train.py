@@ -268,6 +268,7 @@ def _announce(
     console.print(f"images: {where} ({told})")
     console.print(
         f"{config.model.arch}: {parameters:,} parameters, "
+        f"{parts.flops / 1e6:,.0f} MFLOP an image forward, "
         f"{parts.compute_dtype} on {_device()}"
     )
 
@@ -356,6 +357,7 @@ def _finish(
         "model": {
             "arch": config.model.arch,
             "parameters": models.count_parameters(state.params),
+            "flops": parts.flops,  # of one image's forward pass
         },
         "environment": now.environments[-1],
         "earlier_environments": now.environments[:-1],

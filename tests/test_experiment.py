@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from fer_jax import data, experiment
+from fer_jax import augment, data, experiment
 from fer_jax.bench.settings import random_images
 from fer_jax.errors import UserError
+from fer_jax.models.whitening import whitened
 from fer_jax.train_step import zero_sums
 
 OFF = (
@@ -115,6 +116,49 @@ def test_a_batch_larger_than_the_data_is_refused(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     with pytest.raises(UserError, match="training.batch_size is 129"):
         experiment.build(tiny_config("training.batch_size=129"), dataset)
+
+
+def test_the_models_settings_reach_the_network(tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    settings = ("width=0.5", "squeeze_excitation=true", "norm=zero_last")
+    parts = experiment.build(tiny_config(*(f"model.{s}" for s in settings)), dataset)
+    params = parts.state.params
+    assert params["stem"]["kernel"].shape == (5, 5, 1, 16)
+    for block in params["blocks"].values():
+        assert not block["norm2"]["scale"].any() and "excite" in block
+
+
+def test_flops_are_of_one_image_of_the_set(tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    parts = experiment.build(tiny_config(), dataset)
+    # By hand: at 8 x 8, 4 x 4 and 2 x 2.
+    stem, head = 25 * 32 * 64, 9 * 192 * 7
+    blocks = 2 * 9 * 32 * 32 * 64
+    blocks += (9 * 32 * 96 + 9 * 96 * 96 + 32 * 96) * 16
+    blocks += (9 * 96 * 192 + 9 * 192 * 192 + 96 * 192) * 4
+    means = 3 * 2 * 192 * (2 + 3)  # 2 x 2 pixels to 3 x 3 cells, as products
+    assert parts.flops == 2 * (stem + blocks + head + means)
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_a_whitened_stem_is_of_the_train_images(stream, tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=16, stream=stream)
+    plain, white = (
+        experiment.build(tiny_config(f"model.whitened_stem={switch}"), dataset)
+        for switch in ("false", "true")
+    )
+    images = data.load(str(tiny_csv), image_size=16).splits["train"].images
+    start = np.asarray(plain.state.params["stem"]["kernel"])
+    expected = whitened(start, np.asarray(augment.normalise(jnp.asarray(images))))
+    assert (expected != start).all()  # 32 filters, of 25 pairs
+    np.testing.assert_array_equal(white.state.params["stem"]["kernel"], expected)
+    # Nothing else is touched.
+    for name in plain.state.params.keys() - {"stem"}:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            plain.state.params[name],
+            white.state.params[name],
+        )
 
 
 def test_seeds_share_one_compiled_step(tiny_csv):

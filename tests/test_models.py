@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -31,6 +32,17 @@ def built(arch, dtype=jnp.float32, dropout=0.0):
     return jax.jit(network.train), jax.jit(network.evaluate), params, batch_stats
 
 
+def create(arch, **options):
+    """Network, params and batch_stats."""
+    options = {"num_classes": 7, "dropout": 0.0, "dtype": jnp.float32} | options
+    return models.create(arch, INIT, **options)
+
+
+def tiny(arch, **options):
+    """The same, an eighth as wide."""
+    return create(arch, width=0.125, **options)
+
+
 def pictures(batch=4, side=16):
     """Normalised images in [B, H, W, 1]; those that the oracle has seen."""
     return np.moveaxis(draw("images", (batch, 1, side, side)) * 4.0, 1, -1)
@@ -42,6 +54,7 @@ def from_torch(tree):
     def leaf(path, like):
         *layer, name = [str(part.key) for part in path]
         names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+        names |= {"layer_scale": "layer_scale"}
         names |= {"mean": "running_mean", "var": "running_var"}
         shape = like.shape
         if len(shape) == 4:  # HWIO here, OIHW there
@@ -55,7 +68,7 @@ def from_torch(tree):
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-@pytest.mark.parametrize("arch", models.MODELS)
+@pytest.mark.parametrize("arch", ["fernet", "resnet18", "resnet34"])
 def test_every_network_gives_finite_logits_in_both_modes(arch):
     train, evaluate, params, batch_stats = built(arch)
     images = pictures(4)
@@ -65,6 +78,179 @@ def test_every_network_gives_finite_logits_in_both_modes(arch):
         assert logits.shape == (4, 7) and logits.dtype == jnp.float32
         assert np.isfinite(logits).all()
     assert jax.tree.structure(new_stats) == jax.tree.structure(batch_stats)
+
+
+@pytest.mark.parametrize("arch", models.MODELS)
+@pytest.mark.parametrize(("side", "channels"), [(16, 1), (45, 3)])
+def test_every_network_takes_images_of_any_side_and_of_colour(arch, side, channels):
+    # Tracing alone: compiling the large ones would take a minute.
+    network, params, batch_stats = tiny(arch, channels=channels)
+    images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    logits, new_stats = jax.eval_shape(network.train, params, batch_stats, images, KEY)
+    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+    assert jax.tree.map(jnp.shape, new_stats) == jax.tree.map(jnp.shape, batch_stats)
+    logits = jax.eval_shape(network.evaluate, params, batch_stats, images)
+    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+    first, second = models.STEM
+    assert params[first][second].shape[2] == channels
+
+
+@pytest.mark.parametrize("arch", models.MODELS)
+def test_every_network_computes_narrowly_in_bfloat16(arch):
+    network, params, batch_stats = tiny(arch, dtype=jnp.bfloat16)
+    # Of a size at which no mean is over unequal cells, a product in float32.
+    images = jax.ShapeDtypeStruct((2, 96, 96, 1), jnp.float32)
+    program = str(jax.make_jaxpr(network.evaluate)(params, batch_stats, images))
+    products = re.findall(r":(\w+)\[[^]]*\] = (?:dot_general|conv_general)", program)
+    # All but the last, the head's, which is in float32.
+    assert set(products[:-1]) == {"bf16"} and products[-1] == "f32"
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    "case", ORACLE["narrow"], ids=lambda case: case["options"]["arch"]
+)
+def test_logits_of_a_narrow_network_are_those_of_pytorch(case):
+    network, params, batch_stats = create(**case["options"])
+    assert models.count_parameters(params) == case["parameters"]
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    images = pictures(4, case["side"])
+    logits = jax.jit(network.evaluate)(params, batch_stats, images)
+    np.testing.assert_allclose(logits, case["evaluated"], atol=2e-4)
+    logits, _ = jax.jit(network.train)(params, batch_stats, images, KEY)
+    np.testing.assert_allclose(logits, case["trained"], atol=2e-4)
+
+
+@pytest.mark.parametrize(("arch", "flops"), ORACLE["flops"].items())
+def test_flops_are_those_of_pytorch(arch, flops):
+    network, *arrays = create(arch)
+    # At this size the cells of the mean are equal in every network.
+    side = 40 if arch == "vgg" else 48
+    assert models.count_flops(network, *arrays, side, 1) == flops
+
+
+def test_flops_are_counted_from_shapes_and_whatever_the_precision():
+    network, params, batch_stats = create("fernet", dtype=jnp.bfloat16)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch_stats)
+    )
+    assert models.count_flops(network, *shapes, 48, 1) == ORACLE["flops"]["fernet"]
+
+
+def test_flops_of_a_layer_norm_network_count_the_padding_and_the_groups():
+    # By hand: a 7 x 7 within each of 8 channels at 8 x 8 is 2 * 49 * 8 * 64.
+    network, *arrays = tiny("convnext")
+    stem, halves = 4 * 8 * 64, [4 * 8 * 16 * 16, 4 * 16 * 24 * 4, 4 * 24 * 48]
+    blocks = [
+        depth * places * (49 * width + 8 * width * width)
+        for width, depth, places in [(8, 2, 64), (16, 2, 16), (24, 6, 4), (48, 2, 1)]
+    ]
+    expected = 2 * (stem + sum(halves) + sum(blocks) + 48 * 7)
+    assert models.count_flops(network, *arrays, 16, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("arch", "width", "stem", "last"),
+    [
+        ("fernet", 2.0, 64, 9 * 384),
+        ("fernet", 0.3, 8, 9 * 56),  # of 9.6 and 57.6
+        ("resnet18", 0.3, 16, 152),  # of 19.2 and 153.6
+        ("resnet50_imagenet", 0.25, 16, 4 * 128),
+        ("wide_resnet", 0.125, 8, 64),  # of 2 and 64
+        ("vgg", 0.125, 8, 512),
+        ("convnext", 0.125, 8, 48),  # of 6 and 48
+    ],
+)
+def test_width_multiplies_the_hidden_channels_in_eights(arch, width, stem, last):
+    _, params, _ = create(arch, width=width)
+    assert params["stem"]["kernel"].shape[3] == stem
+    assert params["head"]["linear"]["kernel"].shape == (last, 7)
+
+
+@pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8), (32, 8)])
+def test_squeeze_excitation_has_a_sixteenth_and_at_least_eight(features, hidden):
+    _, params, _ = create("fernet", squeeze_excitation=True)
+    found = {
+        block["excite"]["squeeze"]["kernel"].shape
+        for block in params["blocks"].values()
+    }
+    assert (features, hidden) in found
+
+
+@pytest.mark.parametrize("arch", ["fernet", "resnet50_imagenet"])
+def test_zero_last_makes_each_block_its_shortcut_at_first(arch):
+    plain, zero = (tiny(arch, norm=norm)[1] for norm in ("plain", "zero_last"))
+    last = "norm3" if arch == "resnet50_imagenet" else "norm2"
+    for block in zero["blocks"].values():
+        assert (block[last]["scale"] == 0).all()
+        assert (block["norm1"]["scale"] == 1).all()
+        block[last] = block[last] | {"scale": jnp.ones_like(block[last]["scale"])}
+    # Nothing else differs.
+    jax.tree.map(np.testing.assert_array_equal, zero, plain)
+
+
+def test_zero_last_leaves_a_gradient_to_the_branches():
+    network, params, batch_stats = tiny("fernet", norm="zero_last")
+
+    def loss(params):
+        logits, _ = network.train(params, batch_stats, pictures(4), KEY)
+        return (logits**2).sum()
+
+    grads = jax.jit(jax.grad(loss))(params)
+    for block in grads["blocks"].values():
+        assert (block["norm2"]["scale"] != 0).any()
+        assert not block["conv1"]["kernel"].any()  # not before the scale has moved
+
+
+@pytest.mark.parametrize("arch", ["fernet", "wide_resnet", "vgg"])
+def test_fixed_scale_is_the_plain_network_with_scales_that_are_not_trained(arch):
+    plain, fixed = (tiny(arch, norm=norm) for norm in ("plain", "fixed_scale"))
+
+    def names(params):
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return {jax.tree_util.keystr(path) for path, _ in leaves}
+
+    missing = names(plain[1]) - names(fixed[1])
+    assert missing and all(name.endswith("['scale']") for name in missing)
+    assert not any(name.endswith("['scale']") for name in names(fixed[1]))
+    assert names(fixed[1]) < names(plain[1])
+    assert names(fixed[2]) == names(plain[2])
+
+
+def test_fixed_scales_are_one():
+    network, params, batch_stats = tiny("fernet", norm="fixed_scale")
+    params, batch_stats = from_torch(params), from_torch(batch_stats)
+    plain_network, plain, _ = tiny("fernet")
+
+    def fill(ones, fixed):
+        if not isinstance(ones, dict):
+            return jnp.ones_like(ones) if fixed is None else fixed
+        return {key: fill(ones[key], (fixed or {}).get(key)) for key in ones}
+
+    found = jax.jit(network.evaluate)(params, batch_stats, pictures(2))
+    expected = jax.jit(plain_network.evaluate)(
+        fill(plain, params), batch_stats, pictures(2)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "key", "choices"),
+    [
+        ("vgg", {"squeeze_excitation": True}, "squeeze_excitation", "wide_resnet"),
+        ("convnext", {"squeeze_excitation": True}, "squeeze_excitation", "fernet"),
+        ("vgg", {"norm": "zero_last"}, "norm", "plain, fixed_scale"),
+        ("wide_resnet", {"norm": "zero_last"}, "norm", "plain, fixed_scale"),
+        ("convnext", {"norm": "fixed_scale"}, "norm", "plain, or model.arch to fernet"),
+        ("fernet", {"norm": "zero_first"}, "norm", "plain, zero_last, fixed_scale"),
+    ],
+)
+def test_an_option_that_a_network_lacks_is_refused(arch, options, key, choices):
+    with pytest.raises(UserError) as refusal:
+        create(arch, **options)
+    message = str(refusal.value)
+    assert message.startswith(f"model.{key} is ") and "\n" not in message
+    assert arch in message and choices in message
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
@@ -233,6 +419,15 @@ def gradients(convolve, images, kernel, weights):
     [(3, 1, 8), (3, 2, 8), (3, 1, 1), (1, 1, 8), (1, 2, 8), (5, 2, 1)],
 )
 def test_a_convolution_for_cpus_is_the_plain_one(batch, side, size, stride, inputs):
+    assert_plain(batch, side, size, stride, inputs)
+
+
+def test_imagenets_stem_on_a_cpu_is_the_plain_convolution():
+    assert_plain(batch=9, side=13, size=7, stride=2, inputs=3)
+
+
+def assert_plain(batch, side, size, stride, inputs):
+    """A convolution for CPUs and its gradients are those of XLA's own."""
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (batch, side, side + 1, inputs))
     kernel = jax.random.normal(keys[1], (size, size, inputs, 10))

@@ -52,6 +52,20 @@ def test_run_folder_agrees_with_itself(finished_run):
     assert result["val"]["loss"] == best["val_loss"]
 
 
+def test_the_cost_of_an_image_is_told_and_recorded(finished_run, tiny_csv, tmp_path):
+    model = finished_run[1]["model"]
+    assert set(model) == {"arch", "parameters", "flops"}
+    shutil.copytree(finished_run[0], tmp_path / "baseline" / "seed_42")
+    console = Console(file=io.StringIO(), width=200)
+    config = tiny_config(*HARD)
+    train(config, data_root=str(tiny_csv), runs_dir=tmp_path, console=console)
+    millions = f"{model['flops'] / 1e6:.0f}"
+    assert (
+        f"fernet: {model['parameters']:,} parameters, {millions} MFLOP an image "
+        "forward, float32 on " in console.file.getvalue()
+    )
+
+
 def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path):
     folder = tmp_path / "baseline" / "seed_42"
     shutil.copytree(finished_run[0], folder)

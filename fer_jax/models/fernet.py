@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import Head, batch_norm, conv, halve
+from fer_jax.models.layers import (
+    Head,
+    SqueezeExcitation,
+    batch_norm,
+    conv,
+    halve,
+    scaled,
+)
 
 WIDTHS = (32, 96, 192)  # at 24 x 24, 12 x 12 and 6 x 6
 GRID = 3  # cells to a side that the head tells apart
@@ -25,17 +32,21 @@ class FerNet(nnx.Module):
         dropout: float,
         dtype: jnp.dtype,
         channels: int,
+        width: float,
+        squeeze_excitation: bool,
+        norm: str,
         rngs: nnx.Rngs,
     ):
         """Builds the network; it computes in `dtype`, on images of `channels`."""
-        self.stem = conv(channels, WIDTHS[0], 5, stride=2, dtype=dtype, rngs=rngs)
-        self.norm = batch_norm(WIDTHS[0], dtype=dtype, rngs=rngs)
-        inputs = (WIDTHS[0], *WIDTHS[:-1])
+        widths = [scaled(each, width) for each in WIDTHS]
+        self.stem = conv(channels, widths[0], 5, stride=2, dtype=dtype, rngs=rngs)
+        self.norm = batch_norm(widths[0], norm=norm, dtype=dtype, rngs=rngs)
+        style = {"squeeze_excitation": squeeze_excitation, "norm": norm}
         self.blocks = nnx.List(
-            _Block(i, o, dtype=dtype, rngs=rngs)
-            for i, o in zip(inputs, WIDTHS, strict=True)
+            _Block(i, o, **style, dtype=dtype, rngs=rngs)
+            for i, o in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
-        self.head = Head(WIDTHS[-1], num_classes, dropout=dropout, grid=GRID, rngs=rngs)
+        self.head = Head(widths[-1], num_classes, dropout=dropout, grid=GRID, rngs=rngs)
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """From normalised `[B, H, W, C]` to float32 logits `[B, num_classes]`."""
@@ -52,20 +63,33 @@ class _Block(nnx.Module):
     (ResNet-D, He et al. 2019, arXiv:1812.01187).
     """
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        widens = inputs != outputs
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        squeeze_excitation: bool,
+        norm: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        widens = inputs != outputs  # at every width, as 32, 96 and 192 lie apart
         stride = 2 if widens else 1
-        self.conv1 = conv(inputs, outputs, 3, stride=stride, dtype=dtype, rngs=rngs)
-        self.norm1 = batch_norm(outputs, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
-        self.norm2 = batch_norm(outputs, dtype=dtype, rngs=rngs)
-        self.project = nnx.data(
-            conv(inputs, outputs, 1, dtype=dtype, rngs=rngs) if widens else None
+        how = {"dtype": dtype, "rngs": rngs}
+        self.conv1 = conv(inputs, outputs, 3, stride=stride, **how)
+        self.norm1 = batch_norm(outputs, norm=norm, **how)
+        self.conv2 = conv(outputs, outputs, 3, **how)
+        self.norm2 = batch_norm(outputs, norm=norm, last=True, **how)
+        self.project = nnx.data(conv(inputs, outputs, 1, **how) if widens else None)
+        self.excite = nnx.data(
+            SqueezeExcitation(outputs, **how) if squeeze_excitation else None
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jax.nn.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
+        if self.excite is not None:
+            y = self.excite(y)
         if self.project is not None:
             x = self.project(halve(x))
         return jax.nn.relu(x + y)

@@ -1,4 +1,4 @@
-"""The layers that the residual networks share, with the initialisation they use."""
+"""The layers that the networks share, with the initialisation they use."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,21 @@ def uniform(bound: float) -> nnx.Initializer:
         return jnp.asarray(rng.uniform(-limit, limit, shape), dtype)
 
     return init
+
+
+def normal(deviation: float) -> nnx.Initializer:
+    """Normal of this standard deviation, drawn on the host as by `uniform`."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+        return jnp.asarray(deviation * rng.standard_normal(shape), dtype)
+
+    return init
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8, and at least 8."""
+    return max(8, 8 * round(channels * width / 8))
 
 
 def conv(
@@ -60,12 +75,58 @@ def conv(
     )
 
 
-def batch_norm(features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def batch_norm(
+    features: int,
+    *,
+    norm: str,
+    last: bool = False,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.BatchNorm:
     """Batch norm whose running statistics forget as fast as PyTorch's.
 
     Flax's default momentum of 0.99 still remembers the start after a short run.
+
+    Args:
+      features: the number of channels.
+      norm: `plain`; `zero_last`, where the scale of the `last` of a residual branch
+        starts at 0, so that a block starts as its shortcut (Goyal et al. 2017,
+        arXiv:1706.02677); or `fixed_scale`, where scales are no parameters but 1, and
+        only biases are trained (Jordan 2024, arXiv:2404.00498).
+      last: whether it ends a residual branch.
+      dtype: what it computes in.
+      rngs: where keys come from.
     """
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    start = jax.nn.initializers.zeros if norm == "zero_last" and last else None
+    return nnx.BatchNorm(
+        features,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        use_scale=norm != "fixed_scale",
+        **({"scale_init": start} if start else {}),
+        rngs=rngs,
+    )
+
+
+class SqueezeExcitation(nnx.Module):
+    """Weighs each channel by what all channels hold on average (arXiv:1709.01507).
+
+    Hu et al. 2018: the means over the image, a layer of a sixteenth as many values,
+    here at least 8, with ReLU, and one of a sigmoid for each channel.
+    """
+
+    def __init__(self, features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Builds the two layers, which compute in `dtype`."""
+        hidden = max(8, features // 16)
+        how = {"dtype": dtype, "kernel_init": uniform(1.0), "rngs": rngs}
+        self.squeeze = nnx.Linear(features, hidden, **how)
+        self.excite = nnx.Linear(hidden, features, **how)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """From `[B, H, W, features]` to the same shape."""
+        weights = jax.nn.relu(self.squeeze(x.mean(axis=(1, 2))))
+        return x * jax.nn.sigmoid(self.excite(weights))[:, None, None]
 
 
 class Head(nnx.Module):

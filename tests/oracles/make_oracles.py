@@ -14,10 +14,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from weights import draw
 
 from fer_jax.bench import torch_networks
@@ -35,6 +37,9 @@ def main() -> None:
             network("fernet", torch_networks.create("fernet")),
             network("resnet18", torch_networks.create("resnet18")),
         ],
+        "narrow": [logits(*case) for case in narrow()],
+        "pretrained": [pretrained(18), pretrained(50)],
+        "flops": flops(),
     }
     path = Path(__file__).parent / "torch.json"
     path.write_text(json.dumps(plain(oracles), separators=(",", ":")) + "\n")
@@ -134,16 +139,21 @@ def adamw() -> dict[str, Any]:
     return {"settings": settings, "start": start, "grads": grads, "after": after}
 
 
-def network(arch: str, model: nn.Module) -> dict[str, Any]:
-    """Logits in both modes, and the running statistics after one training pass."""
+def fill(model: nn.Module) -> None:
+    """Gives a network the weights that the tests draw too."""
     weights = {
         name: torch.tensor(draw(name, tuple(value.shape)))
         for name, value in model.state_dict().items()
         if "num_batches" not in name
     }
     model.load_state_dict(weights, strict=False)
+
+
+def network(arch: str, model: nn.Module, side: int = 16) -> dict[str, Any]:
+    """Logits in both modes, and the running statistics after one training pass."""
+    fill(model)
     model = model.double()
-    images = torch.tensor(draw("images", (4, 1, 16, 16)) * 4.0).double()
+    images = torch.tensor(draw("images", (4, 1, side, side)) * 4.0).double()
     with torch.no_grad():
         evaluated = model.eval()(images)
         trained = model.train()(images)
@@ -153,10 +163,61 @@ def network(arch: str, model: nn.Module) -> dict[str, Any]:
         "parameters": sum(value.numel() for value in model.parameters()),
         "evaluated": evaluated,
         "trained": trained,
-        "stem_mean": after["norm.running_mean"],
-        "stem_var": after["norm.running_var"],
+        "stem_mean": after.get("norm.running_mean"),
+        "stem_var": after.get("norm.running_var"),
         "stem_count": images.shape[0] * (64 if arch == "fernet" else 256),
     }
+
+
+def narrow() -> list[tuple[dict[str, Any], int, nn.Module]]:
+    """Networks of an eighth of the width: how to create them, and the image's side."""
+    eighth = {"width": 0.125}
+    return [
+        (
+            {"arch": "fernet", "squeeze_excitation": True},
+            16,
+            networks.excited(torch_networks.create("fernet")),
+        ),
+        ({"arch": "vgg"} | eighth, 48, networks.VGG((8, 16, 32, 64), 512)),
+        ({"arch": "convnext"} | eighth, 34, networks.ConvNeXt((8, 16, 24, 48))),
+        ({"arch": "wide_resnet"} | eighth, 16, networks.WideResNet(8, (16, 32, 64))),
+    ]
+
+
+def logits(options: dict[str, Any], side: int, model: nn.Module) -> dict[str, Any]:
+    """Logits in both modes."""
+    found = network(options["arch"], model, side)
+    kept = ("parameters", "evaluated", "trained")
+    return {"options": options, "side": side} | {key: found[key] for key in kept}
+
+
+def pretrained(layers: int) -> dict[str, Any]:
+    """The first features of two colour images, by a network an eighth as wide."""
+    model = networks.TorchvisionResNet(layers, stem=8)
+    fill(model)
+    images = torch.tensor(draw("images", (2, 3, 40, 40)) * 4.0).double()
+    with torch.no_grad():
+        features = model.double().eval().features(images)
+    return {"layers": layers, "features": features[:, :16]}
+
+
+def flops() -> dict[str, int]:
+    """PyTorch's count for one grey image of 48 x 48, but for vgg of 40 x 40."""
+    made = {
+        "fernet": torch_networks.create("fernet"),
+        "resnet18": torch_networks.create("resnet18"),
+        "resnet18_imagenet": networks.TorchvisionResNet(18, channels=1, classes=7),
+        "wide_resnet": networks.WideResNet(),
+        "vgg": networks.VGG(),
+        "convnext": networks.ConvNeXt(),
+    }
+    found = {}
+    for arch, model in made.items():
+        side = 40 if arch == "vgg" else 48
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(torch.zeros(1, 1, side, side))
+        found[arch] = counter.get_total_flops()
+    return found
 
 
 if __name__ == "__main__":
