@@ -192,7 +192,7 @@ MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"loss.use_class_weights": False},
     ),
     "dropout": (
-        "Does more dropout help?",
+        "Does dropout help?",
         {"model.dropout": 0.4},
         {"model.dropout": 0.0},
     ),
@@ -282,7 +282,10 @@ def ablation(path: str | Path, *, small: bool) -> list[Config]:
     found, now = [start], flatten(start.model_dump())
     for name, (question, on, off) in MEANS.items():
         on, off = _in_pixels(on, start), _in_pixels(off, start)
-        has = all(now[key] == value for key, value in on.items())
+        # A number is on where it is not off; what is chosen, where it is this choice.
+        switch, absent = next(iter(off.items()))
+        number = not isinstance(absent, str) and absent is not True
+        has = now[switch] != absent if number else now[switch] == on[switch]
         named = f"without_{name}" if has else name
         if has:
             question = question.removesuffix("?") + " (it is left out)?"
