@@ -204,11 +204,6 @@ def _check_sizes(config: Config, where: str) -> None:
             f"{where}: training.start_size is {start}; expected 0 or 16 to the size "
             f"that the network sees in the end, {seen}"
         )
-    if config.evaluation.views == "ten_crop" and not 0 < crop < size:
-        raise UserError(
-            f"{where}: evaluation.views is ten_crop, and data.crop_size is {crop}; "
-            f"set it below data.image_size, which is {size}, as in data.crop_size=40"
-        )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

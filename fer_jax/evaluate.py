@@ -11,6 +11,7 @@ from fer_jax.augment import normalise
 from fer_jax.data.stored_images import StoredImages, in_turn, is_stored
 from fer_jax.models import Network
 
+MOVED = 1 / 12  # how far ten crops of a whole image move it, as a share of the side
 PredictFn = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 
 
@@ -51,7 +52,9 @@ def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
     Args:
       images: float `[B, H, W, C]`.
       views: "one", "flip" (with the mirror image) or "ten_crop" (the corners and the
-        centre, each with its mirror image; Krizhevsky et al. 2012).
+        centre, each with its mirror image; Krizhevsky et al. 2012). Where the network
+        sees the whole image, the corners are those of one whose edge goes on outside
+        for a twelfth of the side, so that the image is moved, as in training.
       crop_size: the side of what the network sees; 0: the whole image.
 
     Returns:
@@ -59,7 +62,10 @@ def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
     """
     _, height, width, _ = images.shape
     tall, wide = (crop_size, crop_size) if crop_size else (height, width)
-    down, right = height - tall, width - wide
+    if views == "ten_crop" and (tall, wide) == (height, width):
+        pad = round(MOVED * height)
+        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+    down, right = images.shape[1] - tall, images.shape[2] - wide
     corners = [(down // 2, right // 2)]
     if views == "ten_crop":
         corners += [(0, 0), (0, right), (down, 0), (down, right)]

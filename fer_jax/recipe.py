@@ -51,9 +51,14 @@ MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"evaluation.views": "one"},
     ),
     "ten_crop": (
-        "Do crops of 5/6 and ten views of them help?",
-        {"evaluation.views": "ten_crop", "data.crop_size": 0.8333},
-        {"evaluation.views": "flip", "data.crop_size": 0},
+        "Do ten views in evaluation, moved and mirrored, help?",
+        {"evaluation.views": "ten_crop"},
+        {"evaluation.views": "flip"},
+    ),
+    "crops": (
+        "Do random crops of 5/6 help?",
+        {"data.crop_size": 0.8333},
+        {"data.crop_size": 0},
     ),
     "ema": (
         "Do averaged weights help?",

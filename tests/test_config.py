@@ -534,8 +534,6 @@ def test_any_bytes_are_loaded_or_refused_in_one_line(folder, content):
         (["data.crop_size=8"], "data.crop_size is 8; expected 0 or 16"),
         (["training.start_size=50"], "training.start_size is 50; expected 0 or 16 to"),
         (["data.crop_size=40", "training.start_size=44"], "sees in the end, 40"),
-        (["evaluation.views=ten_crop"], "set it below data.image_size, which is 48"),
-        (["evaluation.views=ten_crop", "data.crop_size=48"], "data.crop_size is 48;"),
     ],
 )
 def test_sizes_that_contradict_one_another_are_refused(items, says):

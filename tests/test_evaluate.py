@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.special import log_softmax
 
 from fer_jax.evaluate import make_predict, predict_split, see
@@ -132,7 +133,20 @@ def test_the_views_are_the_parts_of_an_image_and_their_mirror_images():
         np.testing.assert_array_equal(mirrored, part[:, :, ::-1])
 
 
-@pytest.mark.parametrize(("views", "crop"), [("flip", 0), ("flip", 3), ("ten_crop", 3)])
+@pytest.mark.parametrize("crop", [0, 24])
+def test_ten_crops_of_a_whole_image_move_it_and_its_edge_goes_on(crop):
+    image = np.random.default_rng(0).standard_normal((1, 24, 24, 1))
+    ten = see(np.float32(image), views="ten_crop", crop_size=crop)
+    moves = [(0, 0), (2, 2), (2, -2), (-2, 2), (-2, -2)]
+    for view, mirrored, move in zip(ten[:5], ten[5:], moves, strict=True):
+        moved = ndimage.shift(image[0, :, :, 0], move, order=0, mode="nearest")
+        np.testing.assert_allclose(view[0, :, :, 0], moved, rtol=1e-6)
+        np.testing.assert_array_equal(mirrored, view[:, :, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("views", "crop"), [("flip", 0), ("flip", 3), ("ten_crop", 3), ("ten_crop", 0)]
+)
 def test_probabilities_are_the_mean_over_the_views(images, views, crop):
     predict = make_predict(Linear(), views=views, crop_size=crop)
     logits = predict_split(
