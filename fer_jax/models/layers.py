@@ -1,5 +1,7 @@
 """The layers that the networks share, with the initialisation they use."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +169,17 @@ def halve(x: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     pixels = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
     return sum(pixels) / 4
+
+
+def halve_to_largest(x: jax.Array) -> jax.Array:
+    """From `[B, H, W, C]` to the largest of 2 x 2 pixels, `[B, H // 2, W // 2, C]`.
+
+    On a CPU the gradient takes a tenth of the time of XLA's reduction of windows.
+    """
+    _, height, width, _ = x.shape
+    x = x[:, : height - height % 2, : width - width % 2]
+    pixels = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return functools.reduce(jnp.maximum, pixels)
 
 
 def means(x: jax.Array, grid: int) -> jax.Array:

@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import Head, batch_norm, conv, means, scaled, uniform
+from fer_jax.models.layers import (
+    Head,
+    batch_norm,
+    conv,
+    halve_to_largest,
+    means,
+    scaled,
+    uniform,
+)
 
 WIDTHS = (64, 128, 256, 512)
 HIDDEN = 4096  # values between the fully connected layers
@@ -58,7 +66,7 @@ class VGG(nnx.Module):
         for number, layer in enumerate(self.blocks):
             x = layer(x)
             if number % 2 == 0:  # the second of a stage, as the stem is the first
-                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+                x = halve_to_largest(x)
         x = means(x, GRID).reshape(len(x), -1)
         x = self.dropout(jax.nn.relu(self.linear1(x)), rngs=rngs)
         x = jax.nn.relu(self.linear2(x))
