@@ -139,7 +139,7 @@ def read_folder(
 
 
 def decode(
-    path: Path, image_size: int, channels: int, box: Box | None
+    path: Path, image_size: int, channels: int, box: Box | None = None
 ) -> tuple[np.ndarray, str]:
     """One image file as uint8 `[S, S, C]`, and its kind as it is stored.
 
