@@ -101,13 +101,20 @@ def export(
     result = runs.read_result(run_dir)
     try:
         info = describe(result, seed_note, hardware)
+        epoch = result["selection"]["epoch"]
     except (LookupError, TypeError, AttributeError):
         raise UserError(
             f"{run_dir / runs.RESULT} lacks what a model says of itself; repeat that "
             "run with --force"
         ) from None
-    with locked(run_dir):
-        tree = _selected(run_dir, result)
+    try:
+        with locked(run_dir):
+            tree = _selected(run_dir, epoch)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or run_dir} cannot be read ({error.strerror or error}); "
+            "mend that and export again"
+        ) from None
     params, batch_stats = evaluated_weights(tree)
     named = predictor.named({"params": params, "batch_stats": batch_stats})
     tensors = {name: np.asarray(leaf) for name, leaf in named.items()}
@@ -128,12 +135,11 @@ def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
     return state["params"], state["batch_stats"]
 
 
-def _selected(run_dir: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of the checkpoint whose scores `result.json` tells, as saved."""
+def _selected(run_dir: Path, epoch: int) -> dict[str, Any]:
+    """The arrays of the selected checkpoint, of that epoch, as they were saved."""
     folder = run_dir / runs.CHECKPOINTS
     if not folder.is_dir():  # opening would make it
         raise UserError(f"{folder} is missing; repeat that run with --force")
-    epoch = result["selection"]["epoch"]
     with Checkpoints(folder) as checkpoints:
         steps = checkpoints.steps
         best = best_row(checkpoints.record(steps[0])["history"]) if steps else {}

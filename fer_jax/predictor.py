@@ -22,7 +22,9 @@ from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile
 
 SHIPPED = Path(__file__).with_name("pretrained")
-MAX_BATCH = 256  # images in one call of the compiled program
+# Images in one call of a compiled program. On a CPU programs for eight and more take
+# seconds to compile, as their convolutions are composed of products, and gain little.
+MAX_BATCH, MAX_BATCH_ON_CPU = 256, 4
 
 
 def load(path: str | Path | None = None) -> "Predictor":
@@ -95,9 +97,10 @@ class Predictor:
         """
         pixels = self._pixels(images)
         rows = [np.empty((0, len(self.labels)), np.float32)]
-        for first in range(0, len(pixels), MAX_BATCH):
-            chunk = pixels[first : first + MAX_BATCH]
-            # Batches of any size share nine compiled programs.
+        most = MAX_BATCH_ON_CPU if jax.default_backend() == "cpu" else MAX_BATCH
+        for first in range(0, len(pixels), most):
+            chunk = pixels[first : first + most]
+            # So batches of any size share nine compiled programs; on a CPU three.
             size = 1 << (len(chunk) - 1).bit_length()
             padding = np.repeat(chunk[:1], size - len(chunk), axis=0)
             logits = self._predict(

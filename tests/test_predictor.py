@@ -28,14 +28,6 @@ SIDE = 16
 SIZES = ((16, 16), (31, 57), (90, 40), (7, 5), (200, 200), (1, 1), (3, 80))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_batches():
-    """Programs for eight images and more take seconds to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "MAX_BATCH", 4)
-        yield
-
-
 @pytest.fixture(scope="module")
 def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
@@ -183,6 +175,9 @@ def test_batches_of_any_size_share_a_few_programs(folders, monkeypatch):
         found = model.predict(images[:count])
         np.testing.assert_allclose(found, whole[:count], atol=1e-4)
     assert shapes[3:] == [1, 2, 4, 4, 4, 1]
+    monkeypatch.setattr(predictor.jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(model.predict(images), whole, atol=1e-4)
+    assert shapes[9:] == [16]
     assert predict_batch._cache_size() == len(set(shapes))
 
 
@@ -394,6 +389,9 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path, monkeypatch)
     (run / "result.json").write_text(json.dumps(result))
     refused(run, "lacks what a model says of itself")
     shutil.copy(finished_run[0] / "result.json", run / "result.json")
+    for part in (run / "checkpoints").glob("*/state/d/*"):
+        part.write_bytes(b"no")
+    refused(run, "no undamaged checkpoint")
     shutil.rmtree(run / "checkpoints")
     refused(run, "checkpoints is missing")
     assert not (run / "checkpoints").exists()
