@@ -107,17 +107,7 @@ def export(
             f"{run_dir / runs.RESULT} lacks what a model says of itself; repeat that "
             "run with --force"
         ) from None
-    try:
-        with locked(run_dir):
-            tree = _selected(run_dir, epoch)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or run_dir} cannot be read ({error.strerror or error}); "
-            "mend that and export again"
-        ) from None
-    params, batch_stats = evaluated_weights(tree)
-    named = predictor.named({"params": params, "batch_stats": batch_stats})
-    tensors = {name: np.asarray(leaf) for name, leaf in named.items()}
+    tensors = _tensors(run_dir, epoch)
     weights = model_file.pack(tensors)
     largest = _compare(weights, info, tensors)
     written = model_file.write(to, weights, info, force=force)
@@ -133,6 +123,21 @@ def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
     """Of a checkpoint as saved, the params and batch_stats that evaluation uses."""
     state = tree["state"]
     return state["params"], state["batch_stats"]
+
+
+def _tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
+    """What evaluation uses of the selected checkpoint, of that epoch, by name."""
+    try:
+        with locked(run_dir):
+            tree = _selected(run_dir, epoch)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or run_dir} cannot be read ({error.strerror or error}); "
+            "mend that and export again"
+        ) from None
+    params, batch_stats = evaluated_weights(tree)
+    named = predictor.named({"params": params, "batch_stats": batch_stats})
+    return {name: np.asarray(leaf) for name, leaf in named.items()}
 
 
 def _selected(run_dir: Path, epoch: int) -> dict[str, Any]:
