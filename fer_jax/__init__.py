@@ -1,3 +1,33 @@
-"""fer_jax: a laboratory for facial emotion recognition in JAX."""
+"""fer_jax: a laboratory for facial emotion recognition in JAX.
+
+model = fer_jax.load_pretrained()
+probabilities = model.predict(faces)  # uint8 [B, H, W] or [B, H, W, 3] -> [B, C]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fer_jax.predictor import Predictor
 
 __version__ = "0.1.0"
+
+
+def load_pretrained(path: str | Path | None = None) -> Predictor:
+    """The trained model that ships with the package, or another.
+
+    Args:
+      path: a folder that `bin/export` wrote; None for the shipped one.
+
+    Returns:
+      a model: `model.predict(images)` gives the probabilities of `model.labels`, and
+      `model.info` says where it comes from and how good it is.
+
+    Raises:
+      fer_jax.errors.UserError: if it is missing, damaged, or of another format.
+    """
+    from fer_jax.predictor import load  # only here, as importing JAX takes seconds
+
+    return load(path)

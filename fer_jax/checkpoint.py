@@ -152,6 +152,23 @@ class Checkpoints:
         )
         return self._checkpointer.load(step, abstract)
 
+    def load_as_saved(self, step: int) -> Any:
+        """The arrays that were saved under a step, without a tree to compare with.
+
+        Returns:
+          nested dicts with text keys and lists, which stand for all other containers,
+          on this process's first device, whatever device they were saved from.
+
+        Raises:
+          UserError: if the checkpoint has been damaged since the opening.
+        """
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            self._checkpointer.metadata(step).metadata,
+        )
+        return self.load(step, like)
+
 
 def _sort_out(folder: Path) -> list[str]:
     """Removes what is unfinished or damaged.

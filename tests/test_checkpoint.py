@@ -9,6 +9,7 @@ import pytest
 
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.errors import UserError
+from fer_jax.train_step import TrainState
 
 
 def tree(value):
@@ -52,6 +53,17 @@ def test_comes_back_bit_for_bit_in_another_opening(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, loaded, tree(step))
             same = jax.tree.map(lambda a, b: a.dtype == b.dtype, loaded, tree(step))
             assert all(jax.tree.leaves(same))
+
+
+def test_comes_back_without_a_tree_to_compare_with(tmp_path):
+    state = TrainState(jnp.int32(3), tree(1), {"mean": jnp.ones(2)}, (None, tree(2)))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(3, {"state": state}, {})
+        found = checkpoints.load_as_saved(3)["state"]
+    assert found["step"] == 3 and found["params"]["narrow"].dtype == jnp.bfloat16
+    weights = found["params"]["weights"]["0"]
+    np.testing.assert_array_equal(weights, np.full((3, 4), 1, np.float32))
+    np.testing.assert_array_equal(found["batch_stats"]["mean"], np.ones(2))
 
 
 def test_a_step_saved_again_is_replaced(tmp_path):

@@ -128,7 +128,7 @@ def read_folder(
             try:
                 box = source.boxes.get(relative)
                 path = source.path / relative
-                image, kind = _decode(path, image_size, channels, box)
+                image, kind = decode(path, image_size, channels, box)
             except ValueError as error:
                 problems.add(split, f"{os.sep}{relative} {error}")
             else:
@@ -138,8 +138,8 @@ def read_folder(
                 advance(done / total)
 
 
-def _decode(
-    path: Path, image_size: int, channels: int, box: Box | None
+def decode(
+    path: Path, image_size: int, channels: int, box: Box | None = None
 ) -> tuple[np.ndarray, str]:
     """One image file as uint8 `[S, S, C]`, and its kind as it is stored.
 
@@ -158,7 +158,7 @@ def _decode(
                 wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
                 if image.width * image.height <= MAX_PIXELS:
                     kind = _kind(image, path.suffix)
-                    image = _upright(image, "RGB" if channels > 1 else "L")
+                    image = upright(image, "RGB" if channels > 1 else "L")
                     if face := _inside(box, image.size):
                         pixels = np.asarray(image.crop(face))
                         return fit(pixels, image_size, channels), kind
@@ -190,7 +190,7 @@ def _inside(box: Box | None, size: tuple[int, int]) -> Box | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _upright(image: Image.Image, mode: str) -> Image.Image:
+def upright(image: Image.Image, mode: str) -> Image.Image:
     """Upright, in mode L or RGB; what is transparent becomes white, as on a page.
 
     16 bits, which are grey only, become 8, and the mode L.
