@@ -27,6 +27,7 @@ from fer_jax.predictor import Predictor
 TOLERANCE = 0.01
 _FACES = 128  # drawn ones, on which the two are compared
 _SCORES = ("n", "accuracy", "macro_f1", "balanced_accuracy", "loss")
+_SHAPE = ("arch", "width", "squeeze_excitation", "norm")
 _VAL_NOTE = "val chose the epoch, so its scores are a little too good"
 
 
@@ -122,7 +123,7 @@ def export(
 def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
     """Of a checkpoint as saved, the params and batch_stats that evaluation uses."""
     state = tree["state"]
-    return state["params"], state["batch_stats"]
+    return tuple(state.get("averaged") or (state["params"], state["batch_stats"]))
 
 
 def _tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
@@ -167,14 +168,15 @@ def describe(
         given = ["--data_root", data["description"], *given]
     return {
         "labels": data["class_names"],
-        "network": result["model"],
+        "network": result["model"] | {key: config["model"][key] for key in _SHAPE},
         "preprocessing": {
             "image_size": config["data"]["image_size"],
             "channels": channels,
             "colour": "grey, by Pillow's mode L" if channels == 1 else "RGB",
             "resize": "the square in the middle, bicubic with antialiasing (Pillow)",
             "normalisation": "(x - mean) / (deviation + 8), of each image itself",
-            "views": config.get("evaluation", {}).get("views", "none"),
+            "crop_size": config["data"]["crop_size"],
+            "views": config["evaluation"]["views"],
         },
         "scores": {
             split: _scores(result[split])

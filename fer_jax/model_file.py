@@ -32,9 +32,12 @@ class _Section(BaseModel):
 
 
 class Network(_Section):
-    """Which network the weights are of: a name from `fer_jax.models.MODELS`."""
+    """Which network the weights are of, as `fer_jax.models.create` takes it."""
 
     arch: str
+    width: float
+    squeeze_excitation: bool
+    norm: str
 
 
 class Preprocessing(_Section):
@@ -42,7 +45,8 @@ class Preprocessing(_Section):
 
     image_size: int = Field(ge=16, le=512)
     channels: Literal[1, 3]
-    views: str  # of each image that the probabilities are the mean of
+    crop_size: int = Field(ge=0, le=512)  # what the network sees of it; 0: all
+    views: Literal["one", "flip", "ten_crop"]  # of which the mean is taken
 
 
 class Description(_Section):

@@ -60,21 +60,27 @@ class Predictor:
         self.info = model.info
         self.image_size = description.preprocessing.image_size
         self.channels = description.preprocessing.channels
-        arch, views = description.network.arch, description.preprocessing.views
-        if arch not in models.MODELS:
-            raise UserError(
-                f"{where}: network.arch is {arch!r}, and this version has "
-                f"{', '.join(models.MODELS)}; use the version that wrote it"
+        asked, preprocessing = description.network, description.preprocessing
+        try:
+            network, params, batch_stats = models.create(
+                asked.arch,
+                jax.random.key(0),
+                num_classes=len(self.labels),
+                dropout=0.0,
+                dtype=jnp.float32,
+                channels=self.channels,
+                width=asked.width,
+                squeeze_excitation=asked.squeeze_excitation,
+                norm=asked.norm,
             )
-        network, params, batch_stats = models.create(
-            arch,
-            jax.random.key(0),
-            num_classes=len(self.labels),
-            dropout=0.0,
-            dtype=jnp.float32,
-            channels=self.channels,
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        self._predict = evaluate.make_predict(
+            network,
+            views=preprocessing.views,
+            crop_size=preprocessing.crop_size,
+            apart=jax.default_backend() == "cpu",
         )
-        self._predict = _make_predict(network, views, where)
         like = {"params": params, "batch_stats": batch_stats}
         self._weights = _filled(like, model)
 
@@ -127,18 +133,6 @@ class Predictor:
         size, channels = self.image_size, self.channels
         pixels = [fit(np.asarray(each), size, channels) for each in pictures]
         return np.stack(pixels) if pixels else np.empty((0, size, size, channels))
-
-
-def _make_predict(
-    network: models.Network, views: str, where: Path
-) -> evaluate.PredictFn:
-    """The function by which the split val was evaluated in training."""
-    if views != "none":
-        raise UserError(
-            f"{where}: preprocessing.views is {views!r}, and this version knows none; "
-            "use the version that wrote it"
-        )
-    return evaluate.make_predict(network)
 
 
 def _filled(like: dict[str, Any], model: ModelFile) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fer_jax.augment import normalise
 from fer_jax.data.folder_source import list_folder, read_folder
 from fer_jax.data.records import Problems
 from fer_jax.errors import UserError, run_command
+from fer_jax.evaluate import see
 from fer_jax.export_model import export
 from fer_jax.labels import EMOTIONS
 
@@ -36,6 +37,17 @@ def exported(finished_run, tmp_path_factory):
     return folder
 
 
+# The grey network is the plain one; the colour one is of another shape and sees crops.
+SHAPES = {
+    1: {"width": 1.0, "squeeze_excitation": False, "norm": "plain"},
+    3: {"width": 0.5, "squeeze_excitation": True, "norm": "fixed_scale"},
+}
+SEEN = {
+    1: {"crop_size": 0, "views": "one"},
+    3: {"crop_size": 14, "views": "ten_crop"},
+}
+
+
 def invented(channels):
     """A network whose random weights tell images apart, and what it is described by."""
     network, params, stats = models.create(
@@ -45,6 +57,7 @@ def invented(channels):
         dropout=0.0,
         dtype=jnp.float32,
         channels=channels,
+        **SHAPES[channels],
     )
     rng = np.random.default_rng(channels)
 
@@ -57,8 +70,12 @@ def invented(channels):
     params["head"]["linear"]["kernel"] *= 8.0
     info = {
         "labels": EMOTIONS,
-        "network": {"arch": "fernet"},
-        "preprocessing": {"image_size": SIDE, "channels": channels, "views": "none"},
+        "network": {"arch": "fernet", **SHAPES[channels]},
+        "preprocessing": {
+            "image_size": SIDE,
+            "channels": channels,
+            **SEEN[channels],
+        },
     }
     return network, {"params": params, "batch_stats": stats}, info
 
@@ -108,10 +125,10 @@ def test_the_numbers_are_the_network_s(loaded, channels):
     network, tree, _ = invented(channels)
     shape = (4, SIDE, SIDE, channels)
     images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    logits = jax.jit(network.evaluate)(
-        tree["params"], tree["batch_stats"], normalise(jnp.asarray(images))
-    )
-    expected = softmax(np.asarray(logits), axis=1)
+    evaluate = jax.jit(network.evaluate)
+    views = see(normalise(jnp.asarray(images)), **SEEN[channels])
+    logits = [evaluate(tree["params"], tree["batch_stats"], view) for view in views]
+    expected = softmax(np.asarray(logits), axis=2).mean(axis=0)
     assert expected.std(axis=0).max() > 0.05
     found = loaded[channels].predict(images)
     np.testing.assert_allclose(found, expected, atol=5e-3)
@@ -302,12 +319,13 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (edit(labels=["happy"]), "labels: List should have at least 2"),
         (edit(labels=["sad"] * 7 + ["x"]), f"{BIAS} is float16 [7], expected"),
         (edit(network={}), "network.arch: Field required"),
-        (edit(network__arch="vgg"), "network.arch is 'vgg'"),
+        (edit(network__arch="vgg16"), "model.arch is 'vgg16'"),
+        (edit(network__norm="none"), "model.norm is 'none'"),
         (edit(network__arch="resnet18"), f"{WEIGHTS}: batch_stats/blocks/0/norm1/mean"),
         (edit(preprocessing__image_size=1), "preprocessing.image_size: "),
         (edit(preprocessing__channels=2), "preprocessing.channels: "),
         (edit(preprocessing__channels=3), "params/stem/kernel is float16"),
-        (edit(preprocessing__views="many"), "preprocessing.views is 'many'"),
+        (edit(preprocessing__views="many"), "preprocessing.views: "),
         (weights(lambda t: t.pop(BIAS)), f"lacks the tensor {BIAS}"),
         (weights(lambda t: t.update(more=t[BIAS])), "holds the tensor more"),
         (
