@@ -257,7 +257,9 @@ def test_a_gradient_that_explodes_stops_with_the_last_good_values(
             make_train_step(network, tx, loss_fn=f, **parts)
             for f in (loss_fn, lambda *_: loss_fn(*_) * jnp.float32(3e38))
         ]
-        return lambda state, *rest: steps[int(state.step) == 5](state, *rest)
+        return lambda state, *rest, **how: steps[int(state.step) == 5](
+            state, *rest, **how
+        )
 
     monkeypatch.setattr(experiment, "make_train_step", exploding)
     with pytest.raises(UserError) as error:
