@@ -137,7 +137,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--budget",
         type=float,
         metavar="MINUTES",
-        help="begin no run that is expected to end later than so long after the start",
+        help="begin no run that would end later than so long after the start, as far "
+        "as the finished runs tell; the first of all is begun in any case",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan only")
     parser.add_argument("--yes", action="store_true", help="do not ask before starting")
@@ -237,9 +238,8 @@ class _Batch:
         workers, told = self.workers, False
         with workers.at_work():
             while workers.jobs or (self.left and not workers.signals):
-                if workers.are_free and self._is_out_of_time():
-                    self.left.clear()
-                    continue
+                if workers.are_free:
+                    self._leave_what_has_no_time()
                 if workers.are_free and (job := self._next_free()):
                     self._begin(job)
                     told = False
@@ -261,18 +261,19 @@ class _Batch:
             )
         return 1 if self.failed else 0
 
-    def _is_out_of_time(self) -> bool:
-        """Whether the budget leaves no time for the next job, which is then told."""
-        if self.args.budget is None or not self.left:
-            return False
-        ends = time.time() - self.began + (self.seconds(self.left[:1]) or 0.0)
-        if ends <= 60 * self.args.budget:
-            return False
-        self.console.print(
-            f"the budget of {self.args.budget:g} min leaves no time for "
-            f"{len(self.left)} runs; the same command goes on with them"
-        )
-        return True
+    def _leave_what_has_no_time(self) -> None:
+        """Takes the jobs off the plan that would end after the budget, and says so."""
+        if self.args.budget is None:
+            return
+        rest = 60 * self.args.budget - (time.time() - self.began)
+        late = [job for job in self.left if (self.seconds([job]) or 0.0) > rest]
+        if late:
+            self.left = [job for job in self.left if job not in late]
+            self.console.print(
+                f"the budget of {self.args.budget:g} min leaves no time for "
+                f"{', '.join(job.label for job in late)}; the same command goes on "
+                "with what is left"
+            )
 
     def _next_free(self) -> Job | None:
         """The first job whose folder nobody holds, which is then ours."""

@@ -1,7 +1,6 @@
 """An experiment's settings and images in, compiled functions and arrays out."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +14,7 @@ from fer_jax.data import Dataset, pipeline
 from fer_jax.data.stored_images import Images, StoredImages, is_stored, taken
 from fer_jax.errors import UserError
 from fer_jax.memory import available_memory
-from fer_jax.models import torch_weights
-from fer_jax.models.whitening import whitened
+from fer_jax.models import torch_weights, whitening
 from fer_jax.randaugment import randaugment
 from fer_jax.train_step import (
     AugmentFn,
@@ -61,6 +59,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
     network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
+    trained = _trained(params) if config.model.whitened_stem else None
     tx, schedule = optimizer.create(
         training.lr,
         total_steps=per_epoch * training.epochs,
@@ -70,7 +69,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         schedule=training.schedule,
         momentum=training.momentum,
         clip_norm=training.clip_norm,
-        frozen=_is_stem if config.model.whitened_stem else None,
+        trained=trained,
     )
     counts = np.bincount(labels, minlength=num_classes)
     weights = losses.class_weights(counts) if config.loss.use_class_weights else None
@@ -98,6 +97,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             key=step_key,
             sam_rho=training.sam_rho,
             ema_decay=training.ema_decay,
+            trained=trained,
         ),
         predict=evaluate.make_predict(
             network,
@@ -159,14 +159,18 @@ def _make_network(
     if settings.whitened_stem:
         layer, leaf = models.STEM
         images = _some_normalised(dataset.splits["train"].images)
-        kernel = whitened(np.asarray(params[layer][leaf]), images)
+        kernel = whitening.whitened(np.asarray(params[layer][leaf]), images)
         params = params | {layer: params[layer] | {leaf: jnp.asarray(kernel)}}
     return network, params, batch_stats
 
 
-def _is_stem(path: Sequence[str]) -> bool:
-    # What whitens patches is not trained, as in Jordan 2024 (arXiv:2404.00498).
-    return tuple(path) == models.STEM
+def _trained(params: Any) -> Any:
+    """1 for all but the filters that whiten: these stay (arXiv:2404.00498)."""
+    layer, leaf = models.STEM
+    shape = params[layer][leaf].shape
+    filters = np.arange(shape[3]) >= whitening.count(shape)
+    every = jax.tree.map(lambda _: 1.0, params)
+    return every | {layer: every[layer] | {leaf: filters.astype(np.float32)}}
 
 
 def _check_pretrained(settings: Model) -> None:
@@ -231,8 +235,9 @@ def side_at(config: Config, epoch: int) -> int | None:
     """
     start = config.training.start_size
     full = config.data.crop_size or config.data.image_size
-    stage = min(2, 3 * epoch // config.training.epochs)
-    if not start or stage == 2 or start == full:
+    epochs = config.training.epochs
+    stage = 3 * epoch // epochs
+    if not start or stage == 2 or epoch == epochs - 1:
         return None
     return start if stage == 0 else (start + full) // 2
 

@@ -25,6 +25,7 @@ from fer_jax.predictor import Predictor
 
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01
+SHIPPED_BYTES = 10_000_000  # what comes with the package stays small
 _FACES = 128  # drawn ones, on which the two are compared
 _SCORES = ("n", "accuracy", "macro_f1", "balanced_accuracy", "loss")
 _SHAPE = ("arch", "width", "squeeze_excitation", "norm")
@@ -91,7 +92,7 @@ def export(
       what was done, in words.
 
     Raises:
-      UserError: for an unfinished or damaged run, weights larger than 10 MB, another
+      UserError: for an unfinished or damaged run, weights that are too large, another
         model in the folder, or a folder that cannot be written.
     """
     if not runs.is_finished(run_dir):
@@ -109,7 +110,8 @@ def export(
             "run with --force"
         ) from None
     tensors = _tensors(run_dir, epoch)
-    weights = model_file.pack(tensors)
+    ships = to.resolve() == predictor.SHIPPED.resolve()
+    weights = model_file.pack(tensors, SHIPPED_BYTES if ships else model_file.MAX_BYTES)
     largest = _compare(weights, info, tensors)
     written = model_file.write(to, weights, info, force=force)
     shown = predictor.load(to).labels  # what a reader will do
@@ -189,7 +191,7 @@ def describe(
         "seed_note": seed_note,
         "name": result["name"],
         "command": shlex.join(
-            ["python", "-m", "fer_jax.train", f"configs/{result['name']}.yaml", *given]
+            ["python", "-m", "fer_jax.train", _config_path(result), *given]
         ),
         "config": config,
         "hardware": hardware or made["device"],
@@ -200,9 +202,16 @@ def describe(
         "packages": made["packages"] | {"python": made["python"]},
         "data": {
             key: data[key]
-            for key in ("description", "fingerprint", "labels", "chosen", "counts")
+            for key in (
+                *("description", "fingerprint", "labels", "chosen", "counts"),
+                *("left_out", "notes"),
+            )
         },
     }
+
+
+def _config_path(result: dict[str, Any]) -> str:
+    return result.get("config_path") or f"configs/{result['name']}.yaml"
 
 
 def _scores(scores: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,9 @@ def softmax_loss(
     `torch.nn.functional.cross_entropy(logits, y, w, label_smoothing=…)`, and
     without weights the divisor is the batch size. The focal factor is that of Lin
     et al. 2017 (arXiv:1708.02002), extended from hard labels class by class. With
-    `self_targets` b the smoothed label becomes (1 - b) t + b p, in which p is taken as
-    given: soft bootstrapping of Reed et al. 2015 (arXiv:1412.6596), for noisy labels.
+    `self_targets` b the smoothed label becomes (1 - b) t + b p: soft bootstrapping of
+    Reed et al. 2015 (arXiv:1412.6596), for noisy labels. p is differentiated as well,
+    which draws it to what it is nearest to; held fixed it would only scale gradients.
 
     Args:
       logits: float `[B, C]`; computed in float32 whatever comes in.
@@ -65,8 +66,7 @@ def softmax_loss(
     weights = jnp.ones(log_p.shape[-1]) if weights is None else weights
     targets = smooth_labels(labels, label_smoothing)
     if self_targets:
-        own = jax.lax.stop_gradient(jnp.exp(log_p))
-        targets = (1.0 - self_targets) * targets + self_targets * own
+        targets = (1.0 - self_targets) * targets + self_targets * jnp.exp(log_p)
     terms = -log_p * targets
     if focal_gamma:
         # 1 - p without cancellation; at p = 1 its power has no finite gradient.

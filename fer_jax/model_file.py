@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
 from fer_jax.errors import UserError
@@ -23,7 +23,7 @@ from fer_jax.runs import replacing, write_json
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 FORMAT = 1
-MAX_BYTES = 10_000_000  # of the weights: what ships with a package stays small
+MAX_BYTES = 500_000_000  # of the weights: more is no network of ours
 _MAX_MODEL_BYTES = 1_000_000
 
 
@@ -48,6 +48,12 @@ class Preprocessing(_Section):
     crop_size: int = Field(ge=0, le=512)  # what the network sees of it; 0: all
     views: Literal["one", "flip", "ten_crop"]  # of which the mean is taken
 
+    @model_validator(mode="after")
+    def _is_part(self) -> "Preprocessing":
+        if self.crop_size > self.image_size:
+            raise ValueError("crop_size is larger than image_size")
+        return self
+
 
 class Description(_Section):
     """What of model.json is needed to predict; the rest of it is for people."""
@@ -67,11 +73,12 @@ class ModelFile(NamedTuple):
     tensors: dict[str, np.ndarray]  # float16, by name
 
 
-def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+def pack(tensors: Mapping[str, np.ndarray], most: int = MAX_BYTES) -> bytes:
     """The content of a weights' file.
 
     Raises:
-      UserError: if a value is too large for float16, or all are larger than 10 MB.
+      UserError: if a value is too large for float16, or there are more bytes than
+        `most`.
     """
     small = {}
     for name, tensor in tensors.items():
@@ -83,11 +90,11 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
                 "in which models are stored, does not have; export another run"
             )
     raw = safetensors.numpy.save(small)
-    if len(raw) > MAX_BYTES:
+    if len(raw) > most:
         raise UserError(
             f"the weights take {len(raw) / 1e6:.1f} MB as float16, expected at most "
-            f"{MAX_BYTES / 1e6:.0f} MB; export a run with a smaller network, such as "
-            "model.arch=fernet"
+            f"{most / 1e6:.0f} MB there; export to another folder, or a run with a "
+            "smaller network, such as model.arch=fernet"
         )
     return raw
 

@@ -1,6 +1,5 @@
 """Numbers in, an optax transformation and its learning-rate schedule out."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -94,7 +93,7 @@ def create(
     schedule: Literal["one_cycle", "cosine", "step"] = "one_cycle",
     momentum: float = 0.9,
     clip_norm: float = 0.0,
-    frozen: Callable[[Sequence[str]], bool] | None = None,
+    trained: Any = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """An optimizer under a schedule.
 
@@ -117,8 +116,8 @@ def create(
       schedule: which schedule.
       momentum: of `sgd` and `muon`, in [0, 1).
       clip_norm: at least 0.
-      frozen: says of a parameter, by its path in the tree of params as in ("stem",
-        "kernel"), whether it stays as it is.
+      trained: as `train_step.make_train_step` takes it; what it says is not moved by
+        weight decay either.
 
     Returns:
       the transformation and the schedule that it follows, for the record.
@@ -132,8 +131,8 @@ def create(
         parts.append(_muon(rate, momentum, weight_decay))
     else:
         parts.append(optax.adamw(rate, weight_decay=weight_decay, mask=_kernels))
-    if frozen:
-        parts.append(optax.masked(optax.set_to_zero(), _where(frozen)))
+    if trained is not None:
+        parts.append(optax.stateless(lambda updates, _: only(updates, trained)))
     return parts[0] if len(parts) == 1 else optax.chain(*parts), rate
 
 
@@ -141,13 +140,9 @@ def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _where(chosen: Callable[[Sequence[str]], bool]) -> Callable[[Any], Any]:
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: chosen([str(part.key) for part in path]), params
-        )
-
-    return mask
+def only(tree: Any, trained: Any) -> Any:
+    """Gradients or updates times `trained`, a tree of 0 and 1 that broadcast."""
+    return jax.tree.map(lambda leaf, is_trained: leaf * is_trained, tree, trained)
 
 
 def _muon(

@@ -1,4 +1,4 @@
-"""Finds the best recipe: which means help, how good the best is, and how fast.
+"""Finds the best recipe: which changes help, how good the best is, and how fast.
 
   bin/recipe --stage ablation   one change at a time from a config, on a fold of train
   bin/recipe --stage best       configs/best.yaml with five seeds, alone and together
@@ -10,6 +10,7 @@ ablation never looks at test: a fold of train selects, and val is read once a ru
 
 import argparse
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from rich.table import Table
 from fer_jax import batch, compare, runs
 from fer_jax import config as config_lib
 from fer_jax.compare import Run
-from fer_jax.compare.summary import summarise
+from fer_jax.compare.summary import Experiment, summarise
 from fer_jax.config import Config, flatten
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.models import MODELS
 
 TARGET = 0.70  # of the speedrun, accuracy on val
 SEEDS = {"ablation": 3, "best": 5, "speedrun": 5}
@@ -42,9 +44,9 @@ SMALL = {
     "training.start_size": 0,
     "training.ema_decay": 0.99,
 }
-# What each means is, with the question it answers: how it is when it is on and off. The
-# ablation sets whichever the config is not.
-MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+# By name the question that a change answers, and how it is when it is on and when it is
+# off: the ablation takes whichever the config is not.
+CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "flip_views": (
         "Do mirrored views in evaluation help?",
         {"evaluation.views": "flip"},
@@ -72,26 +74,13 @@ MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "sgd": (
         "Does SGD with Nesterov's momentum help?",
-        {
-            "training.optimizer": "sgd",
-            "training.lr": 0.05,
-            "training.weight_decay": 5e-4,
-        },
-        {
-            "training.optimizer": "adamw",
-            "training.lr": 2e-3,
-            "training.weight_decay": 0.05,
-        },
+        {"training.optimizer": "sgd"},
+        {"training.optimizer": "adamw"},
     ),
     "muon": (
         "Does Muon help?",
-        {
-            "training.optimizer": "muon",
-            "training.lr": 2e-3,
-            "training.weight_decay": 0.05,
-            "training.momentum": 0.95,
-        },
-        {"training.optimizer": "adamw", "training.lr": 2e-3},
+        {"training.optimizer": "muon", "training.momentum": 0.95},
+        {"training.optimizer": "adamw"},
     ),
     "cosine": (
         "Does a cosine after a linear rise help?",
@@ -202,37 +191,75 @@ MEANS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"model.dropout": 0.0},
     ),
 }
-COLUMNS = ("change", "n", "fold", "by", "val", "by", "time", "fold's test")
-# Other networks, not for the small form: each is as wide as it is meant to be.
-NETWORKS = ("resnet18", "resnet34", "wide_resnet", "vgg", "convnext")
+# What goes with a rule that is not of the config's kind: SGD needs other rates.
+RATES = {
+    "sgd": {"training.lr": 0.05, "training.weight_decay": 5e-4},
+    "adamw": {"training.lr": 2e-3, "training.weight_decay": 0.05},
+    "muon": {"training.lr": 2e-3, "training.weight_decay": 0.05},
+}
+# Other networks, not for the small form: each is as wide as it is meant to be, and a
+# ConvNeXt is trained as ConvNeXts are.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet18": {},
+    "resnet34": {},
+    "wide_resnet": {},
+    "vgg": {},
+    "convnext": {"training.optimizer": "adamw"},
+}
+COLUMNS = (*("change", "n", "fold", "fold, by", "val", "val, by", "time", "verdict"),)
+# Of the configs, below the runs folder: ours alone, as it is emptied.
+CONFIGS = ".recipe_configs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 1 if any run failed."""
     args = _parse(argv)
-    runs_dir = Path(args.runs_dir or f"runs/{args.stage}")
-    if args.stage == "ablation":
-        folder = runs_dir / "configs"
-        _write_configs(folder, ablation(args.config, small=args.small))
-        filters = []
+    own = config_lib.load(args.config)
+    runs_dir = Path(args.runs_dir or f"runs/{args.stage}/{own.name}")
+    is_ablation = args.stage == "ablation"
+    configs = ablation(own, small=args.small) if is_ablation else [own]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if args.dry_run else runs_dir / CONFIGS
+        _write_configs(folder, configs)
+        command = ["--configs", str(folder), "--runs_dir", str(runs_dir), "--yes"]
+        command += ["--seeds", str(args.seeds), "--budget", str(args.budget)]
+        if args.data_root is not None:
+            command += ["--data_root", args.data_root]
+        status = batch.main([*command, *["--dry-run"] * args.dry_run])
+    if args.dry_run or status >= 128:  # stopped by a signal
+        return status
+    console, finished = make_console(), _finished(runs_dir, configs)
+    if is_ablation:
+        _show_ablation(console, finished, runs_dir / "ablation.md")
     else:
-        folder, filters = Path(args.config).parent, [Path(args.config).stem]
-    command = ["--configs", str(folder), "--runs_dir", str(runs_dir), "--yes"]
-    command += ["--seeds", str(args.seeds), "--budget", str(args.budget)]
-    command += ["--data_root", args.data_root] if args.data_root else []
-    command += [part for each in filters for part in ("--filter", each)]
-    if args.dry_run:
-        return batch.main([*command, "--dry-run"])
-    status = batch.main(command)
-    console = make_console()
-    if status < 128:  # not stopped by a signal
-        finished, _ = compare.load_runs(runs_dir, filters)
-        if args.stage == "ablation":
-            _show_ablation(console, finished, runs_dir / "ablation.md")
-        else:
-            tell = report if args.stage == "best" else speed
-            console.print(tell(finished))
+        console.print((report if args.stage == "best" else speed)(finished))
     return status
+
+
+def _finished(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
+    """The finished runs of these very configs, and none that others left there.
+
+    Raises:
+      UserError: if there is none of the first.
+    """
+    asked = {config.name: _settings(flatten(config.model_dump())) for config in configs}
+    found = [
+        run
+        for run in compare.load_runs(runs_dir, [])[0]
+        if asked.get(run.name) == _settings(run.config)
+    ]
+    first = configs[0].name
+    if not any(run.name == first for run in found):
+        raise UserError(
+            f"{runs_dir} holds no finished run of {first} with these settings, so "
+            "there is nothing to tell; see why it failed, or name another --runs_dir"
+        )
+    return found
+
+
+def _settings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    apart = ("name", "description", "training.seed", "data.stream")
+    return {key: value for key, value in flat.items() if key not in apart}
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -245,13 +272,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--config", help="default: configs/best.yaml, or configs/speedrun.yaml"
     )
-    parser.add_argument("--runs_dir", help="default: runs/<stage>")
+    parser.add_argument("--runs_dir", help="default: runs/<stage>/<config's name>")
     parser.add_argument("--seeds", type=int, metavar="N", help="default: 3, 5, 5")
     parser.add_argument(
         "--budget",
         type=float,
         metavar="MINUTES",
-        help="begin no run that would end later; default: 240, 60, 30",
+        help="begin no run that would end later, as far as finished ones tell; "
+        "default: 240, 60, 30",
     )
     parser.add_argument(
         "--small",
@@ -262,57 +290,73 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.small and args.stage != "ablation":
         raise UserError("--small is a form of --stage ablation; leave it out")
-    args.seeds = args.seeds or SEEDS[args.stage]
+    args.seeds = SEEDS[args.stage] if args.seeds is None else args.seeds
     args.budget = BUDGET_MIN[args.stage] if args.budget is None else args.budget
     default = "speedrun" if args.stage == "speedrun" else "best"
     args.config = args.config or f"configs/{default}.yaml"
     return args
 
 
-def ablation(path: str | Path, *, small: bool) -> list[Config]:
-    """The config, as `baseline`, and one for each means that is not as it is there.
+def ablation(own: Config, *, small: bool) -> list[Config]:
+    """A config, as `baseline`, and it with one change each that makes a difference.
 
     Args:
-      path: the YAML file of the config.
+      own: the config.
       small: in the form for a CPU.
 
     Returns:
-      configs that hold out fold 1 of train.
+      configs that hold out fold 1 of train, without two alike.
     """
     fixed = {"data.fold": 1} | (SMALL if small else {})
-    start = _changed(
-        config_lib.load(path),
-        fixed | {"name": "baseline", "description": f"What does {path} reach?"},
-    )
+    said = {"name": "baseline", "description": f"What does {own.name} reach?"}
+    start = _changed(own, fixed | said)
     found, now = [start], flatten(start.model_dump())
-    for name, (question, on, off) in MEANS.items():
+    for name, (question, on, off) in CHANGES.items():
         on, off = _in_pixels(on, start), _in_pixels(off, start)
         # A number is on where it is not off; what is chosen, where it is this choice.
         switch, absent = next(iter(off.items()))
         number = not isinstance(absent, str) and absent is not True
         has = now[switch] != absent if number else now[switch] == on[switch]
-        named = f"without_{name}" if has else name
         if has:
             question = question.removesuffix("?") + " (it is left out)?"
-        change = {"name": named, "description": question} | (off if has else on)
-        found.append(_changed(start, change))
-    if not small:
-        found += [
-            _changed(
-                start,
-                {
-                    "name": arch,
-                    "description": f"Is {arch} the better network?",
-                    "model.arch": arch,
-                    "model.squeeze_excitation": False,
-                    "model.norm": "plain",
-                    "model.width": 1.0,
-                },
-            )
-            for arch in NETWORKS
-            if arch != start.model.arch
-        ]
-    return found
+        said = {"name": f"without_{name}" if has else name, "description": question}
+        found.append(_changed(start, _with_rates(off if has else on, start) | said))
+    for arch, rest in {} if small else NETWORKS.items():
+        said = {"name": arch, "description": f"Is {arch} the better network?"}
+        change = {"model.arch": arch, "model.width": 1.0} | _what_it_has(arch, start)
+        found.append(_changed(start, change | _with_rates(rest, start) | said))
+    return _without_copies([each for each in found if _can_be_built(each)])
+
+
+def _with_rates(change: Mapping[str, Any], start: Config) -> dict[str, Any]:
+    """With the rates that go with the optimizer, where that is of another kind."""
+    rule = change.get("training.optimizer", start.training.optimizer)
+    other = (rule == "sgd") != (start.training.optimizer == "sgd")
+    return dict(change) | (RATES[rule] if other else {})
+
+
+def _what_it_has(arch: str, start: Config) -> dict[str, Any]:
+    """The start's options of a network, less those that this one does not have."""
+    family = MODELS[arch]
+    excites = start.model.squeeze_excitation and family.squeeze_excitation
+    norm = start.model.norm if start.model.norm in family.norms else "plain"
+    return {"model.squeeze_excitation": excites, "model.norm": norm}
+
+
+def _can_be_built(config: Config) -> bool:
+    family = MODELS.get(config.model.arch)
+    if family is None:
+        return True  # the run itself says what is wrong
+    excites = family.squeeze_excitation or not config.model.squeeze_excitation
+    return excites and config.model.norm in family.norms
+
+
+def _without_copies(configs: Sequence[Config]) -> list[Config]:
+    """The first of those that differ in their names alone."""
+    kept: dict[str, Config] = {}
+    for config in configs:
+        kept.setdefault(str(_settings(flatten(config.model_dump()))), config)
+    return list(kept.values())
 
 
 def _in_pixels(change: Mapping[str, Any], start: Config) -> dict[str, Any]:
@@ -356,7 +400,7 @@ def report(finished: Sequence[Run]) -> Table:
         scored = [run.scores[split] for run in finished if split in run.scores]
         if scored:
             keys = ("accuracy", "accuracy_clean", "macro_f1")
-            cells = [_mean_sd([100 * each[key] for each in scored]) for key in keys]
+            cells = [_percent(scored, key) for key in keys]
             together = f"{100 * ensemble_accuracy(finished, split):.1f}"
             table.add_row(split, *cells, together)
     seconds = [run.timing["wall_s"] for run in finished]
@@ -400,6 +444,11 @@ def speed(finished: Sequence[Run]) -> str:
     )
 
 
+def _percent(scored: Sequence[Mapping[str, Any]], key: str) -> str:
+    known = [100 * each[key] for each in scored if key in each]
+    return _mean_sd(known) if len(known) == len(scored) else "-"
+
+
 def _mean_sd(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.1f} (n = 1)"
@@ -411,7 +460,8 @@ def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
 
     Returns:
       rows as `COLUMNS` heads them; accuracies in %, differences in points with 95 %
-      intervals, and what the paired test on the fold's images says after Holm.
+      intervals, the time as a share of the baseline's, and what the paired test on the
+      fold's images says after Holm.
     """
     fold, val = (summarise(finished, split, "accuracy") for split in ("val", "test"))
     on_val = {each.name: each for each in val.experiments}
@@ -425,12 +475,17 @@ def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
             here = each.versus.loc["accuracy"]
             word = "better" if here["value"] > 0 else "worse"
             told = word if here["real"] else "n.s."
-        cost = f"{each.minutes() / base.minutes():.2f}"
+        cost = f"{_seconds(each) / _seconds(base):.2f}"
         count = str(len(each.runs))
         rows.append(
             (each.name, count, cells[0], apart[0], cells[1], apart[1], cost, told)
         )
     return rows
+
+
+def _seconds(experiment: Experiment) -> float:
+    """How long a run takes on average, with evaluation and checkpoints."""
+    return statistics.mean(run.timing["wall_s"] for run in experiment.runs)
 
 
 def _apart(versus: pd.DataFrame | None) -> str:

@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             skip_bad=args.skip_bad,
             tensorboard=args.tensorboard,
             overrides=args.overrides,
+            config_path=args.config,
             console=make_console(),
         )
     except Interrupted as stop:
@@ -94,6 +95,7 @@ def train(
     skip_bad: bool = False,
     tensorboard: bool = False,
     overrides: Sequence[str] = (),
+    config_path: str = "",
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Runs one experiment to its end, going on where an earlier attempt stopped.
@@ -106,6 +108,7 @@ def train(
       skip_bad: drop bad rows and images instead of refusing them.
       tensorboard: write event files; a run that has some goes on with them anyway.
       overrides: the `--set` items, for the record.
+      config_path: the file that the config is from, for the record.
       console: where progress goes; None: nowhere.
 
     Returns:
@@ -148,7 +151,8 @@ def train(
         else:
             # Else the files would fall behind the record.
             board = Board(folder) if tensorboard or has_board(folder) else None
-            _attempt(config, dataset, audited, parts, folder, overrides, board, console)
+            asked = {"config_path": config_path, "overrides": list(overrides)}
+            _attempt(config, dataset, audited, parts, folder, asked, board, console)
         result = runs.read_result(folder)
         if finished_before and tensorboard:
             write_finished(folder, result)
@@ -171,7 +175,7 @@ def _attempt(
     audited: Audit,
     parts: Experiment,
     folder: Path,
-    overrides: Sequence[str],
+    asked: dict[str, Any],
     board: Board | None,
     console: Console,
 ) -> None:
@@ -190,7 +194,7 @@ def _attempt(
         now = fit(
             config, dataset, parts, folder, checkpoints, environment, console, board
         )
-        _finish(config, dataset, audited, parts, folder, checkpoints, now, overrides)
+        _finish(config, dataset, audited, parts, folder, checkpoints, now, asked)
         if board:
             board.end(now.history, runs.read_result(folder))
 
@@ -302,7 +306,7 @@ def _finish(
     folder: Path,
     checkpoints: Checkpoints,
     now: Progress,
-    overrides: Sequence[str],
+    asked: dict[str, Any],
 ) -> None:
     """Evaluates the selected checkpoint, on test for the only time, and writes.
 
@@ -343,7 +347,7 @@ def _finish(
         "description": config.description,
         "seed": config.training.seed,
         "config": config.model_dump(),
-        "overrides": list(overrides),
+        **asked,
         "data": describe(dataset),
         "selection": {
             "split": "val",

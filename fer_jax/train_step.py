@@ -18,6 +18,7 @@ import optax
 
 from fer_jax.augment import normalise, resize
 from fer_jax.models import Network
+from fer_jax.optimizer import only
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 # Of (key, images, labels, indices, step).
@@ -118,7 +119,7 @@ def margins(logits: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array
     return own - others.max(axis=1), others.argmax(axis=1)
 
 
-def sharpest(params: Any, grads: Any, rho: float) -> Any:
+def uphill(params: Any, grads: Any, rho: float) -> Any:
     """Where the loss near params is largest, to first order, at a distance of rho.
 
     The first half of a step of SAM (Foret et al. 2021, arXiv:2010.01412); the second
@@ -147,6 +148,7 @@ def make_train_step(
     key: jax.Array,
     sam_rho: float = 0.0,
     ema_decay: float = 0.0,
+    trained: Any = None,
 ) -> TrainStep:
     """Compiles `(state, sums, images, labels, indices, side=None) -> (state, sums)`.
 
@@ -159,6 +161,8 @@ def make_train_step(
       key: the run's key; every step folds its number into it.
       sam_rho: the distance that sharpness-aware minimisation looks; 0: it does not.
       ema_decay: of the averages, which the state then must have; 0: none.
+      trained: in the structure of params 1, or 0 for what has no gradient, broadcast
+        to each leaf; None: everything is trained.
 
     Returns:
       a compiled function that takes uint8 images `[N, H, W, C]` and float labels
@@ -192,11 +196,13 @@ def make_train_step(
             )
             return loss_fn(logits, labels), (logits, batch_stats)
 
-        differentiate = jax.value_and_grad(objective, has_aux=True)
+        def differentiate(params: Any) -> tuple[Any, Any]:
+            found, grads = jax.value_and_grad(objective, has_aux=True)(params)
+            return found, grads if trained is None else only(grads, trained)
+
         (loss, (logits, batch_stats)), grads = differentiate(state.params)
         if sam_rho:
-            around = sharpest(state.params, grads, sam_rho)
-            grads = differentiate(around)[1]
+            grads = differentiate(uphill(state.params, grads, sam_rho))[1]
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged

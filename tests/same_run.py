@@ -12,7 +12,8 @@ from fer_jax import config, data, experiment
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.train_step import zero_sums
 
-APART = {"timing", "train_s", "wall_s", "images_per_s", "overrides"}
+APART = {"timing", "train_s", "wall_s", "images_per_s"}
+APART |= {"overrides", "config_path"}
 APART |= {"environment", "environments", "earlier_environments"}
 
 

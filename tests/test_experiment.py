@@ -223,7 +223,8 @@ def test_images_grow_in_three_stages_the_last_at_full_size():
         *(32, 32, 32, 40, 40, None, None),
     ]
     assert sides("training.epochs=3") == [None] * 3
-    assert sides("training.epochs=2", "training.start_size=48") == [None] * 2
+    assert sides("training.epochs=2", "training.start_size=32") == [32, None]
+    assert sides("training.epochs=3", "training.start_size=48") == [48, 48, None]
     cropped = sides("training.epochs=3", "training.start_size=30", "data.crop_size=40")
     assert cropped == [30, 35, None]
-    assert sides("training.epochs=1", "training.start_size=32") == [32]
+    assert sides("training.epochs=1", "training.start_size=32") == [None]

@@ -125,13 +125,17 @@ def test_smooth_labels_by_hand():
 
 
 def test_own_predictions_take_their_share_of_the_targets():
-    # Reed et al.: (1 - b) of the loss and b of the entropy; the latter's p is fixed.
+    # Reed et al.: (1 - b) of the loss and b of the prediction's entropy.
     log_p = np.array(jax.nn.log_softmax(LOGITS), np.float64)
     p = np.exp(log_p)
-    targets = 0.7 * LABELS + 0.3 * p
+    entropy = -(p * log_p).sum(axis=1, keepdims=True)
+    plain = -(LABELS * log_p).sum(axis=1, keepdims=True)
     value, grad = jax.value_and_grad(softmax_loss)(LOGITS, LABELS, self_targets=0.3)
-    np.testing.assert_allclose(value, -(targets * log_p).sum() / len(p), rtol=1e-5)
-    np.testing.assert_allclose(grad, (p - targets) / len(p), rtol=1e-4, atol=1e-6)
+    expected = (0.7 * plain + 0.3 * entropy).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    by_entropy = -p * (log_p + entropy)
+    expected = (0.7 * (p - LABELS) + 0.3 * by_entropy) / len(p)
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-6)
     both = softmax_loss(LOGITS, LABELS, self_targets=0.3, label_smoothing=0.2)
     smooth = np.array(smooth_labels(LABELS, 0.2))
     expected = -((0.7 * smooth + 0.3 * p) * log_p).sum() / len(p)

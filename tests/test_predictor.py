@@ -311,7 +311,7 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (raw(WEIGHTS, lambda b: b""), "cut off or is no safetensors file"),
         (raw(WEIGHTS, lambda b: TOO_LONG + b), "cut off or is no safetensors file"),
         (raw(WEIGHTS, lambda b: b"PK" + b), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b + bytes(10_000_000)), "larger than 10 MB"),
+        (raw(WEIGHTS, lambda b: b + bytes(1000)), "cut off or is no safetensors file"),
         (raw(WEIGHTS, lambda b: b[:-2] + b"\0\1"), "SHA-256 is another"),
         (edit(format=2), "format 2, and this version reads format 1"),
         (edit(format="1"), "format '1'"),
@@ -326,6 +326,7 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (edit(preprocessing__channels=2), "preprocessing.channels: "),
         (edit(preprocessing__channels=3), "params/stem/kernel is float16"),
         (edit(preprocessing__views="many"), "preprocessing.views: "),
+        (edit(preprocessing__crop_size=20), "crop_size is larger than image_size"),
         (weights(lambda t: t.pop(BIAS)), f"lacks the tensor {BIAS}"),
         (weights(lambda t: t.update(more=t[BIAS])), "holds the tensor more"),
         (
@@ -395,6 +396,10 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path, monkeypatch)
     shutil.copytree(finished_run[0], run)
     monkeypatch.setattr(model_file, "MAX_BYTES", 1_000_000)
     refused(run, "weights take 1.3 MB as float16, expected at most 1 MB")
+    monkeypatch.undo()
+    monkeypatch.setattr(export_model, "SHIPPED_BYTES", 1_000_000)
+    monkeypatch.setattr(predictor, "SHIPPED", target)  # the package's own is smaller
+    refused(run, "weights take 1.3 MB as float16, expected at most 1 MB there")
     monkeypatch.undo()
     monkeypatch.setattr(export_model, "TOLERANCE", -1.0)
     refused(run, "in float16 the model's probabilities differ")

@@ -12,50 +12,73 @@ from fake_runs import make_result, write
 from rich.console import Console
 from scipy.special import softmax
 
-from fer_jax import batch, compare, recipe, runs
+from fer_jax import batch, compare, config, recipe, runs
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
 from fer_jax.models import create
 
-BEST, LAPTOP = ROOT / "configs/best.yaml", ROOT / "configs/laptop.yaml"
-NOT_MEANS = {"name", "description"}
+LAPTOP_FILE = ROOT / "configs/laptop.yaml"
+BEST, LAPTOP = config.load(ROOT / "configs/best.yaml"), config.load(LAPTOP_FILE)
+NAMES = {"name", "description"}
 
 
-def flat(config):
-    return flatten(config.model_dump())
+def flat(each):
+    return flatten(each.model_dump())
 
 
 def changes(configs):
     """By name, what each config changes of the first."""
     base = flat(configs[0])
     return {
-        config.name: {
+        each.name: {
             key: value
-            for key, value in flat(config).items()
-            if value != base[key] and key not in NOT_MEANS
+            for key, value in flat(each).items()
+            if value != base[key] and key not in NAMES
         }
-        for config in configs[1:]
+        for each in configs[1:]
     }
 
 
-@pytest.mark.parametrize(("path", "small"), [(BEST, False), (LAPTOP, True)])
-def test_each_config_of_an_ablation_changes_its_own_means_and_nothing_else(path, small):
-    configs = recipe.ablation(path, small=small)
+@pytest.mark.parametrize(("own", "small"), [(BEST, False), (LAPTOP, True)])
+def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small):
+    configs = recipe.ablation(own, small=small)
     assert configs[0].name == "baseline"
     found = changes(configs)
     assert all(found.values())
     assert len({str(change) for change in found.values()}) == len(found)
     for name, change in found.items():
-        means = name.removeprefix("without_")
-        if means in recipe.MEANS:
-            _, on, off = recipe.MEANS[means]
-            assert change.keys() <= on.keys() | off.keys()
+        own = name.removeprefix("without_")
+        rates = recipe.RATES["sgd"].keys() if "training.optimizer" in change else set()
+        if own in recipe.CHANGES:
+            _, on, off = recipe.CHANGES[own]
+            assert change.keys() <= on.keys() | off.keys() | rates
         else:
-            assert change["model.arch"] == name in recipe.NETWORKS
-            assert all(key.startswith("model.") for key in change)
+            assert change.pop("model.arch") == name in recipe.NETWORKS
+            left = {key for key in change if not key.startswith("model.")}
+            assert left <= {"training.optimizer"} | rates
     tried = {name.removeprefix("without_") for name in found}
-    assert tried >= set(recipe.MEANS)
+    assert tried >= set(recipe.CHANGES)
     assert small or tried >= set(recipe.NETWORKS) - {configs[0].model.arch}
+
+
+def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
+    found = changes(recipe.ablation(BEST, small=False))
+    assert found["resnet34"] == {"model.arch": "resnet34"}
+    assert found["wide_resnet"] == {"model.arch": "wide_resnet", "model.norm": "plain"}
+    assert found["vgg"]["model.squeeze_excitation"] is False
+    assert found["convnext"]["training.optimizer"] == "adamw"
+    assert found["convnext"]["training.lr"] == 2e-3
+
+
+def test_no_two_configs_are_alike_and_none_cannot_be_built():
+    own = recipe._changed(LAPTOP, {"evaluation.views": "ten_crop"})
+    found = changes(recipe.ablation(own, small=False))
+    assert found["flip_views"] == {"evaluation.views": "flip"}
+    assert "without_ten_crop" not in found
+    own = recipe._changed(LAPTOP, {"model.arch": "vgg"})
+    names = set(changes(recipe.ablation(own, small=False)))
+    assert "fixed_scale" in names
+    assert not names & {"zero_last", "squeeze_excitation"}
 
 
 def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
@@ -66,9 +89,12 @@ def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
     assert found["without_growing_images"] == {"training.start_size": 0}
     assert found["ten_crop"] == {"evaluation.views": "ten_crop"}
     assert found["crops"] == {"data.crop_size": 40}
+    # Muon has AdamW's rates, and SGD its own.
+    assert set(found["muon"]) == {"training.optimizer", "training.momentum"}
+    assert found["sgd"]["training.lr"] == 0.05
     best = changes(recipe.ablation(BEST, small=False))
     assert best["without_sgd"]["training.optimizer"] == "adamw"
-    assert best["muon"]["training.optimizer"] == "muon"
+    assert best["muon"]["training.lr"] == 2e-3
     assert best["without_alternating_flip"] == {"augmentation.horizontal_flip": True}
 
 
@@ -83,7 +109,9 @@ def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
 def test_every_config_of_an_ablation_has_a_network_that_can_be_built(name):
     asked = {
         (each.model.arch, each.model.squeeze_excitation, each.model.norm)
-        for each in recipe.ablation(ROOT / f"configs/{name}.yaml", small=False)
+        for each in recipe.ablation(
+            config.load(ROOT / f"configs/{name}.yaml"), small=False
+        )
     }
     for arch, squeeze_excitation, norm in asked:
         _, params, _ = create(
@@ -175,20 +203,60 @@ def test_the_verdicts_tell_both_splits_and_what_the_fold_shows(finished):
     assert by_name["ema"][6] == "1.00" and by_name["ema"][1] == "3"
 
 
-def test_a_stage_ends_with_its_own_table(finished, tmp_path, capsys, monkeypatch):
-    shutil.copytree(finished, tmp_path / "runs")
+@pytest.fixture
+def done(tmp_path, monkeypatch):
+    """Calls bin/recipe over a folder of fake runs; what it has the batch do is kept."""
     seen = []
     monkeypatch.setattr(batch, "main", lambda argv: seen.append(argv) or 0)
-    options = ["--config", str(LAPTOP), "--runs_dir", str(tmp_path / "runs")]
-    assert recipe.main(["--stage", "ablation", "--small", *options]) == 0
+
+    def call(stage, own, *options, runs_of=()):
+        for each in runs_of:
+            write(tmp_path, make_result(each.name, 42, config=each.model_dump()))
+        options = ["--runs_dir", str(tmp_path), *options]
+        status = recipe.main(["--stage", stage, "--config", str(own), *options])
+        return status, seen[-1]
+
+    return call
+
+
+def test_the_ablation_ends_with_its_own_table_of_its_own_runs(done, tmp_path, capsys):
+    configs = recipe.ablation(LAPTOP, small=True)
+    stray = recipe._changed(configs[4], {"training.lr": 0.5})  # of another config
+    of_these = [*configs[:3], stray]
+    status, command = done("ablation", LAPTOP_FILE, "--small", runs_of=of_these)
     told = capsys.readouterr().out
-    assert "One change at a time" in told and "without_flip_views" not in told
-    table = (tmp_path / "runs/ablation.md").read_text().splitlines()
+    assert status == 0 and "One change at a time" in told
+    table = (tmp_path / "ablation.md").read_text().splitlines()
     assert table[0].startswith("| change | n | fold |") and len(table) == 2 + 3
-    folder = tmp_path / "runs/configs"
-    assert seen[0][:2] == ["--configs", str(folder)]
-    assert {"--seeds", "3", "--budget", "240"} <= set(seen[0])
-    assert len(list(folder.glob("*.yaml"))) == 1 + len(recipe.MEANS)
+    assert all(each.name in told for each in configs[:3]) and stray.name not in told
+    folder = tmp_path / recipe.CONFIGS
+    assert command[:2] == ["--configs", str(folder)] and "--data_root" not in command
+    assert command[-4:] == ["--seeds", "3", "--budget", "240"]
+    assert len(list(folder.glob("*.yaml"))) == len(configs)
+
+
+def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    _, command = done("ablation", LAPTOP_FILE, "--dry-run", "--data_root", "")
+    assert sorted(tmp_path.iterdir()) == before
+    assert command[-3:] == ["--data_root", "", "--dry-run"]
+
+
+def test_without_a_finished_run_of_the_config_there_is_one_sentence(done):
+    with pytest.raises(UserError, match="holds no run "):
+        done("ablation", LAPTOP_FILE, "--small")
+    wide = recipe._changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+    with pytest.raises(UserError, match="holds no finished run of laptop with these"):
+        done("best", LAPTOP_FILE, runs_of=[wide])
+    with pytest.raises(UserError, match=r"the config nope.yaml cannot be read"):
+        done("best", "nope.yaml")
+
+
+def test_the_best_is_told_of_its_own_runs(done, capsys):
+    wide = recipe._changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+    assert done("best", LAPTOP_FILE, runs_of=[LAPTOP, wide])[0] == 0
+    told = capsys.readouterr().out
+    assert "laptop, 1 seeds" in told and "(n = 1)" in told
 
 
 def test_the_small_form_is_of_the_ablation_alone():
@@ -209,7 +277,7 @@ def test_a_batch_begins_no_run_that_its_budget_has_no_time_for(
     assert batch.main([*command, "--budget", "1e-6"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "2 of 3 runs to do" in told
-    assert "the budget of 1e-06 min leaves no time for 2 runs; the same" in told
+    assert "the budget of 1e-06 min leaves no time for baseline/seed_43, " in told
     assert not (tmp_path / "runs/baseline/seed_43").exists()
     with pytest.raises(UserError, match="--budget is 0.0; expected minutes"):
         batch.main([*command, "--budget", "0"])

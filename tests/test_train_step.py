@@ -284,6 +284,34 @@ def test_sam_moves_by_the_gradient_found_uphill(pictures):
     np.testing.assert_allclose(sums.loss, -(y * log_p).sum(axis=1).mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("sam_rho", [0.0, 0.7])
+def test_what_is_not_trained_counts_for_nothing(pictures, sam_rho):
+    trained = {"kernel": np.float32([1, 0, 1])}
+    images, labels = pictures
+    step = make_train_step(
+        Softmax(),
+        optax.chain(optax.clip_by_global_norm(0.01), SGD),
+        loss_fn=softmax_loss,
+        augment_fn=plain,
+        key=KEY,
+        sam_rho=sam_rho,
+        trained=trained,
+    )
+    params = softmax_parts()[0].params
+    state = init_state(params, {"seen": jnp.int32(0)}, SGD)
+    state = state._replace(opt_state=(optax.EmptyState(), state.opt_state))
+    kernel, chosen = np.float64(params["kernel"]), batches(1)
+    state, _ = step(state, zero_sums(48), images, labels, chosen)
+    x = np.float64(normalise(images[chosen[0]]))[:, 0, :4, 0]
+    y, at = np.float64(labels[chosen[0]]), kernel
+    if sam_rho:
+        grad = softmax_gradient(at, x, y) * trained["kernel"]
+        at = kernel + sam_rho * grad / np.linalg.norm(grad)
+    grad = softmax_gradient(at, x, y) * trained["kernel"]
+    expected = kernel - 0.5 * 0.01 * grad / np.linalg.norm(grad)
+    np.testing.assert_allclose(state.params["kernel"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_averages_follow_the_weights_and_are_what_is_evaluated(pictures):
     step = make_train_step(
         Softmax(), SGD, loss_fn=softmax_loss, augment_fn=plain, key=KEY, ema_decay=0.5

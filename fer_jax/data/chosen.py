@@ -176,7 +176,8 @@ def _check_classes(dataset: Dataset) -> None:
         if not count:
             raise UserError(
                 f"no train image of {name!r} is left of {dataset.description} with "
-                "these data.labels and data.deduplicate; choose others"
+                "these settings of data (labels, deduplicate, fold, train_images); "
+                "choose others"
             )
     if not (dataset.splits["val"].labels >= 0).any():
         raise UserError(

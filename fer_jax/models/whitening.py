@@ -11,6 +11,11 @@ EPSILON = 5e-4  # added to the eigenvalues: what varies less is not blown up to 
 PATCHES = 2**20  # looked at, about, at most
 
 
+def count(shape: tuple[int, ...]) -> int:
+    """How many of a kernel's filters are whitened, of shape `[r, r, C, O]`."""
+    return min(shape[3], 2 * shape[0] * shape[1] * shape[2])
+
+
 def whitened(kernel: np.ndarray, images: np.ndarray) -> np.ndarray:
     """A first layer's kernel, whitened as in airbench (Jordan 2024, arXiv:2404.00498).
 
@@ -29,17 +34,15 @@ def whitened(kernel: np.ndarray, images: np.ndarray) -> np.ndarray:
       float32 `[r, r, C, O]`: the first 2 r r C of its filters are whitened, or all of
       them where there are fewer; others are those of `kernel`.
     """
-    size, outputs = len(kernel), kernel.shape[3]
-    covariance = _covariance(np.asarray(images), size)
+    covariance = _covariance(np.asarray(images), len(kernel))
     eigenvalues, vectors = np.linalg.eigh(covariance)  # ascending; vectors in columns
     vectors = vectors / np.sqrt(np.maximum(eigenvalues, 0) + EPSILON)
     vectors = vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(len(largest))])
     pairs = np.stack([vectors, -vectors], axis=2).reshape(len(vectors), -1)
-    result = np.array(kernel, np.float32)
-    filters = pairs.reshape(*kernel.shape[:3], -1)[..., :outputs]
-    result[..., : filters.shape[3]] = filters
+    result, first = np.array(kernel, np.float32), count(kernel.shape)
+    result[..., :first] = pairs.reshape(*kernel.shape[:3], -1)[..., :first]
     return result
 
 
