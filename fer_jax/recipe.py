@@ -383,8 +383,9 @@ def _write_configs(folder: Path, configs: Sequence[Config]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.yaml"):
         path.unlink()
-    for config in configs:
-        runs.write_text(folder / f"{config.name}.yaml", config_lib.dump(config))
+    for place, config in enumerate(configs):  # numbered, as the batch sorts by name
+        path = folder / f"{place:02d}_{config.name}.yaml"
+        runs.write_text(path, config_lib.dump(config))
 
 
 def report(finished: Sequence[Run]) -> Table:
