@@ -5,6 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from fer_jax import augment, data, experiment
+from fer_jax.augmentation import make_augment
 from fer_jax.bench.settings import random_images
 from fer_jax.errors import UserError
 from fer_jax.models.whitening import whitened
@@ -23,7 +24,7 @@ OFF = (
 def augmented(*overrides):
     images = jax.random.normal(jax.random.key(1), (8, 16, 16, 1))
     labels = jnp.eye(8)
-    apply = experiment.make_augment(tiny_config(*OFF, *overrides).augmentation)
+    apply = make_augment(tiny_config(*OFF, *overrides).augmentation)
     return (images, labels), apply(
         jax.random.key(0), images, labels, jnp.arange(8), jnp.int32(0)
     )
@@ -175,7 +176,7 @@ def test_seeds_share_one_compiled_step(tiny_csv):
 
 
 def test_alternating_flips_show_both_sides_in_two_epochs():
-    apply = experiment.make_augment(
+    apply = make_augment(
         tiny_config(*OFF, "augmentation.horizontal_flip=alternating").augmentation,
         per_epoch=10,
     )
@@ -202,7 +203,7 @@ def test_crops_have_the_size_that_is_asked_for_in_training_and_evaluation(tiny_c
     config = tiny_config(
         *("data.image_size=24", "data.crop_size=20", "evaluation.views=ten_crop")
     )
-    apply = experiment.make_augment(config.augmentation, crop_size=20)
+    apply = make_augment(config.augmentation, crop_size=20)
     images = jnp.zeros((4, 24, 24, 1))
     found, _ = apply(jax.random.key(0), images, jnp.eye(4), jnp.arange(4), jnp.int32(0))
     assert found.shape == (4, 20, 20, 1)

@@ -12,7 +12,8 @@ from fake_runs import make_result, write
 from rich.console import Console
 from scipy.special import softmax
 
-from fer_jax import batch, compare, config, recipe, runs
+from fer_jax import ablation, batch, compare, config, recipe, runs
+from fer_jax.ablation import ablate
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
 from fer_jax.models import create
@@ -41,28 +42,30 @@ def changes(configs):
 
 @pytest.mark.parametrize(("own", "small"), [(BEST, False), (LAPTOP, True)])
 def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small):
-    configs = recipe.ablation(own, small=small)
+    configs = ablate(own, small=small)
     assert configs[0].name == "baseline"
     found = changes(configs)
     assert all(found.values())
     assert len({str(change) for change in found.values()}) == len(found)
     for name, change in found.items():
         own = name.removeprefix("without_")
-        rates = recipe.RATES["sgd"].keys() if "training.optimizer" in change else set()
-        if own in recipe.CHANGES:
-            _, on, off = recipe.CHANGES[own]
+        rates = (
+            ablation.RATES["sgd"].keys() if "training.optimizer" in change else set()
+        )
+        if own in ablation.CHANGES:
+            _, on, off = ablation.CHANGES[own]
             assert change.keys() <= on.keys() | off.keys() | rates
         else:
-            assert change.pop("model.arch") == name in recipe.NETWORKS
+            assert change.pop("model.arch") == name in ablation.NETWORKS
             left = {key for key in change if not key.startswith("model.")}
             assert left <= {"training.optimizer"} | rates
     tried = {name.removeprefix("without_") for name in found}
-    assert tried >= set(recipe.CHANGES)
-    assert small or tried >= set(recipe.NETWORKS) - {configs[0].model.arch}
+    assert tried >= set(ablation.CHANGES)
+    assert small or tried >= set(ablation.NETWORKS) - {configs[0].model.arch}
 
 
 def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
-    found = changes(recipe.ablation(BEST, small=False))
+    found = changes(ablate(BEST, small=False))
     assert found["resnet34"] == {"model.arch": "resnet34"}
     assert found["wide_resnet"] == {"model.arch": "wide_resnet", "model.norm": "plain"}
     assert found["vgg"]["model.squeeze_excitation"] is False
@@ -71,18 +74,18 @@ def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
 
 
 def test_no_two_configs_are_alike_and_none_cannot_be_built():
-    own = recipe._changed(LAPTOP, {"evaluation.views": "ten_crop"})
-    found = changes(recipe.ablation(own, small=False))
+    own = ablation.changed(LAPTOP, {"evaluation.views": "ten_crop"})
+    found = changes(ablate(own, small=False))
     assert found["flip_views"] == {"evaluation.views": "flip"}
     assert "without_ten_crop" not in found
-    own = recipe._changed(LAPTOP, {"model.arch": "vgg"})
-    names = set(changes(recipe.ablation(own, small=False)))
+    own = ablation.changed(LAPTOP, {"model.arch": "vgg"})
+    names = set(changes(ablate(own, small=False)))
     assert "fixed_scale" in names
     assert not names & {"zero_last", "squeeze_excitation"}
 
 
 def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
-    found = changes(recipe.ablation(LAPTOP, small=False))
+    found = changes(ablate(LAPTOP, small=False))
     assert found["without_ema"] == {"training.ema_decay": 0.0}
     assert found["without_mixup"] == {"augmentation.mixup_alpha": 0.0}
     assert found["sam"] == {"training.sam_rho": 0.05}
@@ -92,15 +95,15 @@ def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
     # Muon has AdamW's rates, and SGD its own.
     assert set(found["muon"]) == {"training.optimizer", "training.momentum"}
     assert found["sgd"]["training.lr"] == 0.05
-    best = changes(recipe.ablation(BEST, small=False))
+    best = changes(ablate(BEST, small=False))
     assert best["without_sgd"]["training.optimizer"] == "adamw"
     assert best["muon"]["training.lr"] == 2e-3
     assert best["without_alternating_flip"] == {"augmentation.horizontal_flip": True}
 
 
 def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
-    assert all(each.data.fold == 1 for each in recipe.ablation(BEST, small=False))
-    for each in recipe.ablation(LAPTOP, small=True):
+    assert all(each.data.fold == 1 for each in ablate(BEST, small=False))
+    for each in ablate(LAPTOP, small=True):
         assert each.data.train_images == 8000 and each.data.image_size == 32
         assert each.model.width == 0.5 and each.training.epochs == 12
 
@@ -109,9 +112,7 @@ def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
 def test_every_config_of_an_ablation_has_a_network_that_can_be_built(name):
     asked = {
         (each.model.arch, each.model.squeeze_excitation, each.model.norm)
-        for each in recipe.ablation(
-            config.load(ROOT / f"configs/{name}.yaml"), small=False
-        )
+        for each in ablate(config.load(ROOT / f"configs/{name}.yaml"), small=False)
     }
     for arch, squeeze_excitation, norm in asked:
         _, params, _ = create(
@@ -193,8 +194,8 @@ def test_the_speed_is_the_time_at_which_the_mean_reaches_the_target(tmp_path):
 
 
 def test_the_verdicts_tell_both_splits_and_what_the_fold_shows(finished):
-    rows = recipe.verdicts(compare.load_runs(finished, [])[0])
-    assert all(len(row) == len(recipe.COLUMNS) for row in rows)
+    rows = ablation.verdicts(compare.load_runs(finished, [])[0])
+    assert all(len(row) == len(ablation.COLUMNS) for row in rows)
     by_name = {row[0]: row for row in rows}
     assert set(by_name) == {"baseline", "sam", "ema"} and rows[-1][0] == "sam"
     assert by_name["baseline"][3] == by_name["baseline"][-1] == ""
@@ -220,8 +221,8 @@ def done(tmp_path, monkeypatch):
 
 
 def test_the_ablation_ends_with_its_own_table_of_its_own_runs(done, tmp_path, capsys):
-    configs = recipe.ablation(LAPTOP, small=True)
-    stray = recipe._changed(configs[4], {"training.lr": 0.5})  # of another config
+    configs = ablate(LAPTOP, small=True)
+    stray = ablation.changed(configs[4], {"training.lr": 0.5})  # of another config
     of_these = [*configs[:3], stray]
     status, command = done("ablation", LAPTOP_FILE, "--small", runs_of=of_these)
     told = capsys.readouterr().out
@@ -245,7 +246,7 @@ def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_
 def test_without_a_finished_run_of_the_config_there_is_one_sentence(done):
     with pytest.raises(UserError, match="holds no run "):
         done("ablation", LAPTOP_FILE, "--small")
-    wide = recipe._changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+    wide = ablation.changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
     with pytest.raises(UserError, match="holds no finished run of laptop with these"):
         done("best", LAPTOP_FILE, runs_of=[wide])
     with pytest.raises(UserError, match=r"the config nope.yaml cannot be read"):
@@ -253,7 +254,7 @@ def test_without_a_finished_run_of_the_config_there_is_one_sentence(done):
 
 
 def test_the_best_is_told_of_its_own_runs(done, capsys):
-    wide = recipe._changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+    wide = ablation.changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
     assert done("best", LAPTOP_FILE, runs_of=[LAPTOP, wide])[0] == 0
     told = capsys.readouterr().out
     assert "laptop, 1 seeds" in told and "(n = 1)" in told

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from fer_jax import config as config_lib
 from fer_jax import experiment
+from fer_jax.augment import normalise
+from fer_jax.augmentation import make_augment
 from fer_jax.bench.contest import Setup
 from fer_jax.bench.settings import BASELINE, PLAIN, random_images
 from fer_jax.checkpoint import Checkpoints
@@ -115,7 +117,7 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> S
     """Batches of indices, gathered, normalised and augmented as in training."""
     config = load_config("fernet", batch, image_size, augmented=True)
     parts = experiment.build(config, random_dataset(images, image_size))
-    augment = experiment.make_augment(config.augmentation)
+    augment = make_augment(config.augmentation)
     pixels, labels = parts.images["train"], parts.labels
     key = jax.random.key(0)
 
@@ -123,7 +125,7 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> S
     def deliver(
         pixels: jax.Array, labels: jax.Array, step: jax.Array, indices: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        chosen = experiment.augment.normalise(pixels[indices])
+        chosen = normalise(pixels[indices])
         own = jax.random.fold_in(key, step)
         return augment(own, chosen, labels[indices], indices, step)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import experiment, losses, models, optimizer
+from fer_jax.augmentation import make_augment
 from fer_jax.bench.contest import Contender, Process, Setup
 from fer_jax.bench.ours import AT_ONCE, device_memory, load_config, random_dataset
 from fer_jax.config import Config
@@ -48,7 +49,7 @@ def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:
             loss_fn=functools.partial(
                 losses.softmax_loss, label_smoothing=config.loss.label_smoothing
             ),
-            augment_fn=experiment.make_augment(config.augmentation),
+            augment_fn=make_augment(config.augmentation),
             key=key,
         )
         return train_step(*arguments)
