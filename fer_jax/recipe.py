@@ -198,7 +198,12 @@ def _mean_sd(values: Sequence[float]) -> str:
 def _show_ablation(console: Console, finished: Sequence[Run], path: Path) -> None:
     """Prints the verdicts, and writes them as Markdown."""
     rows = verdicts(finished)
-    table = Table(title="One change at a time; accuracy in %", box=box.SIMPLE)
+    table = Table(
+        title="One change at a time; accuracy in %",
+        box=box.SIMPLE_HEAD,
+        padding=0,  # so that all of it fits in 80 columns
+        pad_edge=False,
+    )
     for place, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if 0 < place < 7 else "left")
     for row in rows:
