@@ -9,6 +9,7 @@ import pytest
 
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.errors import UserError
+from fer_jax.export_model import evaluated_weights
 from fer_jax.train_step import TrainState
 
 
@@ -55,8 +56,10 @@ def test_comes_back_bit_for_bit_in_another_opening(tmp_path):
             assert all(jax.tree.leaves(same))
 
 
-def test_comes_back_without_a_tree_to_compare_with(tmp_path):
-    state = TrainState(jnp.int32(3), tree(1), {"mean": jnp.ones(2)}, (None, tree(2)))
+@pytest.mark.parametrize("averaged", [None, (tree(5), {"mean": jnp.zeros(2)})])
+def test_comes_back_without_a_tree_to_compare_with(tmp_path, averaged):
+    rest = {"mean": jnp.ones(2)}, (None, tree(2)), averaged
+    state = TrainState(jnp.int32(3), tree(1), *rest)
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(3, {"state": state}, {})
         found = checkpoints.load_as_saved(3)["state"]
@@ -64,6 +67,10 @@ def test_comes_back_without_a_tree_to_compare_with(tmp_path):
     weights = found["params"]["weights"]["0"]
     np.testing.assert_array_equal(weights, np.full((3, 4), 1, np.float32))
     np.testing.assert_array_equal(found["batch_stats"]["mean"], np.ones(2))
+    params, batch_stats = evaluated_weights({"state": found})
+    value, mean = (5, np.zeros(2)) if averaged else (1, np.ones(2))
+    np.testing.assert_array_equal(params["weights"]["0"], np.full((3, 4), value))
+    np.testing.assert_array_equal(batch_stats["mean"], mean)
 
 
 def test_a_step_saved_again_is_replaced(tmp_path):
