@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_configs(folder, configs)
         command = ["--configs", str(folder), "--runs_dir", str(runs_dir), "--yes"]
         command += ["--seeds", str(args.seeds), "--budget", str(args.budget)]
+        if not is_ablation:  # a recipe is run only where it is named
+            command += ["--filter", own.name]
         if args.data_root is not None:
             command += ["--data_root", args.data_root]
         status = batch.main([*command, *["--dry-run"] * args.dry_run])

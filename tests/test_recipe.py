@@ -1,6 +1,7 @@
 """The ablation's configs, what is told of runs, and a batch within a budget."""
 
 import io
+import re
 import shutil
 
 import jax
@@ -241,6 +242,21 @@ def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_
     _, command = done("ablation", LAPTOP_FILE, "--dry-run", "--data_root", "")
     assert sorted(tmp_path.iterdir()) == before
     assert command[-3:] == ["--data_root", "", "--dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "planned"), [("best", 5), ("speedrun", 5), ("ablation", 3 * 20)]
+)
+def test_every_stage_has_a_plan(
+    stage, planned, tiny_csv, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    options = ["--data_root", str(tiny_csv), "--runs_dir", str(tmp_path / "runs")]
+    assert recipe.main(["--stage", stage, *options, "--dry-run"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    runs_planned = int(re.search(r"(\d+) of \d+ runs to do", told)[1])
+    assert runs_planned == planned or stage == "ablation" and runs_planned > planned
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_a_finished_run_of_the_config_there_is_one_sentence(done):
