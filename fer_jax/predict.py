@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_facts(args.images, model.labels, probabilities), indent=1))
         return 0
     table = plain_table("probabilities in %", ["image", "label", *model.labels])
+    table.padding = 0  # all labels in 80 columns, and a long path on several lines
+    table.columns[0].overflow = "fold"
     for path, row in zip(args.images, probabilities, strict=True):
         shares = (f"{100 * share:.1f}" for share in row)
         table.add_row(path, model.labels[row.argmax()], *shares)

@@ -30,6 +30,7 @@ TAGS = {
     "val_macro_f1": "val/macro_f1",
     "val_balanced_accuracy": "val/balanced_accuracy",
     "images_per_s": "images_per_s",
+    "wall_s": "wall_s",
 }
 
 
