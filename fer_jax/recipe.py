@@ -132,7 +132,7 @@ def _write_configs(folder: Path, configs: Sequence[Config]) -> None:
 def report(finished: Sequence[Run]) -> Table:
     """What several seeds of a config reach, one by one and as an ensemble."""
     table = Table(
-        title=f"{finished[0].name}, {len(finished)} seeds, accuracy in %, mean ± sd",
+        title=f"{finished[0].name}: accuracy in %, mean ± sd, n = {len(finished)}",
         caption="val chose the epoch and the settings: its figures are optimistic",
         box=box.SIMPLE,
     )

@@ -57,7 +57,8 @@ def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small
             _, on, off = ablation.CHANGES[own]
             assert change.keys() <= on.keys() | off.keys() | rates
         else:
-            assert change.pop("model.arch") == name in ablation.NETWORKS
+            arch = change.pop("model.arch", configs[0].model.arch)
+            assert arch == name in ablation.NETWORKS
             left = {key for key in change if not key.startswith("model.")}
             assert left <= {"training.optimizer"} | rates
     tried = {name.removeprefix("without_") for name in found}
@@ -67,8 +68,14 @@ def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small
 
 def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
     found = changes(ablate(BEST, small=False))
-    assert found["resnet34"] == {"model.arch": "resnet34"}
-    assert found["wide_resnet"] == {"model.arch": "wide_resnet", "model.norm": "plain"}
+    whole = {"model.width": 1.0}
+    assert found["resnet18"] == whole
+    assert found["resnet34"] == {"model.arch": "resnet34"} | whole
+    assert found["wide_resnet"] == {
+        "model.arch": "wide_resnet",
+        "model.norm": "plain",
+        **whole,
+    }
     assert found["vgg"]["model.squeeze_excitation"] is False
     assert found["convnext"]["training.optimizer"] == "adamw"
     assert found["convnext"]["training.lr"] == 2e-3
@@ -169,7 +176,7 @@ def test_the_report_has_means_deviations_and_the_ensemble(finished, tmp_path):
         expected = (np.mean(together, axis=0).argmax(axis=1) == labels).mean()
         assert recipe.ensemble_accuracy(own, split) == pytest.approx(expected)
         assert f"{100 * expected:.1f}" in text
-    assert "val chose the epoch" in text and "3 seeds" in text
+    assert "val chose the epoch" in text and "n = 3" in text
 
 
 def test_the_speed_is_the_time_at_which_the_mean_reaches_the_target(tmp_path):
@@ -273,7 +280,7 @@ def test_the_best_is_told_of_its_own_runs(done, capsys):
     wide = ablation.changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
     assert done("best", LAPTOP_FILE, runs_of=[LAPTOP, wide])[0] == 0
     told = capsys.readouterr().out
-    assert "laptop, 1 seeds" in told and "(n = 1)" in told
+    assert "laptop: accuracy in %, mean ± sd, n = 1" in told and "(n = 1)" in told
 
 
 def test_the_small_form_is_of_the_ablation_alone():
