@@ -67,7 +67,8 @@ def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small
 
 
 def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
-    found = changes(ablate(BEST, small=False))
+    own = ablation.changed(BEST, {"model.norm": "zero_last"})
+    found = changes(ablate(own, small=False))
     whole = {"model.width": 1.0}
     assert found["resnet18"] == whole
     assert found["resnet34"] == {"model.arch": "resnet34"} | whole
