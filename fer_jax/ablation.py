@@ -11,6 +11,7 @@ from fer_jax.compare import Run
 from fer_jax.compare.summary import Experiment, summarise
 from fer_jax.config import Config, flatten
 from fer_jax.models import MODELS
+from fer_jax.runs import NO_MATTER
 
 # For a CPU: a narrow network, smaller images, and a part of train.
 SMALL = {
@@ -278,7 +279,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def settings_of(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Of a config by dotted keys, what makes it another experiment."""
-    apart = ("name", "description", "training.seed", "data.stream")
+    apart = (*NO_MATTER, "training.seed")
     return {key: value for key, value in flat.items() if key not in apart}
 
 

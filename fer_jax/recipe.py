@@ -19,6 +19,7 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from scipy.special import softmax
 
 from fer_jax import batch, compare, runs
 from fer_jax import config as config_lib
@@ -157,7 +158,7 @@ def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
         path = run.folder / f"predictions_{split}.npz"
         with np.load(path, allow_pickle=False) as file:
             logits, labels = file["logits"].astype(np.float64), file["labels"]
-        total += np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+        total += softmax(logits, axis=1)
     has = labels >= 0
     return float((total.argmax(axis=1) == labels)[has].mean())
 

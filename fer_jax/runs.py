@@ -242,7 +242,7 @@ def epochs_done(folder: Path) -> int:
         return 0
 
 
-_NO_MATTER = ("name", "description", "data.stream")
+NO_MATTER = ("name", "description", "data.stream")
 
 
 def differences(
@@ -285,7 +285,7 @@ def differences(
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
         for key in [*new, *(key for key in old if key not in new)]
-        if key not in _NO_MATTER and old.get(key) != new.get(key)
+        if key not in NO_MATTER and old.get(key) != new.get(key)
     ]
 
 

@@ -3,7 +3,6 @@
 Scores, differences and intervals are in 0..1; None stands where there is no value.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.results import ABSENT, Run, data_sets, differing_keys
 from fer_jax.compare.statistics import Reliability
 from fer_jax.compare.summary import Experiment, Leader, Summary, metrics_of
-from fer_jax.runs import METRICS, failure
+from fer_jax.errors import UserError
+from fer_jax.runs import failure, read_metrics
 
 _CURVES = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1")
 
@@ -167,14 +167,13 @@ def _changes(each: Experiment, summary: Summary) -> list[dict[str, str]]:
 def _curve(run: Run) -> dict[str, Any] | None:
     """The epochs of a run; None where its metrics file is gone or is damaged."""
     try:
-        lines = (run.folder / METRICS).read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_metrics(run.folder)
         return {
             "seed": run.seed,
             "epoch": [int(row["epoch"]) for row in rows],
             **{key: [_number(row[key], 5) for row in rows] for key in _CURVES},
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError):
         return None
 
 
