@@ -21,6 +21,10 @@ class UserError(Exception):
         super().__init__("".join(plain))
 
 
+class Lost(UserError):
+    """Another process of the run is gone; the run itself has done nothing wrong."""
+
+
 def run_command(main: Callable[[], int]) -> int:
     """Runs `main` and turns user errors into one line on stderr and status 2.
 
