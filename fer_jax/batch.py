@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def seconds(left: Sequence[Job]) -> float | None:
         return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
+    batch = _Batch(args, console, at_once, todo, seconds)  # refuses before we ask
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_boards(console, [job for job in jobs if job not in todo])
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
-    status = _Batch(args, console, at_once, todo, seconds).run()
+    status = batch.run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
@@ -124,6 +125,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1,
         metavar="N",
         help="how many to run at once, each in a process of its own; default: 1",
+    )
+    parser.add_argument(
+        "--gpus-per-job",
+        type=int,
+        default=None,
+        metavar="N",
+        help="GPUs for each run; default: one where there are any",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
     parser.add_argument("--configs", default="configs", help="default: configs")
@@ -224,7 +232,7 @@ class _Batch:
 
     def __post_init__(self) -> None:
         self.runs_dir = Path(self.args.runs_dir)
-        self.workers = Workers(self.at_once)
+        self.workers = Workers(self.at_once, self.args.gpus_per_job)
         self.total, self.failed = len(self.left), []
         self.claims: dict[str, IO[str]] = {}
         self.began = time.time()
