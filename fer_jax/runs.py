@@ -10,6 +10,8 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      test_reads.jsonl one object each time test was evaluated; kept
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
+                     heartbeat.json   where it runs, and its step, while it does; one
+                                      that is older than a minute is of a killed run
 """
 
 import contextlib

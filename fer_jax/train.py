@@ -27,6 +27,7 @@ from fer_jax.data.audit import Audit, audit
 from fer_jax.errors import UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import Progress, best_row, fit, predict
+from fer_jax.heartbeat import beating
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
 from fer_jax.stop import Interrupted
@@ -184,6 +185,7 @@ def _attempt(
         runs.write_json(folder / runs.DATA, describe(dataset))
         runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
     with (
+        beating(folder, _device()) as heart,
         runs.noting_failure(folder),
         _disk_errors(folder),
         _memory_errors(),
@@ -192,7 +194,15 @@ def _attempt(
     ):
         environment = runs.environment(_device(), parts.compute_dtype)
         now = fit(
-            config, dataset, parts, folder, checkpoints, environment, console, board
+            config,
+            dataset,
+            parts,
+            folder,
+            checkpoints,
+            environment,
+            console,
+            board,
+            heart,
         )
         _finish(config, dataset, audited, parts, folder, checkpoints, now, asked)
         if board:

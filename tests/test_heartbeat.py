@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
-from conftest import environment
+from conftest import environment, tiny_config
 
-from fer_jax import heartbeat, runs
+from fer_jax import heartbeat, runs, train
 from fer_jax.errors import UserError
 from fer_jax.heartbeat import HEARTBEAT, Beat, beating
 
@@ -131,3 +131,22 @@ def test_the_job_is_named_as_slurm_names_it(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "123")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     assert heartbeat.slurm_job() == "123_0"
+
+
+def test_a_run_that_trains_tells_its_steps(tmp_path, tiny_csv, monkeypatch):
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.05)
+    told, write_json = [], runs.write_json
+
+    def note(path, value):
+        write_json(path, value)
+        if path.name == HEARTBEAT:
+            told.append(Beat.read(path.parent))
+
+    monkeypatch.setattr(runs, "write_json", note)
+    train.train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+    assert told[0].step is None  # it is compiling
+    steps = [beat.step for beat in told if beat.step is not None]
+    assert steps and steps == sorted(steps)
+    assert {beat.steps for beat in told} == {None, 3 * (148 // 32)}
+    assert {beat.device for beat in told} == {"cpu"}
+    assert not (tmp_path / "baseline/seed_42" / HEARTBEAT).exists()
