@@ -6,6 +6,7 @@ to ask would hold memory on every GPU.
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -73,7 +74,8 @@ def share_out(at_once: int, gpus_per_job: int | None = None) -> list[Share]:
     Cores: runs that use GPUs are bound to cores of their own, so that the host's work
     for one does not delay another's. Those that compute on the cores themselves are
     not bound: on fewer cores XLA adds up in another order, and the numbers would
-    depend on how many run at once.
+    depend on how many run at once. They do so beside GPUs, too, if JAX was installed
+    without CUDA.
 
     Raises:
       UserError: if there are not so many GPUs, or their number cannot be told.
@@ -93,7 +95,8 @@ def share_out(at_once: int, gpus_per_job: int | None = None) -> list[Share]:
         return [Share(gpu_memory=part, memory=memory)] * at_once
     seen = _dealt(gpus, gpus_per_job, at_once)
     users = Counter(gpu for each in seen for gpu in each)
-    cores = _slices(at_once) if gpus_per_job else [None] * at_once
+    on_gpus = gpus_per_job > 0 and _jax_has_plugins()
+    cores = _slices(at_once) if on_gpus else [None] * at_once
     return [
         Share(
             gpus=mine,
@@ -137,6 +140,11 @@ def gpus_at_hand() -> list[str]:
     # It fails, or says so in words, where its driver finds no GPU: nor does CUDA then.
     lines = done.stdout.split("\n") if done.returncode == 0 else []
     return [line.strip() for line in lines if line.strip().isdecimal()]
+
+
+def _jax_has_plugins() -> bool:
+    """Whether JAX can reach other devices than the CPU; it looks for the same."""
+    return importlib.util.find_spec("jax_plugins") is not None
 
 
 def least_used(shares: Sequence[Share], taken: Sequence[int]) -> int:

@@ -33,6 +33,7 @@ def machine(monkeypatch, tmp_path):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(shares, "_jax_has_plugins", lambda: True)
 
     def with_program(script):
         program = tmp_path / "nvidia-smi"
@@ -110,6 +111,12 @@ def test_without_gpus_no_run_is_bound_to_cores(machine):
     assert column(told, "CUDA_VISIBLE_DEVICES") == [None, None]
     assert column(told, "cores") == [CORES, CORES]  # else the numbers were others
     assert column(told, "FER_MEMORY_SHARE") == ["0.5", "0.5"]
+
+
+def test_beside_gpus_that_jax_cannot_reach_no_run_is_bound(machine, monkeypatch):
+    with_gpus(machine, 2)
+    monkeypatch.setattr(shares, "_jax_has_plugins", lambda: False)
+    assert column(children(2), "cores") == [CORES, CORES]
 
 
 def test_shares_of_a_share(monkeypatch):
