@@ -73,7 +73,7 @@ class Beat:
             beat = cls(**json.loads(path.read_text("utf-8")))
             if not (0 < beat.time < math.inf and beat.pid > 0):
                 raise ValueError("time or pid is not above 0")
-            if beat.step is not None and not 0 <= beat.step <= beat.steps:
+            if beat.step is not None and not 0 <= beat.step <= beat.steps > 0:
                 raise ValueError("step is not among steps")
         except FileNotFoundError:
             return None  # the run has just ended

@@ -106,6 +106,7 @@ def test_one_of_a_killed_process_stays_and_is_no_longer_fresh(tmp_path):
         {"step": 101},
         {"step": "1"},
         {"steps": None},
+        {"step": 0, "steps": 0},
         {"more": 1},
     ],
 )

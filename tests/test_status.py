@@ -16,7 +16,6 @@ from fer_jax.errors import run_command
 from fer_jax.heartbeat import HEARTBEAT, Beat
 from fer_jax.run_state import read_state, told_time
 
-NOW = time.time()
 SENTENCE = "training.batch_size is 4096, and there are 148 images; lower it"
 
 
@@ -39,12 +38,12 @@ def begin(folder, epochs=30, done=0, seconds=60.0):
 
 
 def at(path, age):
-    os.utime(path, (NOW - age, NOW - age))
+    os.utime(path, (time.time() - age,) * 2)
 
 
 def beat(folder, age=5.0, step=None, steps=None, job=None, device="cpu"):
     folder.mkdir(parents=True, exist_ok=True)
-    sign = Beat(NOW - age, "node07", 4242, device, step, steps, job)
+    sign = Beat(time.time() - age, "node07", 4242, device, step, steps, job)
     runs.write_json(folder / HEARTBEAT, vars(sign))
     at(folder / HEARTBEAT, age)
 
@@ -56,7 +55,7 @@ def fail(folder, age=5.0):
 
 def submit(folder, age=5.0, state="submitted"):
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"executor": "slurm", "id": "123_0", "time": NOW - age, "attempt": 1}
+    job = {"executor": "slurm", "id": "123_0", "time": time.time() - age, "attempt": 1}
     runs.write_json(folder / runs.JOB, job | {"log": "a/b", "state": state})
     at(folder / runs.JOB, age)
 
@@ -127,7 +126,7 @@ def test_the_newest_sign_counts(folder):
     assert (failed.state, failed.reason) == ("failed", SENTENCE)
     submit(folder, age=100)  # and tries again
     assert read_state(folder).state == "queued"
-    beat(folder, age=50)
+    beat(folder, age=30)
     assert read_state(folder).state == "starting"
     submit(folder, age=20)  # a copy of the job: the one that lives counts
     assert read_state(folder).state == "starting"
