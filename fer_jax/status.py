@@ -53,12 +53,12 @@ def show_status(
     }
     labels = [_label(folder) for folder in (*states, *others)]
     wide = min(max(map(len, labels)), max(console.width - _ROW_WIDTH, 20))
-    for line in _lines(states, wide, console.width):
-        console.print(line, soft_wrap=True)
+    head = _ROW.format("state", "epoch", "done", "val F1", "time")
+    lines = [f"{'run':<{wide}}  {head}", *_lines(states, wide, console.width)]
     if others:
-        console.print("\nnot in the plan:")
-        for line in list(_lines(others, wide, console.width))[1:]:
-            console.print(line, soft_wrap=True)
+        lines += ["", "not in the plan:", *_lines(others, wide, console.width)]
+    for line in lines:
+        console.print(line, soft_wrap=True)
     console.print(f"\n{_summary([*states.values(), *others.values()])}")
 
 
@@ -84,9 +84,7 @@ def _is_meant(folder: Path, filters: Sequence[str]) -> bool:
 
 
 def _lines(states: dict[Path, RunState], wide: int, width: int) -> Iterator[str]:
-    """A line of headings, and for each run one line or more."""
-    head = _ROW.format("state", "epoch", "done", "val F1", "time")
-    yield f"{'run':<{wide}}  {head}".rstrip()
+    """For each run a line, with what else is to be said of it below."""
     for folder, run in states.items():
         label = _label(folder)
         if len(label) > wide:  # else it would push the columns aside
