@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fake_runs
 import pytest
 from conftest import ROOT, environment, tiny_config
 
@@ -279,9 +280,9 @@ def test_neither_command_imports_what_is_heavy():
     assert done.stdout.endswith("\n12 runs: 12 new\n")
 
 
-def test_collect_compares_what_is_finished(finished_run, capsys):
-    runs_dir = finished_run[0].parents[1]
-    command = ["--collect", "--runs_dir", str(runs_dir)]
+def test_collect_compares_what_is_finished(tmp_path, capsys):
+    fake_runs.write(tmp_path, fake_runs.make_result("baseline", 42))
+    command = ["--collect", "--runs_dir", str(tmp_path)]
     command += ["--configs", str(ROOT / "configs"), "--filter", "baseline"]
     assert batch.main([*command, "--seeds", "2"]) == 0
     told = capsys.readouterr().out
