@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from fer_jax import runs
 from fer_jax.errors import UserError
+from fer_jax.runs import write_json
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
@@ -128,7 +128,7 @@ class Heart:
         )
         # A full disk ends a run where it loses something by it, and not here.
         with contextlib.suppress(OSError):
-            runs.write_json(self._folder / HEARTBEAT, dataclasses.asdict(beat))
+            write_json(self._folder / HEARTBEAT, dataclasses.asdict(beat))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import environment, tiny_config
 
-from fer_jax import heartbeat, runs, train
+from fer_jax import heartbeat, train
 from fer_jax.errors import UserError
 from fer_jax.heartbeat import HEARTBEAT, Beat, beating
 
@@ -73,7 +73,7 @@ def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
     def full(path, value):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr(heartbeat, "write_json", full)
     with beating(tmp_path, "cpu") as heart:
         assert Beat.read(tmp_path) is None
     assert not heart._thread.is_alive()
@@ -136,14 +136,14 @@ def test_the_job_is_named_as_slurm_names_it(monkeypatch):
 
 def test_a_run_that_trains_tells_its_steps(tmp_path, tiny_csv, monkeypatch):
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.05)
-    told, write_json = [], runs.write_json
+    told, write_json = [], heartbeat.write_json
 
     def note(path, value):
         write_json(path, value)
         if path.name == HEARTBEAT:
             told.append(Beat.read(path.parent))
 
-    monkeypatch.setattr(runs, "write_json", note)
+    monkeypatch.setattr(heartbeat, "write_json", note)
     train.train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert told[0].step is None  # it is compiling
     steps = [beat.step for beat in told if beat.step is not None]
