@@ -22,13 +22,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import compare, data, runs
+from fer_jax import runs
 from fer_jax.config import Config
 from fer_jax.console import make_console
-from fer_jax.data.audit import audit
 from fer_jax.errors import UserError
 from fer_jax.lock import claim, holder, locked
 from fer_jax.plan import LOG, Job, estimate, find_configs, plan_job
+from fer_jax.status import Configs, show_status, told_finished
 from fer_jax.stop import SIGNALS
 from fer_jax.tensorboard import has_board, write_finished
 from fer_jax.workers import Ended, Workers
@@ -40,9 +40,32 @@ WAIT_S = 2.0  # between looks at runs that other processes hold
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 1 if any run failed."""
-    args = _parse(argv)
-    console, runs_dir = make_console(), Path(args.runs_dir)
+    args, console = _parse(argv), make_console()
     configs = find_configs(Path(args.configs), args.filter, args.order)
+    if args.status or args.collect:
+        return _look(args, console, configs)
+    return _run(args, console, configs)
+
+
+def _look(args: argparse.Namespace, console: Console, configs: Configs) -> int:
+    """Shows or compares what is there; 1 if there is nothing to compare."""
+    runs_dir = Path(args.runs_dir)
+    if args.status:
+        show_status(console, configs, args.seeds, runs_dir, args.filter)
+        return 0
+    finished, told = told_finished(configs, args.seeds, runs_dir)
+    console.print(told)
+    if finished:
+        _compare(console, runs_dir, args.filter)
+    return 0 if finished else 1
+
+
+def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
+    """Does the runs of the plan, and compares them; the exit status."""
+    from fer_jax import data  # with JAX, which takes seconds and --status goes without
+    from fer_jax.data.audit import audit
+
+    runs_dir = Path(args.runs_dir)
     shapes = {_shape(config) for _, config in configs}
     loaded = {
         (size, channels): data.load(
@@ -75,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def seconds(left: Sequence[Job]) -> float | None:
         return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
+    batch = _Batch(args, console, at_once, todo, seconds)  # refuses before we ask
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
@@ -87,10 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_boards(console, [job for job in jobs if job not in todo])
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
-    status = _Batch(args, console, at_once, todo, seconds).run()
+    status = batch.run()
     if status < 128:  # not interrupted
-        filters = [*args.filter, "baseline"] if args.filter else []
-        _compare(console, runs_dir, filters)
+        _compare(console, runs_dir, args.filter)
     return status
 
 
@@ -125,6 +148,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="how many to run at once, each in a process of its own; default: 1",
     )
+    parser.add_argument(
+        "--gpus-per-job",
+        type=int,
+        default=None,
+        metavar="N",
+        help="GPUs for each run; default: one where there are any",
+    )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
     parser.add_argument("--configs", default="configs", help="default: configs")
     parser.add_argument(
@@ -139,6 +169,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MINUTES",
         help="begin no run that would end later than so long after the start, as far "
         "as the finished runs tell; the first of all is begun in any case",
+    )
+    parser.add_argument(
+        "--status",
+        action="store_true",
+        help="show where the runs of this plan stand, by their files, and start none",
+    )
+    parser.add_argument(
+        "--collect",
+        action="store_true",
+        help="compare the runs that are finished by now, and start none",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan only")
     parser.add_argument("--yes", action="store_true", help="do not ask before starting")
@@ -162,6 +202,13 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
             f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "
             "core of this machine"
         )
+    looks = [name for name in ("status", "collect") if getattr(args, name)]
+    for name in ("status", "force", "dry_run") if looks else ():
+        if getattr(args, name) and name != looks[-1]:
+            raise UserError(
+                f"--{looks[-1]} starts no run, and does not go with "
+                f"--{name.replace('_', '-')}; leave one of them out"
+            )
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError(f"--budget is {args.budget}; expected minutes, more than 0")
     return args
@@ -224,7 +271,7 @@ class _Batch:
 
     def __post_init__(self) -> None:
         self.runs_dir = Path(self.args.runs_dir)
-        self.workers = Workers(self.at_once)
+        self.workers = Workers(self.at_once, self.args.gpus_per_job)
         self.total, self.failed = len(self.left), []
         self.claims: dict[str, IO[str]] = {}
         self.began = time.time()
@@ -404,7 +451,10 @@ def _log(runs_dir: Path, job: Job, **entry: object) -> None:
 
 
 def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:
+    from fer_jax import compare  # with pandas and SciPy, which take their time, too
+
     console.rule("comparison", align="left")
+    filters = [*filters, "baseline"] if filters else []
     try:
         finished, unfinished = compare.load_runs(runs_dir, filters)
         compare.show(console, finished, unfinished)

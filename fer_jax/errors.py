@@ -15,10 +15,13 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         """Keeps the message in one plain line, whatever the user's text holds."""
-        line = " ".join(message.split())
-        # What does not print could steer the terminal; it is shown as \x1b and so on.
-        plain = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
-        super().__init__("".join(plain))
+        super().__init__(plain(message))
+
+
+def plain(text: str) -> str:
+    r"""A text in one line; what could steer the terminal is shown as \x1b and so on."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 class Lost(UserError):

@@ -25,6 +25,7 @@ from fer_jax.data.stored_images import is_stored
 from fer_jax.dynamics import open_dynamics, write_epoch
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment, side_at
+from fer_jax.heartbeat import Heart
 from fer_jax.memory import return_memory
 from fer_jax.stop import Interrupted, Stop
 from fer_jax.tensorboard import Board
@@ -83,6 +84,7 @@ def fit(
     environment: dict[str, Any],
     console: Console,
     board: Board | None = None,
+    heart: Heart | None = None,
 ) -> Progress:
     """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
     now = resume(parts, folder, checkpoints, console)
@@ -97,6 +99,8 @@ def fit(
     bar = TrainingBar(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
+    if heart:
+        heart.progress = bar.reached
     stop, first_here = Stop(alone=hosts.are_one()), True
     reading = contextlib.closing(batches)  # its threads end with the run
     with reading, stop.noting(), bar.at(int(now.state.step)):

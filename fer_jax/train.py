@@ -25,6 +25,7 @@ from fer_jax.data.audit import Audit, audit
 from fer_jax.errors import Lost, UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import fit
+from fer_jax.heartbeat import beating
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
 from fer_jax.record import describe, predict_all, write_result
@@ -203,8 +204,10 @@ def _attempt(
     console: Console,
 ) -> None:
     """Begins the run in a folder, or goes on with it, to its end."""
+    first, nothing = hosts.is_first(), contextlib.nullcontext()
     with (
-        runs.noting_failure(folder) if hosts.is_first() else contextlib.nullcontext(),
+        beating(folder, str(parts.devices)) if first else nothing as heart,
+        runs.noting_failure(folder) if first else nothing,
         _disk_errors(folder),
         _device_errors(parts),
         Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
@@ -212,10 +215,18 @@ def _attempt(
     ):
         environment = runs.environment(str(parts.devices), parts.compute_dtype)
         now = fit(
-            config, dataset, parts, folder, checkpoints, environment, console, board
+            config,
+            dataset,
+            parts,
+            folder,
+            checkpoints,
+            environment,
+            console,
+            board,
+            heart,
         )
         logits = predict_all(config, dataset, parts, folder, checkpoints, now)
-        if hosts.is_first():
+        if first:
             write_result(config, dataset, audited, parts, folder, now, logits, asked)
         if board:
             board.end(now.history, runs.read_result(folder))

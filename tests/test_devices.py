@@ -33,8 +33,8 @@ def test_one_device_is_all_there_is_here():
     [
         (
             ["training.batch_size=36"],
-            "training.batch_size is 36, which 8 devices cannot share equally; set it to "
-            "32 or 40, or device to 6",
+            "training.batch_size is 36, which 8 devices cannot share equally; set it "
+            "to 32 or 40, or device to 6",
         ),
         (
             ["training.batch_size=5", "device=8"],

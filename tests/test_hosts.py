@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from conftest import HARD, ROOT, TINY, environment
 from same_run import assert_same_run, rows
@@ -76,23 +75,20 @@ def undisturbed(tiny_csv, tmp_path_factory):
     return pair.folder, pair.end()
 
 
-def test_two_processes_train_one_run_and_the_first_speaks(undisturbed, finished_run):
+def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
     folder, ((status, output, errors), (other, silent, more)) = undisturbed
     assert (status, other) == (0, 0), errors + more
     assert "float32 on 4 x cpu in 2 processes" in output
     # JAX's own line on who is connected is all that the second says.
     assert [line for line in silent.splitlines() if "[Gloo]" not in line] == []
     assert len(rows(folder)) == 6
-    # The first step's loss is of the same images as that of one process alone.
     assert (folder / "result.json").is_file()
-    margins = [np.load(f / "dynamics/margins.npy") for f in (folder, finished_run[0])]
-    assert margins[0].shape[1] == margins[1].shape[1]
 
 
 def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     undisturbed, tiny_csv, tmp_path
 ):
-    """With the images streamed, so that each process reads its own part of them."""
+    """With the images streamed at first: each process reads its own part of them."""
     streamed = "data.stream=always"
     pair = Pair(tiny_csv, tmp_path, streamed)
     pair.wait_for_epoch(1)
@@ -111,7 +107,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     assert "going on after step " in output
     assert re.search(r"stopped after step \d+, state saved", output)
 
-    pair = Pair(tiny_csv, tmp_path, streamed)
+    pair = Pair(tiny_csv, tmp_path)
     ended = pair.end()
     assert [status for status, *_ in ended] == [0, 0], ended
     assert_same_run(pair.folder, undisturbed[0], tiny_csv)
@@ -121,9 +117,7 @@ def test_processes_that_were_told_different_things_end_together(tiny_csv, tmp_pa
     pair = Pair(tiny_csv, tmp_path, apart=["training.lr=1e-4"])
     for status, _, errors in pair.end():
         assert status == 2
-        assert (
-            "error: process 1 of this run has another config than process 0" in errors
-        )
+        assert "error: process 1 of this run has another config than" in errors
     assert not pair.folder.exists()
 
 
