@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from fer_jax.errors import UserError
 
@@ -113,13 +114,24 @@ class Evaluation(_Section):
     views: Literal["one", "flip", "ten_crop"]
 
 
+def _check_device(value: Any) -> Any:
+    if value != "all" and (type(value) is not int or value < 1):
+        raise PydanticCustomError(
+            "device", "Input should be 'all' or a whole number, at least 1"
+        )
+    return value
+
+
+# How many devices share each batch. A union would be refused twice, in two sentences.
+_Device = Annotated[Any, BeforeValidator(_check_device)]
+
+
 class Config(_Section):
     """One experiment, resolved and validated."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     description: str
-    # How many devices share each batch; a whole number is at least 1.
-    device: Literal["all"] | Annotated[int, Field(ge=1, le=65_536)]
+    device: _Device
     model: Model
     training: Training
     loss: Loss

@@ -59,7 +59,8 @@ class Pair:
         metrics, deadline = self.folder / "metrics.jsonl", time.monotonic() + 300
         while not metrics.is_file() or metrics.read_bytes().count(b"\n") < number:
             assert time.monotonic() < deadline
-            assert all(each.poll() is None for each in self.processes), self.end()
+            if any(each.poll() is not None for each in self.processes):
+                pytest.fail("\n".join(map(str, self.end())))
             time.sleep(0.02)
 
     def end(self):
@@ -79,8 +80,8 @@ def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
     folder, ((status, output, errors), (other, silent, more)) = undisturbed
     assert (status, other) == (0, 0), errors + more
     assert "float32 on 4 x cpu in 2 processes" in output
-    # JAX's own line on who is connected is all that the second says.
-    assert [line for line in silent.splitlines() if "[Gloo]" not in line] == []
+    # That the second is connected, JAX itself says there.
+    assert not re.search("epoch|data:|result:", silent)
     assert len(rows(folder)) == 6
     assert (folder / "result.json").is_file()
 
