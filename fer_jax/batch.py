@@ -1,7 +1,8 @@
 """Runs experiments × seeds: `bin/run_batch --filter loss_ --seeds 3 --jobs 2`.
 
 Each run is a process of its own, so that one that fails, or is killed for memory, takes
-nothing with it (`local.py`). What is finished is skipped, and what is half done goes on.
+nothing with it: on this machine (`local.py`) or in the jobs of a SLURM cluster
+(`slurm.py`). What is finished is skipped, and what is half done goes on.
 """
 
 import argparse
@@ -11,12 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import compare, data, runs
+from fer_jax import compare, data, runs, slurm_options, slurm_queue
 from fer_jax.config import Config
 from fer_jax.console import make_console
 from fer_jax.data.audit import audit
@@ -25,6 +27,7 @@ from fer_jax.ledger import Ledger
 from fer_jax.local import LocalBatch
 from fer_jax.lock import holder, locked
 from fer_jax.plan import Job, about, estimate, find_configs, plan_job
+from fer_jax.slurm import SlurmBatch
 from fer_jax.tensorboard import has_board, write_finished
 
 MAX_SEEDS = 10_000
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 1 if any run failed."""
     args = _parse(argv)
     console, runs_dir = make_console(), Path(args.runs_dir)
+    parameters = _job_parameters(args)  # refuses before data are prepared
     configs = find_configs(Path(args.configs), args.filter, args.order)
     shapes = {_shape(config) for _, config in configs}
     loaded = {shape: _load(args, shape, console) for shape in shapes}
@@ -55,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
     train_images = {k: len(v.splits["train"].labels) for k, v in chosen.items()}
-    at_once = max(1, min(args.jobs, len(todo)))
+    at_once = max(1, min(args.jobs or 1, len(todo)))
 
     def seconds(left: Sequence[Job]) -> float | None:
+        """As `estimate`; on a cluster it is for one run after the other."""
         return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
     first = next(iter(loaded.values()))
@@ -73,11 +78,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
     ledger = Ledger(console, runs_dir, len(todo))
-    status = LocalBatch(args, ledger, at_once, todo, seconds).run()
+    if args.executor == "slurm":
+        status = SlurmBatch(args, ledger, todo, parameters).run()
+    else:
+        status = LocalBatch(args, ledger, at_once, todo, seconds).run()
     if status < 128:  # not interrupted
         filters = [*args.filter, "baseline"] if args.filter else []
         _compare(console, runs_dir, filters)
     return status
+
+
+def _job_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """What submitit is to be told of each job; empty without a cluster."""
+    if args.executor == "local":
+        return {}
+    has_gpus = slurm_queue.has_gpus(args.partition)
+    return slurm_options.parameters(args, has_gpus=has_gpus)
 
 
 def _load(
@@ -119,9 +135,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=1,
         metavar="N",
-        help="how many to run at once, each in a process of its own; default: 1",
+        help="how many to run at once, each in a process of its own; default: 1, and "
+        "as many as the cluster takes with --executor slurm",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
     parser.add_argument("--configs", default="configs", help="default: configs")
@@ -149,12 +165,61 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard event files too"
     )
+    _add_executor(parser)
     return _checked(parser.parse_args(argv))
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="local (default): processes of this machine; slurm: jobs of a cluster",
+    )
+    parser.add_argument(
+        "--gpus-per-job",
+        type=int,
+        default=None,
+        metavar="N",
+        help="GPUs for each run; default: one where there are any",
+    )
+    only = parser.add_argument_group("with --executor slurm")
+    only.add_argument(
+        "--pack",
+        type=int,
+        metavar="K",
+        help="runs that a job does, one after the other; default: 1",
+    )
+    only.add_argument(
+        "--time",
+        metavar="LIMIT",
+        help="of a job: minutes, H:MM:SS or D-HH:MM:SS; then it is requeued, and its "
+        "run goes on; default: 60",
+    )
+    only.add_argument("--partition", metavar="NAME", help="default: the cluster's own")
+    only.add_argument(
+        "--slurm",
+        action="append",
+        metavar="KEY=VALUE",
+        help="any further option of sbatch, as cpus_per_task=8, mem=16G, nodes=2, "
+        "account=NAME; may repeat",
+    )
+    only.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="how often a run whose job was lost is submitted again; default: 2",
+    )
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
+    if args.executor == "slurm":
+        slurm_options.complete(args)
+        return args
+    slurm_options.refuse(args)
+    args.jobs = 1 if args.jobs is None else args.jobs
     if not 1 <= args.jobs <= MAX_JOBS:
         raise UserError(
             f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "

@@ -19,12 +19,14 @@ class Ledger:
       console: where we say what happens.
       total: how many runs the batch has.
       failed: the labels of those that failed.
+      cancelled: the labels of those that someone took from the scheduler's queue.
     """
 
     def __init__(self, console: Console, runs_dir: Path, total: int):
         """For a batch of `total` runs in a runs folder."""
         self.console, self.runs_dir, self.total = console, runs_dir, total
         self.failed: list[str] = []
+        self.cancelled: list[str] = []
 
     def log(self, job: Job, /, **entry: object) -> None:
         """Appends one line to the batch log, in one write."""
@@ -60,9 +62,10 @@ class Ledger:
     def status(self) -> int:
         """Sums up; returns the exit status, 1 if a run did not finish."""
         log = self.runs_dir / LOG
-        if self.failed:
-            self.console.print(
-                f"{len(self.failed)} of {self.total} runs failed: "
-                f"{', '.join(self.failed)}; the reasons are in {log}"
-            )
-        return 1 if self.failed else 0
+        for how, labels in (("failed", self.failed), ("cancelled", self.cancelled)):
+            if labels:
+                self.console.print(
+                    f"{len(labels)} of {self.total} runs {how}: "
+                    f"{', '.join(labels)}; the reasons are in {log}"
+                )
+        return 1 if self.failed or self.cancelled else 0

@@ -10,6 +10,11 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      test_reads.jsonl one object each time test was evaluated; kept
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
+                     job.json         the scheduler's job that has the run, if one has:
+                                      {"executor": "slurm", "id": "123_0", "time": when
+                                      it was submitted (seconds since 1970), "attempt":
+                                      1, 2 after one was lost, "log": a path, "state":
+                                      "submitted", or "ended: " and how}
 """
 
 import contextlib
@@ -35,6 +40,7 @@ from fer_jax.stop import Interrupted
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
 TEST_READS = "test_reads.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
+JOB = "job.json"
 TENSORBOARD, DYNAMICS = "tensorboard", "dynamics"
 RESULT_FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
@@ -209,6 +215,28 @@ def failure(folder: Path) -> str | None:
         return str(json.loads((folder / FAILED).read_text("utf-8"))["error"])
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return f"unknown: {FAILED} cannot be read"
+
+
+def read_job(folder: Path) -> dict[str, Any] | None:
+    """The content of `job.json`; None where no scheduler's job ever had the run.
+
+    Raises:
+      UserError: if it is damaged, so that nobody knows whether a job has the run.
+    """
+    path = folder / JOB
+    if not os.path.isfile(path):
+        return None
+    try:
+        job = json.loads(path.read_text("utf-8"))
+        kinds = {"id": str, "state": str, "log": str, "time": float, "attempt": int}
+        return job | {key: kind(job[key]) for key, kind in kinds.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        raise UserError(
+            f"{path} cannot be read, so that nobody knows whether a job has the run; "
+            "look with squeue, and remove the file if none has"
+        ) from None
 
 
 def is_finished(folder: Path) -> bool:

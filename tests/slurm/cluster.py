@@ -25,7 +25,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 NODES = ("node1", "node2")
 CPUS = 8
 START_S = 60
-# A requeued job waits for the old credentials to expire: cred_expire, by default 120 s.
+# A requeued job waits for the old credentials to expire: 120 s, or cred_expire, of
+# which 5 is the least.
 CONFIG = """
 ClusterName=tests
 SlurmctldHost=localhost(127.0.0.1)
@@ -34,7 +35,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=1
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
