@@ -10,6 +10,7 @@ what the file says is its own (`slurm_job.py`).
 import argparse
 import contextlib
 import dataclasses
+import shlex
 import signal
 import sys
 import time
@@ -228,7 +229,7 @@ class SlurmBatch:
             self._log_all(watched, event="requeued", restarts=entry.restarts)
         if entry.state != "RUNNING":
             if entry.state == "PENDING" and entry.reason not in _USUAL:
-                self._tell(f"waiting: job {watched.id}, {entry.reason}")
+                self._tell(f"waiting: job {watched.id}, for SLURM says {entry.reason}")
             watched.started = False
         elif not watched.started:
             watched.started = True
@@ -336,9 +337,10 @@ class SlurmBatch:
             with self._told_once():
                 self._cancel(numbers)
             return
+        where = shlex.quote(self.args.runs_dir)
         self.say(
             f"batch stopped, and its {len(self.watched)} jobs stay in the queue: "
-            f"bin/run_batch --status --runs_dir {self.args.runs_dir} shows them, "
+            f"bin/run_batch --status --runs_dir {where} shows them, "
             f"scancel {' '.join(numbers)} ends them, and the same command, without "
             "--force, watches them again"
         )

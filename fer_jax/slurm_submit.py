@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
 import shutil
 import signal
@@ -64,7 +65,9 @@ def submit(
         folder.mkdir(parents=True, exist_ok=True)
         executor = SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
         executor.update_parameters(**parameters)
-        with _without_signals(), executor.batch():
+        # submitit prints what sbatch complains of, too; we say it ourselves.
+        silent = contextlib.redirect_stderr(io.StringIO())
+        with _without_signals(), silent, executor.batch():
             jobs = [executor.submit(pack) for pack in packs]
         return [(job.job_id, job.paths.stdout) for job in jobs]
     except (FailedJobError, FailedSubmissionError) as error:

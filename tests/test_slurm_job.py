@@ -153,9 +153,7 @@ def test_submitits_signal_waits_until_the_run_has_saved(run, tmp_path):
     (tmp_path / "pack.pkl").write_bytes(pickle.dumps(Pack([each])))
     with subprocess.Popen(
         [sys.executable, "-c", REQUEUED, tmp_path / "pack.pkl"],
-        env=environment()
-        | dict(os.environ)
-        | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
