@@ -10,6 +10,7 @@ what the file says is its own (`slurm_job.py`).
 import argparse
 import contextlib
 import dataclasses
+import resource
 import shlex
 import signal
 import sys
@@ -42,6 +43,7 @@ class _Watched:
     log: str
     attempt: int
     jobs: list[Job] = dataclasses.field(default_factory=list)
+    is_ours: bool = False  # else the batch that submitted it logs its way
     started: bool = False
     restarts: int | None = None  # None until it was seen
     over_since: float | None = None
@@ -78,6 +80,10 @@ class SlurmBatch:
         Raises:
           UserError: if SLURM does not take the jobs in the first place.
         """
+        # Each run's claim is an open file while it is submitted, and there may be
+        # thousands of runs.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         with handling(lambda number, _: self.signals.append(number)):
             self._take_up()
             while (self.watched or self.left) and not self.signals:
@@ -156,12 +162,13 @@ class SlurmBatch:
         entry = entries.get(record["id"])
         return record["state"] == "submitted" and entry is not None and entry.is_active
 
-    def _watch(self, job: Job, record: Mapping[str, Any]) -> None:
+    def _watch(self, job: Job, record: Mapping[str, Any]) -> _Watched:
         new = _Watched(record["id"], record["log"], record["attempt"])
         watched = self.watched.setdefault(new.id, new)
         watched.jobs.append(job)
         if record["time"] < self.began:
             self.say(f"watching: {job.label} (job {new.id}), submitted before")
+        return watched
 
     def _submit(self, groups: Sequence[Sequence[Job]], attempt: int) -> None:
         """Submits a job for each group of runs whose claims we have."""
@@ -188,7 +195,7 @@ class SlurmBatch:
                 self.ledger.log(
                     job, event=event, job=number, attempt=attempt, output=str(log)
                 )
-                self._watch(job, record)
+                self._watch(job, record).is_ours = True
             labels = ", ".join(job.label for job in group)
             self.say(f"{event}: {labels} (job {number})")
         self.say(f"what the jobs print is in {submitted[0][1].parent}")
@@ -238,7 +245,7 @@ class SlurmBatch:
 
     def _log_all(self, watched: _Watched, **entry: object) -> None:
         self.pause = FIRST_PAUSE_S
-        for job in watched.jobs:
+        for job in watched.jobs if watched.is_ours else ():
             self.ledger.log(job, job=watched.id, **entry)
 
     def _judge(self, watched: _Watched, state: str) -> None:

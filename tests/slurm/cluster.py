@@ -23,7 +23,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 NODES = ("node1", "node2")
-CPUS = 8
+CPUS = 4
 START_S = 60
 # A requeued job waits for the old credentials to expire: 120 s, or cred_expire, of
 # which 5 is the least.
