@@ -14,6 +14,7 @@ from fer_jax.errors import UserError
 MAX_RETRIES = 100
 MAX_PACK = 10_000
 DEFAULTS = {"pack": 1, "time": "60", "partition": None, "slurm": (), "retries": 2}
+SIGNAL_DELAY_S = 90  # submitit's own
 _TIME = "minutes, H:MM:SS or D-HH:MM:SS, more than 0"
 # SLURM's own forms, from the longest; a number alone is minutes.
 _TIMES = (
@@ -147,7 +148,15 @@ def complete(args: argparse.Namespace) -> None:
             f"--pack is {args.pack}, and each run has {tasks(given)} processes; such "
             "runs have a job each, so leave --pack out"
         )
-    minutes(args.time)
+    # SLURM may send its signal a minute early, and a run takes some time to begin: one
+    # that is told to save before its first step would be requeued for ever.
+    delay = given.get("signal_delay_s", SIGNAL_DELAY_S)
+    least = -(-delay // 60) + 3
+    if minutes(args.time) < least:
+        raise UserError(
+            f"--time is {args.time}; expected {least} minutes or more, for {delay} s "
+            "before its end (--slurm signal_delay_s) a job saves and is requeued"
+        )
 
 
 def tasks(given: dict[str, Any]) -> int:

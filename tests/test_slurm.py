@@ -285,6 +285,43 @@ def test_what_slurm_refuses_is_one_sentence(command, tmp_path, flags, told):
     assert not list(tmp_path.rglob("job.json"))
 
 
+def submitted(tmp_path, code, *flags):
+    """Has a job of its own run some Python code; returns its id and its log."""
+    python = (sys.executable, "-c", code, str(tmp_path))
+    args = _parse(["--executor", "slurm", *flags])
+    parameters = slurm_options.parameters(args, has_gpus=False)
+    ((number, log),) = submit(
+        [Pack([Run("one", tmp_path, python)])], tmp_path, parameters
+    )
+    record = {"id": number, "time": 1.0, "attempt": 1, "log": "", "state": ""}
+    runs.write_json(tmp_path / runs.JOB, record)
+    return number, log
+
+
+def test_a_preempted_job_saves_and_goes_on(tmp_path):
+    code = """
+import pathlib, signal, sys, time
+saved = pathlib.Path(sys.argv[1], "saved")
+if saved.exists():
+    saved.with_name("result.json").write_text("{}")
+    sys.exit()
+def save(number, _):
+    time.sleep(1)
+    saved.write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, save)
+saved.with_name("began").touch()
+time.sleep(300)
+"""
+    number, log = submitted(tmp_path, code)
+    wait_until((tmp_path / "began").exists, seconds=60)
+    subprocess.run(["srun", "-p", "urgent", "-N2", "--exclusive", "true"], check=True)
+    assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM))
+    wait_until(lambda: runs.is_finished(tmp_path), seconds=60)
+    assert log.read_text().count("training one") == 2  # both attempts, in one file
+    wait_until(lambda: not squeue("-j", number), seconds=60)
+
+
 def test_processes_of_one_run_know_one_another_and_end_together(tmp_path):
     code = """
 import os, pathlib, sys, time
@@ -294,13 +331,7 @@ if rank == "0":
     time.sleep(300)
 sys.exit("error: the second of us fails")
 """
-    python = (sys.executable, "-c", code, str(tmp_path))
-    args = _parse(["--executor", "slurm", "--slurm", "nodes=2"])
-    parameters = slurm_options.parameters(args, has_gpus=False)
-    pack = Pack([Run("two", tmp_path, python)])
-    ((number, log),) = submit([pack], tmp_path, parameters)
-    record = {"id": number, "time": 1.0, "attempt": 1, "log": "", "state": ""}
-    runs.write_json(tmp_path / runs.JOB, record)
+    number, log = submitted(tmp_path, code, "--slurm", "nodes=2")
     wait_until(lambda: not squeue("-j", number), seconds=60)
     assert [(tmp_path / f"rank_{n}").read_text() for n in (0, 1)] == ["2", "2"]
     assert runs.failure(tmp_path) == "the second of us fails"

@@ -95,6 +95,8 @@ def test_jobs_find_this_package(monkeypatch):
         (["--pack=0"], "--pack is 0; expected 1 to 10,000"),
         (["--retries=-1"], "--retries is -1; expected 0 to 100"),
         (["--time=never"], "--time is never; expected minutes"),
+        (["--time=4"], "--time is 4; expected 5 minutes or more, for 90 s before"),
+        (["--time=5", "--slurm=signal_delay_s=600"], "expected 13 minutes or more"),
         (["--slurm=mem"], "--slurm is mem; expected KEY=VALUE"),
         (["--slurm=mem="], "--slurm is mem=; expected KEY=VALUE"),
         (["--slurm=nodes=many"], "--slurm nodes is many; expected a whole number"),
