@@ -102,6 +102,7 @@ def cluster() -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        _kill_orphans(environment["SLURM_CONF"])
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -185,6 +186,16 @@ def _end_jobs(environment: Mapping[str, str]) -> None:
         until = time.monotonic() + 30
         while subprocess.run(ask, **options).stdout and time.monotonic() < until:
             time.sleep(0.2)
+
+
+def _kill_orphans(config: str) -> None:
+    """Kills what was started within the cluster and its daemons did not end."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        number = int(path.parent.name)
+        with contextlib.suppress(OSError):  # it ends just now
+            belongs = f"SLURM_CONF={config}\0".encode() in path.read_bytes()
+            if belongs and number != os.getpid():
+                os.kill(number, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> int:
