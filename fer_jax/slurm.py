@@ -3,8 +3,7 @@
 The batch submits and then only watches: the jobs need it for nothing but a second
 attempt where one was lost. `job.json` in each run folder says which job has the run, so
 that the same command, typed again, watches what it finds instead of submitting it
-twice. Whoever changes that file has the run's claim (`lock.py`), and a job trains only
-what the file says is its own (`slurm_job.py`).
+twice (`slurm_record.py`).
 """
 
 import argparse
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax import runs, slurm_queue
+from fer_jax import runs, slurm_queue, slurm_record
 from fer_jax.errors import UserError
 from fer_jax.ledger import Ledger
 from fer_jax.lock import claim, holder
@@ -31,7 +30,6 @@ from fer_jax.stop import handling
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 15.0  # between looks at the queue
 LAG_S = 5.0  # so long may files written on a node take to be seen here
-CLAIM_S = 60.0
 _USUAL = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", ""}
 
 
@@ -93,7 +91,8 @@ class SlurmBatch:
                 with self._told_once():
                     self._take_up()
         if self.signals:
-            self._leave()
+            with contextlib.suppress(OSError):  # the terminal may have been closed
+                self._leave()
             return 128 + self.signals[0]
         return self.ledger.status()
 
@@ -121,30 +120,27 @@ class SlurmBatch:
         """Watches the jobs that runs have, and submits what is nobody's."""
         if not self.left:
             return
-        entries, free, rest = self._queue(), [], []
+        entries, free = self._queue(), []
         with contextlib.ExitStack() as claims:
-            for job in self.left:
+            for job in list(self.left):
                 if job.state == "blocked" and not self.args.force:
+                    self.left.remove(job)
                     self.ledger.fail(job, job.reason)
                     self.say(f"failed: {job.label}: {job.reason}")
-                elif (claimed := claim(job.folder)) is None:
-                    rest.append(job)
-                elif (record := runs.read_job(job.folder)) and self._lives(
-                    record, entries
-                ):
-                    self._watch(job, record)
-                    claimed.close()
-                elif by := holder(job.folder):
-                    self._tell(f"waiting: {job.label} is in use by {by}")
-                    rest.append(job)
-                    claimed.close()
-                else:
+                elif claimed := claim(job.folder):
                     claims.enter_context(claimed)
-                    free.append(job)
+                    record = runs.read_job(job.folder)
+                    if record and self._lives(record, entries):
+                        self.left.remove(job)
+                        self._watch(job, record)
+                    elif by := holder(job.folder):
+                        self._tell(f"waiting: {job.label} is in use by {by}")
+                    else:
+                        free.append(job)
             size = self.args.pack
             groups = [free[n : n + size] for n in range(0, len(free), size)]
-            self._submit(groups, attempt=1)
-            self.left = rest
+            self._submit(groups, "submitted", attempt=1)
+            self.left = [job for job in self.left if job not in free]
 
     def _queue(self) -> dict[str, Entry]:
         try:
@@ -160,7 +156,8 @@ class SlurmBatch:
         if record["time"] >= self.began:
             return True
         entry = entries.get(record["id"])
-        return record["state"] == "submitted" and entry is not None and entry.is_active
+        is_active = entry is not None and entry.is_active
+        return is_active and record["state"] == slurm_record.SUBMITTED
 
     def _watch(self, job: Job, record: Mapping[str, Any]) -> _Watched:
         new = _Watched(record["id"], record["log"], record["attempt"])
@@ -170,28 +167,23 @@ class SlurmBatch:
             self.say(f"watching: {job.label} (job {new.id}), submitted before")
         return watched
 
-    def _submit(self, groups: Sequence[Sequence[Job]], attempt: int) -> None:
-        """Submits a job for each group of runs whose claims we have."""
+    def _submit(
+        self, groups: Sequence[Sequence[Job]], event: str, attempt: int
+    ) -> None:
+        """Submits a job for each group of runs whose claims we have.
+
+        What `--force` repeats is cleared only now that SLURM has taken the jobs, which
+        wait for `job.json` to name them.
+        """
         if not groups:
             return
         packs = [Pack([run_of(job, self.args) for job in group]) for group in groups]
         submitted = submit(packs, self.runs_dir, self.parameters)
-        event = "submitted" if attempt == 1 else "resubmitted"
         for (number, log), group in zip(submitted, groups, strict=True):
             for job in group:
-                if attempt == 1 and self.args.force:
+                if self.args.force and event == "submitted":
                     runs.clear(job.folder)
-                # Else an old failure would be taken for this job's.
-                (job.folder / runs.FAILED).unlink(missing_ok=True)
-                record = {
-                    "executor": "slurm",
-                    "id": number,
-                    "time": time.time(),
-                    "attempt": attempt,
-                    "log": str(log),
-                    "state": "submitted",
-                }
-                runs.write_json(job.folder / runs.JOB, record)
+                record = slurm_record.write(job.folder, number, log, attempt)
                 self.ledger.log(
                     job, event=event, job=number, attempt=attempt, output=str(log)
                 )
@@ -221,8 +213,9 @@ class SlurmBatch:
     def _look_at_files(self, watched: _Watched) -> None:
         for job in list(watched.jobs):
             if runs.is_finished(job.folder):
+                self.pause = FIRST_PAUSE_S
                 watched.jobs.remove(job)
-                if self._note_end(watched, job, "finished"):
+                if slurm_record.note_end(job.folder, watched.id, "finished"):
                     self.ledger.log(job, event="finished", job=watched.id)
                 self.say(f"finished: {job.label} (job {watched.id})")
             elif (error := runs.failure(job.folder)) is not None:
@@ -271,12 +264,13 @@ class SlurmBatch:
                 "mem=..., or lower training.batch_size or data.image_size",
             )
         elif watched.attempt > self.args.retries:
+            times = f"{watched.attempt} time{'s' * (watched.attempt > 1)}"
             for job in list(watched.jobs):
                 self._fail(
                     watched,
                     job,
-                    f"its job was lost {watched.attempt} times ({told}); see there, "
-                    "and type the same command again",
+                    f"its job was lost {times} ({told}); see there, and type the same "
+                    "command again",
                 )
         if watched.jobs:
             self.say(f"lost: {watched.labels} ({told})")
@@ -285,9 +279,13 @@ class SlurmBatch:
     def _resubmit(self, watched: _Watched, attempt: int) -> None:
         """Submits what is undone once more, unless another batch has done so."""
         with contextlib.ExitStack() as claims:
-            mine = [job for job in watched.jobs if self._has(watched, job, claims)]
+            mine = [
+                job
+                for job in watched.jobs
+                if slurm_record.hold(job.folder, watched.id, claims)
+            ]
             theirs = [job for job in watched.jobs if job not in mine]
-            self._submit([mine] if mine else [], attempt)
+            self._submit([mine] if mine else [], "resubmitted", attempt)
             watched.jobs.clear()
         for job in theirs:
             record = runs.read_job(job.folder) or {}
@@ -299,39 +297,20 @@ class SlurmBatch:
                 self.ledger.settled(job, "failed")
 
     def _fail(self, watched: _Watched, job: Job, error: str) -> None:
+        self.pause = FIRST_PAUSE_S
         watched.jobs.remove(job)
-        if self._note_end(watched, job, f"failed: {error}"):
+        if slurm_record.note_end(job.folder, watched.id, f"failed: {error}"):
             self.ledger.fail(job, error, job=watched.id)
         else:
             self.ledger.failed.append(job.label)
         self.say(f"failed: {job.label} (job {watched.id}): {error}")
 
     def _cancelled(self, watched: _Watched, job: Job) -> None:
+        self.pause = FIRST_PAUSE_S
         watched.jobs.remove(job)
-        if self._note_end(watched, job, "cancelled"):
+        if slurm_record.note_end(job.folder, watched.id, "cancelled"):
             self.ledger.log(job, event="cancelled", job=watched.id)
         self.ledger.cancelled.append(job.label)
-
-    def _note_end(self, watched: _Watched, job: Job, how: str) -> bool:
-        """Has `job.json` say how it ended; False where another batch did before."""
-        self.pause = FIRST_PAUSE_S
-        with contextlib.ExitStack() as claims:
-            if not self._has(watched, job, claims):
-                return False
-            record = runs.read_job(job.folder) | {"state": f"ended: {how}"}
-            runs.write_json(job.folder / runs.JOB, record)
-            return True
-
-    def _has(self, watched: _Watched, job: Job, claims: contextlib.ExitStack) -> bool:
-        """Claims a run, and says whether its end is still to be noted."""
-        until = time.monotonic() + CLAIM_S
-        while (claimed := claim(job.folder)) is None:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.1)
-        claims.enter_context(claimed)
-        record = runs.read_job(job.folder) or {}
-        return (record.get("id"), record.get("state")) == (watched.id, "submitted")
 
     def _leave(self) -> None:
         """Ends the watch; the jobs with it only if someone at a terminal wants that."""
@@ -341,8 +320,7 @@ class SlurmBatch:
             return
         asks = self.signals[0] == signal.SIGINT and sys.stdin.isatty()
         if asks and not _confirm_leaving(len(self.watched)):
-            with self._told_once():
-                self._cancel(numbers)
+            self._cancel(numbers)
             return
         where = shlex.quote(self.args.runs_dir)
         self.say(
@@ -353,7 +331,12 @@ class SlurmBatch:
         )
 
     def _cancel(self, numbers: Sequence[str]) -> None:
-        slurm_queue.cancel(numbers)
+        try:
+            slurm_queue.cancel(numbers)
+        except QueueError as error:
+            ends = f"scancel {' '.join(numbers)}"
+            self.say(f"the jobs may still be there ({error}); {ends} ends them")
+            return
         for watched in self.watched.values():
             for job in list(watched.jobs):
                 self._cancelled(watched, job)

@@ -24,7 +24,7 @@ from fer_jax.slurm_job import Pack, Run
 from fer_jax.slurm_submit import submit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-WIDE = {"COLUMNS": "1000"}  # so that no message is broken into lines
+WIDE = {"COLUMNS": "160"}
 NEVER = "begin=now+1hour"  # a job that stays in the queue
 
 
@@ -62,6 +62,11 @@ def command(configs, tiny_csv, tmp_path):
     options = ["--configs", configs, "--data_root", tiny_csv, "--yes"]
     options += ["--runs_dir", tmp_path, "--executor", "slurm", "--time", "30"]
     return [sys.executable, ROOT / "bin/run_batch", *options]
+
+
+def flat(text):
+    """What was printed, without the line breaks that the terminal's width makes."""
+    return " ".join(text.split())
 
 
 def finish(command, *further):
@@ -157,7 +162,8 @@ def test_runs_survive_what_befalls_their_jobs(command, tiny_csv, tmp_path):
                 for folder in [each for each in strikes if runs.epochs_done(each)]:
                     strikes.pop(folder)()
             outputs = [each.communicate(timeout=300)[0] for each in (batch, second)]
-    print(outputs[0])
+    print(outputs[0])  # what a person would have seen
+    outputs = [flat(output) for output in outputs]
     assert (batch.returncode, second.returncode) == (0, 0), "\n".join(outputs)
 
     told = Counter(events(tmp_path))
@@ -181,9 +187,9 @@ def test_a_pack_carries_on_past_a_failure_and_force_repeats_it(command, tmp_path
     what = ["--filter", "base", "--filter", "huge", "--pack", "2", "--order", "name"]
     first = finish(command, *what)
     assert first.returncode == 1, first.stderr
-    assert "submitted: baseline/seed_42, huge/seed_42 (job " in first.stdout
-    assert "failed: huge/seed_42 (job " in first.stdout
-    assert "training.batch_size is 4096" in first.stdout
+    assert "submitted: baseline/seed_42, huge/seed_42 (job " in flat(first.stdout)
+    assert "failed: huge/seed_42 (job " in flat(first.stdout)
+    assert "training.batch_size is 4096" in flat(first.stdout)
     before = (tmp_path / "baseline/seed_42/result.json").stat().st_mtime_ns
     assert squeue() == []
 
@@ -209,7 +215,7 @@ def test_ctrl_c_asks_whether_to_leave_the_jobs(command, tmp_path):
         os.close(ours), os.close(theirs)
         assert batch.returncode == 128 + signal.SIGINT, shown
         assert "leave the 2 jobs in the queue? [Y/n]" in shown
-        return shown
+        return flat(shown)
 
     shown = interrupted("", "what the jobs print")
     number = job_of(folders[0])["id"].split("_")[0]
@@ -232,7 +238,7 @@ def test_without_a_terminal_jobs_are_left_and_cancelled_ones_stay_so(command, tm
     with begun(command, *what) as batch:
         wait_until(lambda: events(tmp_path), batch)
         batch.send_signal(signal.SIGTERM)
-        output = batch.communicate(timeout=60)[0]
+        output = flat(batch.communicate(timeout=60)[0])
     assert batch.returncode == 128 + signal.SIGTERM
     number = job_of(folder)["id"]
     assert f"bin/run_batch --status --runs_dir {tmp_path} shows them" in output
@@ -242,7 +248,7 @@ def test_without_a_terminal_jobs_are_left_and_cancelled_ones_stay_so(command, tm
         while "watching: baseline/seed_42" not in line:
             line = batch.stdout.readline()
         subprocess.run(["scancel", number], check=True)
-        output = batch.communicate(timeout=60)[0]
+        output = flat(batch.communicate(timeout=60)[0])
     assert batch.returncode == 1
     assert f"cancelled: baseline/seed_42 (job {number}); not submitted again" in output
     assert "1 of 1 runs cancelled: baseline/seed_42" in output
