@@ -12,35 +12,60 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import compare, data, runs, slurm_options, slurm_queue
+from fer_jax import runs, slurm_options, slurm_queue
 from fer_jax.config import Config
 from fer_jax.console import make_console
-from fer_jax.data.audit import audit
 from fer_jax.errors import UserError
 from fer_jax.ledger import Ledger
 from fer_jax.local import LocalBatch
 from fer_jax.lock import holder, locked
 from fer_jax.plan import Job, about, estimate, find_configs, plan_job
 from fer_jax.slurm import SlurmBatch
+from fer_jax.status import Configs, show_status, told_finished
 from fer_jax.tensorboard import has_board, write_finished
+
+if TYPE_CHECKING:  # it brings JAX along
+    from fer_jax.data import Dataset
 
 MAX_SEEDS = 10_000
 MAX_JOBS = 4 * (os.cpu_count() or 1)  # more would only wait for one another
-WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 1 if any run failed."""
-    args = _parse(argv)
-    console, runs_dir = make_console(), Path(args.runs_dir)
-    parameters = _job_parameters(args)  # refuses before data are prepared
+    args, console = _parse(argv), make_console()
     configs = find_configs(Path(args.configs), args.filter, args.order)
+    if args.status or args.collect:
+        return _look(args, console, configs)
+    return _run(args, console, configs)
+
+
+def _look(args: argparse.Namespace, console: Console, configs: Configs) -> int:
+    """Shows or compares what is there; 1 if there is nothing to compare."""
+    runs_dir = Path(args.runs_dir)
+    if args.status:
+        show_status(console, configs, args.seeds, runs_dir, args.filter)
+        return 0
+    finished, told = told_finished(configs, args.seeds, runs_dir)
+    console.print(told)
+    if finished:
+        _compare(console, runs_dir, args.filter)
+    return 0 if finished else 1
+
+
+def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
+    """Does the runs of the plan, and compares them; the exit status."""
+    from fer_jax import data  # with JAX, which takes seconds and --status goes without
+    from fer_jax.data.audit import audit
+
+    parameters = _job_parameters(args)  # refuses before data are prepared
+    runs_dir = Path(args.runs_dir)
     shapes = {_shape(config) for _, config in configs}
     loaded = {shape: _load(args, shape, console) for shape in shapes}
     audited = functools.cache(lambda shape: audit(loaded[shape], console))
@@ -65,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         """As `estimate`; on a cluster it is for one run after the other."""
         return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
+    ledger, batch = Ledger(console, runs_dir, len(todo)), None
+    if args.executor == "local":  # it refuses before we ask
+        batch = LocalBatch(args, ledger, at_once, todo, seconds)
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
@@ -77,14 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_boards(console, [job for job in jobs if job not in todo])
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
-    ledger = Ledger(console, runs_dir, len(todo))
-    if args.executor == "slurm":
-        status = SlurmBatch(args, ledger, todo, parameters).run()
-    else:
-        status = LocalBatch(args, ledger, at_once, todo, seconds).run()
+    status = (batch or SlurmBatch(args, ledger, todo, parameters)).run()
     if status < 128:  # not interrupted
-        filters = [*args.filter, "baseline"] if args.filter else []
-        _compare(console, runs_dir, filters)
+        _compare(console, runs_dir, args.filter)
     return status
 
 
@@ -98,7 +121,9 @@ def _job_parameters(args: argparse.Namespace) -> dict[str, Any]:
 
 def _load(
     args: argparse.Namespace, shape: tuple[int, int], console: Console
-) -> data.Dataset:
+) -> "Dataset":
+    from fer_jax import data
+
     return data.load(
         args.data_root,
         image_size=shape[0],
@@ -139,6 +164,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how many to run at once, each in a process of its own; default: 1, and "
         "as many as the cluster takes with --executor slurm",
     )
+    parser.add_argument(
+        "--gpus-per-job",
+        type=int,
+        default=None,
+        metavar="N",
+        help="GPUs for each run; default: one where there are any",
+    )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
     parser.add_argument("--configs", default="configs", help="default: configs")
     parser.add_argument(
@@ -153,6 +185,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MINUTES",
         help="begin no run that would end later than so long after the start, as far "
         "as the finished runs tell; the first of all is begun in any case",
+    )
+    parser.add_argument(
+        "--status",
+        action="store_true",
+        help="show where the runs of this plan stand, by their files, and start none",
+    )
+    parser.add_argument(
+        "--collect",
+        action="store_true",
+        help="compare the runs that are finished by now, and start none",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan only")
     parser.add_argument("--yes", action="store_true", help="do not ask before starting")
@@ -175,13 +217,6 @@ def _add_executor(parser: argparse.ArgumentParser) -> None:
         choices=("local", "slurm"),
         default="local",
         help="local (default): processes of this machine; slurm: jobs of a cluster",
-    )
-    parser.add_argument(
-        "--gpus-per-job",
-        type=int,
-        default=None,
-        metavar="N",
-        help="GPUs for each run; default: one where there are any",
     )
     only = parser.add_argument_group("with --executor slurm")
     only.add_argument(
@@ -215,6 +250,13 @@ def _add_executor(parser: argparse.ArgumentParser) -> None:
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
+    looks = [name for name in ("status", "collect") if getattr(args, name)]
+    for name in ("status", "force", "dry_run") if looks else ():
+        if getattr(args, name) and name != looks[-1]:
+            raise UserError(
+                f"--{looks[-1]} starts no run, and does not go with "
+                f"--{name.replace('_', '-')}; leave one of them out"
+            )
     if args.executor == "slurm":
         slurm_options.complete(args)
         return args
@@ -272,7 +314,10 @@ def _write_boards(console: Console, finished: Sequence[Job]) -> None:
 
 
 def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:
+    from fer_jax import compare  # with pandas and SciPy, which take their time, too
+
     console.rule("comparison", align="left")
+    filters = [*filters, "baseline"] if filters else []
     try:
         finished, unfinished = compare.load_runs(runs_dir, filters)
         compare.show(console, finished, unfinished)

@@ -3,6 +3,9 @@
 Orbax reads a flipped bit as another number, without a word. So beside its files lies
 SHA256SUMS, as `sha256sum -c` reads it, written when all else is in place: what lacks
 it was never finished, and what contradicts it is damaged.
+
+All processes of a run call the same methods at the same times, on one folder; Orbax has
+each write what only it holds, and the first does the rest.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from fer_jax import hosts
 from fer_jax.errors import UserError
 from fer_jax.runs import write_text
 
@@ -47,9 +51,8 @@ class Checkpoints:
         """
         # What goes wrong comes as an exception, and is told once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder.resolve()
-        self.left_out = _sort_out(self._folder)
+        self.left_out = hosts.of_first(lambda: _sort_out(self._folder))
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
@@ -120,9 +123,7 @@ class Checkpoints:
                 path = str(self._folder / str(step))
                 raise OSError(code, os.strerror(code), path) from None
             raise
-        folder = self._folder / str(step)
-        lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
-        write_text(folder / SUMS, "".join(lines))
+        hosts.of_first(lambda: _write_sums(self._folder / str(step)))
 
     def record(self, step: int) -> dict[str, Any]:
         """The record that was saved under a step."""
@@ -142,7 +143,7 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint has been damaged since the opening.
         """
-        if problem := _problem(self._folder / str(step)):
+        if problem := hosts.of_first(lambda: _problem(self._folder / str(step))):
             raise _unusable(self._folder, f"step {step}: {problem}")
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -180,6 +181,7 @@ def _sort_out(folder: Path) -> list[str]:
     Raises:
       UserError: if some are damaged and none is left; nothing is removed then.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     steps = [path for path in folder.glob("*") if path.name.isdecimal()]
     steps.sort(key=lambda path: int(path.name), reverse=True)
     problems = {path: problem for path in steps if (problem := _problem(path))}
@@ -193,6 +195,11 @@ def _sort_out(folder: Path) -> list[str]:
         (path / SUMS).unlink(missing_ok=True)
         shutil.rmtree(path)
     return told
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
+    write_text(folder / SUMS, "".join(lines))
 
 
 def _unusable(folder: Path, problems: str) -> UserError:

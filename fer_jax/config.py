@@ -118,6 +118,8 @@ class Config(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     description: str
+    # How many devices share each batch; a whole number is at least 1.
+    device: Literal["all"] | Annotated[int, Field(ge=1, le=65_536)]
     model: Model
     training: Training
     loss: Loss

@@ -67,6 +67,15 @@ class TrainingBar:
         self._progress = progress(console, TextColumn("{task.fields[detail]}"))
         self._epochs, self._per_epoch = epochs, steps_per_epoch
         self._batch_size, self._schedule = batch_size, schedule
+        self._step: int | None = None
+
+    def reached(self) -> tuple[int, int] | None:
+        """The step that was last told, and how many there are; None before the first.
+
+        Any thread may ask.
+        """
+        step = self._step
+        return None if step is None else (step, self._epochs * self._per_epoch)
 
     @contextlib.contextmanager
     def at(self, step: int) -> Iterator[None]:
@@ -80,7 +89,8 @@ class TrainingBar:
             yield
 
     def advance(self, step: int, loss: float) -> None:
-        """Shows a step, a few times a second at most."""
+        """Notes a step, and shows one a few times a second at most."""
+        self._step = step
         now = time.monotonic()
         if self._progress.disable or now - self._shown < 0.25:
             return

@@ -10,10 +10,11 @@ import numpy as np
 
 from fer_jax.augment import normalise
 from fer_jax.data.stored_images import StoredImages, in_turn, is_stored
+from fer_jax.devices import Devices
 from fer_jax.models import Network
 
 MOVED = 1 / 12  # how far ten crops of a whole image move it, as a share of the side
-PredictFn = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
+PredictFn = Callable[[Any, Any, jax.Array, jax.Array | None], jax.Array]
 
 
 def make_predict(
@@ -22,12 +23,13 @@ def make_predict(
     views: Literal["one", "flip", "ten_crop"] = "one",
     crop_size: int = 0,
     apart: bool = False,
+    devices: Devices | None = None,
 ) -> PredictFn:
     """Compiles `(params, batch_stats, images, indices) -> logits [B, C]`.
 
-    images is the whole split, or of a streamed one a batch, as uint8 `[N, H, W, C]`,
-    indices int32 `[B]`. Of several views the logits are the logarithm of the mean of
-    their softmax, so that theirs is that mean.
+    images is the whole split, uint8 `[N, H, W, C]`, indices int32 `[B]`; or a batch of
+    it, and indices is None. Of several views the logits are the logarithm of the mean
+    of their softmax, so that theirs is that mean.
 
     Args:
       network: from `models.create`.
@@ -35,23 +37,25 @@ def make_predict(
       crop_size: as `see` takes it.
       apart: run the network for one view after the other, and not for all in one
         batch, which on a CPU takes longer to compile.
+      devices: what shares each batch; None: JAX's first device.
     """
 
     def predict(
-        params: Any, batch_stats: Any, images: jax.Array, indices: jax.Array
+        params: Any, batch_stats: Any, images: jax.Array, indices: jax.Array | None
     ) -> jax.Array:
-        seen = see(normalise(images[indices]), views=views, crop_size=crop_size)
+        batch = images if indices is None else images[indices]
+        seen = see(normalise(batch), views=views, crop_size=crop_size)
         run = functools.partial(network.evaluate, params, batch_stats)
         if len(seen) == 1:
             return run(seen[0])
         if apart:
             logits = jnp.stack([run(view) for view in seen])
         else:
-            logits = run(jnp.concatenate(seen)).reshape(len(seen), len(indices), -1)
+            logits = run(jnp.concatenate(seen)).reshape(len(seen), len(batch), -1)
         log_p = jax.nn.log_softmax(logits)
         return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(seen))
 
-    return jax.jit(predict)
+    return jax.jit(predict, out_shardings=devices.whole if devices else None)
 
 
 def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
@@ -90,26 +94,33 @@ def predict_split(
     images: jax.Array | StoredImages,
     *,
     batch_size: int,
+    devices: Devices | None = None,
 ) -> np.ndarray:
     """Logits of a whole split, in its order.
 
-    The last batch is padded with the first image to keep one compiled shape, and
-    the padding's logits are dropped. The next batch of a streamed split is read while
-    one is under way.
+    The last batch is padded with the first image to keep one compiled shape, every one
+    so that `devices` can share it, and the padding's logits are dropped. The next batch
+    of a streamed split is read while one is under way.
 
     Returns:
       float32 `[N, C]`.
     """
     total = len(images)
     batch_size = min(batch_size, total)
+    if devices:
+        batch_size += -batch_size % devices.count
     indices = np.arange(-(-total // batch_size) * batch_size, dtype=np.int32)
     indices[total:] = 0
     indices = indices.reshape(-1, batch_size)
+
+    def divided(rows: np.ndarray) -> jax.Array:
+        return devices.divide(rows, batch_size) if devices else jnp.asarray(rows)
+
     if is_stored(images):
-        places = jnp.arange(batch_size, dtype=jnp.int32)
-        drawn = ((jnp.asarray(batch), places) for batch in in_turn(images, indices))
+        own = indices[:, devices.own(batch_size)] if devices else indices
+        drawn = ((divided(batch), None) for batch in in_turn(images, own))
     else:
-        drawn = ((images, jnp.asarray(chosen)) for chosen in indices)
+        drawn = ((images, divided(chosen)) for chosen in indices)
     logits = []
     for batch, chosen in drawn:
         logits.append(predict(params, batch_stats, batch, chosen))

@@ -8,19 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fer_jax import augment, evaluate, losses, models, optimizer
+from fer_jax import augment, devices, evaluate, hosts, losses, models, optimizer
 from fer_jax.augmentation import make_augment
 from fer_jax.config import Config, Model
 from fer_jax.data import Dataset, pipeline
 from fer_jax.data.stored_images import Images, StoredImages, is_stored, taken
+from fer_jax.devices import Devices
 from fer_jax.errors import UserError
 from fer_jax.memory import available_memory
 from fer_jax.models import torch_weights, whitening
 from fer_jax.train_step import (
+    Largest,
+    Sums,
     TrainState,
     TrainStep,
     init_state,
     make_train_step,
+    zero_sums,
 )
 
 _AT_ONCE, _DISPATCH_BYTES = 32, 2**27  # steps, and of a streamed set's images
@@ -29,32 +33,39 @@ _AT_ONCE, _DISPATCH_BYTES = 32, 2**27  # steps, and of a streamed set's images
 class Experiment(NamedTuple):
     """What a run is made of; nothing is compiled before its first use."""
 
+    devices: Devices
     state: TrainState  # before the first step
     train_step: TrainStep
     predict: evaluate.PredictFn
     schedule: optax.Schedule
-    # By split, uint8 [N, S, S, channels], on the device or streamed.
+    # By split, uint8 [N, S, S, channels], on each device or streamed.
     images: dict[str, jax.Array | StoredImages]
-    labels: jax.Array  # of train, float32 [N, C], on the device
+    labels: jax.Array  # of train, float32 [N, C], on each device
     # A grain dataset of int32 [B], one element a step; streamed, with the images.
     batches: Any
+    batch_size: int
     per_epoch: int  # steps
     at_once: int  # steps in one dispatch
     compute_dtype: str
     flops: int  # of one image's forward pass
 
+    def zero_sums(self, last_good: Largest | None = None) -> Sums:
+        """`train_step.zero_sums` of this run, on its devices."""
+        return self.devices.put(zero_sums(len(self.labels), last_good))
+
 
 def build(config: Config, dataset: Dataset) -> Experiment:
-    """Makes the parts of a run, and puts images that are in memory on the device.
+    """Makes the parts of a run, and puts images that are in memory on its devices.
 
     Raises:
       UserError: if there is no such network or file of weights, or a batch cannot be
-        filled.
+        filled or shared by the devices.
     """
     training, num_classes = config.training, len(dataset.class_names)
     train = dataset.splits["train"]
     labels, soft = train.labels, train.soft
     per_epoch = pipeline.steps_per_epoch(len(labels), training.batch_size)
+    shared = devices.find(config.device, training.batch_size)
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
     network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
@@ -82,8 +93,11 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     sampling = (
         pipeline.sampler_weights(labels) if config.data.weighted_sampler else None
     )
+    state = init_state(params, batch_stats, tx, averages=training.ema_decay > 0)
     return Experiment(
-        state=init_state(params, batch_stats, tx, averages=training.ema_decay > 0),
+        devices=shared,
+        # The first's, as another processor may have rounded some weights differently.
+        state=shared.put(hosts.share(state)),
         train_step=make_train_step(
             network,
             tx,
@@ -93,25 +107,27 @@ def build(config: Config, dataset: Dataset) -> Experiment:
                 crop_size=config.data.crop_size,
                 per_epoch=per_epoch,
             ),
-            key=step_key,
+            key=shared.put(step_key),
             sam_rho=training.sam_rho,
             ema_decay=training.ema_decay,
             trained=trained,
+            devices=shared,
         ),
         predict=evaluate.make_predict(
             network,
             views=config.evaluation.views,
             crop_size=config.data.crop_size,
+            devices=shared,
         ),
         schedule=schedule,
         images={
-            name: split.images if is_stored(split.images) else jnp.asarray(split.images)
+            name: split.images if is_stored(split.images) else shared.put(split.images)
             for name, split in dataset.splits.items()
         },
-        labels=(
+        labels=shared.put(
             jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
             if soft is None
-            else jnp.asarray(soft)
+            else soft
         ),
         batches=pipeline.index_batches(
             len(labels),
@@ -120,7 +136,9 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             seed=training.seed,
             weights=sampling,
             images=train.images if is_stored(train.images) else None,
+            own=shared.own(training.batch_size),
         ),
+        batch_size=training.batch_size,
         per_epoch=per_epoch,
         at_once=_at_once(train.images, training.batch_size),
         compute_dtype=jnp.dtype(dtype).name,
@@ -212,12 +230,13 @@ def _at_once(images: Images, batch_size: int) -> int:
 def room_for_images() -> int:
     """How many bytes of images a run may hold: half of what its device has free.
 
-    It is half of this machine's where that is less, or where the device is its CPU.
+    It is half of this machine's where that is less, or where the device is its CPU. All
+    processes of a run get the least of theirs, as all stream or none.
     """
     free, stats = available_memory(), jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return free // 2
+    return hosts.least(free // 2)
 
 
 def _compute_dtype(precision: str) -> Any:

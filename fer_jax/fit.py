@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from fer_jax import data, evaluate, metrics, runs
+from fer_jax import data, evaluate, hosts, metrics, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Config, flatten
 from fer_jax.console import TrainingBar
@@ -25,10 +25,11 @@ from fer_jax.data.stored_images import is_stored
 from fer_jax.dynamics import open_dynamics, write_epoch
 from fer_jax.errors import UserError
 from fer_jax.experiment import Experiment, side_at
+from fer_jax.heartbeat import Heart
 from fer_jax.memory import return_memory
 from fer_jax.stop import Interrupted, Stop
 from fer_jax.tensorboard import Board
-from fer_jax.train_step import Sums, TrainState, zero_sums
+from fer_jax.train_step import Sums, TrainState
 
 
 @dataclasses.dataclass
@@ -52,10 +53,11 @@ class Progress:
 
     @classmethod
     def restore(
-        cls, checkpoints: Checkpoints, step: int, like: TrainState, num_images: int
+        cls, checkpoints: Checkpoints, step: int, parts: Experiment
     ) -> "Progress":
-        """Loads what was saved under a step; `like` gives the structure."""
-        tree = checkpoints.load(step, {"state": like, "sums": zero_sums(num_images)})
+        """Loads what was saved under a step of a run that `parts` belong to."""
+        like = {"state": parts.state, "sums": parts.zero_sums()}
+        tree = checkpoints.load(step, like)
         return cls(**tree, **checkpoints.record(step))
 
 
@@ -82,20 +84,24 @@ def fit(
     environment: dict[str, Any],
     console: Console,
     board: Board | None = None,
+    heart: Heart | None = None,
 ) -> Progress:
     """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
     now = resume(parts, folder, checkpoints, console)
     _note_environment(now, environment, console)
     _record(folder, now.history, board)
     train = dataset.splits["train"]
-    open_dynamics(folder, train.rows, train.labels, config.training.epochs)
+    if hosts.is_first():
+        open_dynamics(folder, train.rows, train.labels, config.training.epochs)
     batches = iter(parts.batches)
     batches.set_state({"next_index": int(now.state.step)})
     training = config.training
     bar = TrainingBar(
         console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
     )
-    stop, first_here = Stop(), True
+    if heart:
+        heart.progress = bar.reached
+    stop, first_here = Stop(alone=hosts.are_one()), True
     reading = contextlib.closing(batches)  # its threads end with the run
     with reading, stop.noting(), bar.at(int(now.state.step)):
         while not is_over(config, now.history):
@@ -151,13 +157,13 @@ def resume(
             checkpoints.drop(other)
         told = f"step {step:,} (epoch {step / parts.per_epoch:.1f})"
         console.print(f"going on after {told}")
-        return Progress.restore(checkpoints, step, parts.state, len(parts.labels))
+        return Progress.restore(checkpoints, step, parts)
     if kept or runs.epochs_done(folder):
         raise UserError(
             f"{folder} holds a run that was begun and no checkpoint that it could go "
             "on from; start it anew with --force"
         )
-    return Progress(parts.state, zero_sums(len(parts.labels)))
+    return Progress(parts.state, parts.zero_sums())
 
 
 def _note_environment(
@@ -200,33 +206,53 @@ def _train_epoch(
     while step < end and stop.signum is None:
         count = min(parts.at_once, end - step)
         drawn = [next(batches) for _ in range(count)]
-        indices = jax.device_put(jax.tree.map(lambda *each: np.stack(each), *drawn))
+        stacked = jax.tree.map(lambda *each: np.stack(each), *drawn)
+        indices = parts.devices.divide(stacked, parts.batch_size, axis=1)
         if streamed:
             indices, images = indices
         now.state, now.sums = parts.train_step(
-            now.state, now.sums, images, parts.labels, indices, side=side
+            now.state, now.sums, images, parts.labels, indices, side
         )
         step += count
         if behind:
-            _tell(parts, now, bar, *behind)
-        behind = step, _news(now.sums)
+            _tell(parts, now, bar, stop, *behind)
+        behind = step, _news(now.sums, _signals(parts, stop))
     if behind:
-        _tell(parts, now, bar, *behind)
+        _tell(parts, now, bar, stop, *behind)
     return step - first
 
 
+def _signals(parts: Experiment, stop: Stop) -> jax.Array:
+    """The signal that came to each device's process, or 0: int32, one a device."""
+    devices = parts.devices
+    own = np.zeros(devices.count, np.int32)[devices.own(devices.count)]
+    return devices.divide(own + (stop.noted or 0), devices.count)
+
+
 @jax.jit
-def _news(sums: Sums) -> jax.Array:
-    """The mean loss, and not 0 if a step was bad: of sums that are donated later."""
-    return jnp.stack([sums.loss / sums.steps, sums.bad_step])
+def _news(sums: Sums, signals: jax.Array) -> jax.Array:
+    """What is told of a step, of sums that are donated later.
+
+    The mean loss, not 0 if a step was bad, and the signal that came to some process.
+    """
+    return jnp.stack([sums.loss / sums.steps, sums.bad_step, signals.max()])
 
 
 def _tell(
-    parts: Experiment, now: Progress, bar: TrainingBar, step: int, news: jax.Array
+    parts: Experiment,
+    now: Progress,
+    bar: TrainingBar,
+    stop: Stop,
+    step: int,
+    news: jax.Array,
 ) -> None:
-    """Waits for the dispatch that ended with `step`, and shows what came of it."""
+    """Waits for the dispatch that ended with `step`, and shows what came of it.
+
+    All processes read the same of the same step, so they stop after the same one.
+    """
     # Without waiting, a signal would wait for all the steps already queued.
-    loss, bad = jax.device_get(news)
+    loss, bad, signum = jax.device_get(news)
+    stop.agreed = int(signum) or None
     if bad:
         raise _not_finite(parts, now, "loss, the logits or the gradient were")
     bar.advance(step, float(loss))
@@ -263,8 +289,9 @@ def _close_epoch(
         "images_per_s": round(speed, 1),
     }
     now.history.append(row)
-    write_epoch(folder, epoch, sums.margin, sums.shown, sums.rival)
-    now.sums = zero_sums(len(sums.shown), now.sums.last_good)
+    if hosts.is_first():
+        write_epoch(folder, epoch, sums.margin, sums.shown, sums.rival)
+    now.sums = parts.zero_sums(now.sums.last_good)
     return row
 
 
@@ -297,6 +324,7 @@ def predict(
         *state.evaluated,
         parts.images[split],
         batch_size=config.training.eval_batch_size,
+        devices=parts.devices,
     )
 
 
@@ -316,7 +344,8 @@ def score(
 def _record(
     folder: Path, history: Sequence[dict[str, Any]], board: Board | None
 ) -> None:
-    _write_metrics(folder, history)
+    if hosts.is_first():
+        _write_metrics(folder, history)
     if board:
         board.follow(history)
 

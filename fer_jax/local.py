@@ -39,7 +39,7 @@ class LocalBatch:
 
     def __post_init__(self) -> None:
         self.console = self.ledger.console
-        self.workers = Workers(self.at_once)
+        self.workers = Workers(self.at_once, self.args.gpus_per_job)
         self.claims: dict[str, IO[str]] = {}
         self.began = time.time()
 

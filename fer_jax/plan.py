@@ -10,11 +10,15 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fer_jax import config as config_lib
-from fer_jax import data, runs
+from fer_jax import runs
 from fer_jax.config import Config, Data
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:  # it brings JAX along, and the plan itself needs none
+    from fer_jax.data import Dataset
 
 _NONSENSE = (ArithmeticError, ValueError, KeyError, TypeError, RecursionError)
 LOG = "batch_log.jsonl"  # in the runs folder; `batch` writes it
@@ -103,7 +107,7 @@ def find_configs(
 
 
 def plan_job(
-    path: Path, config: Config, offset: int, runs_dir: Path, dataset: data.Dataset
+    path: Path, config: Config, offset: int, runs_dir: Path, dataset: "Dataset"
 ) -> Job:
     """The job of an experiment's seed + `offset`, with what its folder holds."""
     seed = config.training.seed + offset

@@ -10,6 +10,8 @@ runs/<name>/seed_<n>/config.yaml      the resolved config
                      test_reads.jsonl one object each time test was evaluated; kept
                      result.json      written last: its presence means finished
                      failed.json      why the newest attempt failed, if it did
+                     heartbeat.json   where it runs, and its step, while it does; one
+                                      that is older than a minute is of a killed run
                      job.json         the scheduler's job that has the run, if one has:
                                       {"executor": "slurm", "id": "123_0", "time": when
                                       it was submitted (seconds since 1970), "attempt":
@@ -34,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.config import flatten, parse
-from fer_jax.errors import UserError
+from fer_jax.errors import Lost, UserError
 from fer_jax.stop import Interrupted
 
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
@@ -182,14 +184,15 @@ def stored_test_logits(folder: Path, step: int) -> np.ndarray | None:
 
 @contextlib.contextmanager
 def noting_failure(folder: Path) -> Iterator[None]:
-    """Has `failed.json` say what ended this attempt, unless it ends well or by signal.
+    """Has `failed.json` say what ended this attempt, unless it is not the run's fault.
 
-    What an earlier attempt left is removed first.
+    A signal is not, nor that another process is lost; the run can go on. What an
+    earlier attempt left is removed first.
     """
     (folder / FAILED).unlink(missing_ok=True)
     try:
         yield
-    except Interrupted:
+    except (Interrupted, Lost):
         raise
     except UserError as error:
         note_failure(folder, str(error))
@@ -270,7 +273,7 @@ def epochs_done(folder: Path) -> int:
         return 0
 
 
-NO_MATTER = ("name", "description", "data.stream")
+NO_MATTER = ("name", "description", "device", "data.stream")
 
 
 def differences(
@@ -278,8 +281,8 @@ def differences(
 ) -> list[str]:
     """In what the run in a folder differs from this config and these images.
 
-    The name, the description and where the images lie while they are not needed say
-    nothing about the numbers and do not count.
+    The name, the description, how many devices share the work and where the images lie
+    while they are not needed say nothing about the numbers and do not count.
 
     Returns:
       sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a

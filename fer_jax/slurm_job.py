@@ -22,6 +22,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
 from fer_jax import runs
+from fer_jax.errors import LOST
 from fer_jax.lock import holder
 from fer_jax.stop import SIGNALS
 
@@ -65,7 +66,7 @@ class Pack:
             if not _is_ours(run, environment.job_id):
                 print(f"{run.label}: not this job's, so it is left", flush=True)
             elif not runs.is_finished(run.folder):
-                status = self._settle(run, environment.global_rank) or status
+                status = self._settle(run, environment) or status
         if status:
             sys.exit(status)
 
@@ -80,13 +81,14 @@ class Pack:
             _await_end(self._child)
         return DelayedSubmission(self)
 
-    def _settle(self, run: Run, rank: int) -> int:
+    def _settle(self, run: Run, environment: JobEnvironment) -> int:
         """Trains a run; returns its exit status, and notes in its folder if it failed.
 
         0 where another process of this job is to decide what becomes of it.
         """
         if runs.failure(run.folder) is not None:
             return 1  # in an earlier life of this job
+        rank, several = environment.global_rank, environment.num_tasks > 1
         if rank == 0:
             _wait_until(lambda: holder(run.folder) is None, HELD_S)
         status, error = self._train(run)
@@ -97,7 +99,9 @@ class Pack:
             # from within this sleep.
             time.sleep(5 * POLL_S)
             sys.exit(status)
-        if status == _KILLED:  # nobody but the system does that; it says why elsewhere
+        # Nobody but the system kills so, and it says why elsewhere. One process of
+        # several dies in many ways once another is gone.
+        if status in (_KILLED, LOST) or (several and status > 128):
             sys.exit(status)
         if status and holder(run.folder) and rank == 0:
             print(f"{run.label}: {error}", flush=True)

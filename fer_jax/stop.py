@@ -43,15 +43,29 @@ class Stop:
     """While `noting` is entered, a signal is noted in `signum`, not acted on.
 
     A second Ctrl-C does not wait for the step to end: it raises KeyboardInterrupt.
+
+    Attributes:
+      noted: the signal that came to this process.
+      agreed: the one that all processes of the run know of.
     """
 
-    signum: int | None = None
+    noted: int | None = None
+    agreed: int | None = None
+
+    def __init__(self, *, alone: bool = True):
+        """`alone`: this is the run's only process, and need not ask others."""
+        self._alone = alone
+
+    @property
+    def signum(self) -> int | None:
+        """The signal to act on."""
+        return self.noted if self._alone else self.agreed
 
     def noting(self) -> contextlib.AbstractContextManager[None]:
         """The context in which signals are noted."""
         return handling(self._note)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
+        if self.noted is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signum = signum  # and no more: printing here could meet a print
+        self.noted = signum  # and no more: printing here could meet a print

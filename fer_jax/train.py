@@ -1,37 +1,36 @@
 """Trains one experiment: `python -m fer_jax.train configs/baseline.yaml`.
 
-From top to bottom: the command line, one run (`train`), and what is written at its
-end (`_finish`); the loop between them is in `fit.py`.
+From top to bottom: the command line, one run (`train`), and how errors are told;
+the loop is in `fit.py`, and what is written at the end in `record.py`.
 """
 
 import argparse
 import contextlib
 import functools
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax import data, experiment, metrics, models, runs
+from fer_jax import data, experiment, hosts, models, runs
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.compiled import keep_compiled
 from fer_jax.config import Config
 from fer_jax.console import make_console, print_scores
 from fer_jax.data import fold
 from fer_jax.data.audit import Audit, audit
-from fer_jax.errors import UserError, run_command
+from fer_jax.errors import Lost, UserError, run_command
 from fer_jax.experiment import Experiment
-from fer_jax.fit import Progress, best_row, fit, predict
+from fer_jax.fit import fit
+from fer_jax.heartbeat import beating
 from fer_jax.lock import locked
 from fer_jax.memory import keep_memory
+from fer_jax.record import describe, predict_all, write_result
 from fer_jax.stop import Interrupted
 from fer_jax.tensorboard import Board, has_board, write_finished
-from fer_jax.train_step import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     keep_memory()
     keep_compiled()
+    hosts.join()
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
     try:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tensorboard=args.tensorboard,
             overrides=args.overrides,
             config_path=args.config,
-            console=make_console(),
+            console=make_console() if hosts.is_first() else None,
         )
     except Interrupted as stop:
         return 128 + stop.signum
@@ -99,6 +99,8 @@ def train(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Runs one experiment to its end, going on where an earlier attempt stopped.
+
+    All processes of a run call it alike; the first alone writes in the folder.
 
     Args:
       config: the experiment.
@@ -129,32 +131,33 @@ def train(
         stream=config.data.stream,
         room=experiment.room_for_images(),
     )
-    look = functools.cache(functools.partial(audit, dataset, console))
+    hosts.check_same("data set", dataset.fingerprint)
+    hosts.check_same("config", config_lib.dump(config))
+    make_audit = functools.partial(audit, dataset, console)
+    look = functools.cache(lambda: hosts.in_turn(make_audit))
     dataset = data.choose(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     # Once for a data set, and not at a long run's end.
     audited = fold.assign(look(), config.data.fold)
-    described = describe(dataset)
     folder = runs.run_dir(runs_dir, config.name, config.training.seed)
-    with _disk_errors(folder), locked(folder):
-        if force:
-            runs.clear(folder)
-        if changed := runs.differences(folder, config.model_dump(), described):
-            raise UserError(
-                f"{folder} holds another run: {'; '.join(changed)}; give this one a "
-                "name of its own with --set name=..., or replace the old with --force"
-            )
+    with _disk_errors(folder), contextlib.ExitStack() as held:
+
+        def take() -> bool:
+            held.enter_context(locked(folder))
+            return _take(config, dataset, folder, force)
+
+        finished_before = hosts.of_first(take)
         _announce(console, config, dataset, parts, folder)
-        finished_before = runs.is_finished(folder)
         if finished_before:
             console.print("already finished; --force repeats it")
         else:
             # Else the files would fall behind the record.
-            board = Board(folder) if tensorboard or has_board(folder) else None
+            followed = hosts.is_first() and (tensorboard or has_board(folder))
+            board = Board(folder) if followed else None
             asked = {"config_path": config_path, "overrides": list(overrides)}
             _attempt(config, dataset, audited, parts, folder, asked, board, console)
-        result = runs.read_result(folder)
-        if finished_before and tensorboard:
+        result = hosts.of_first(lambda: runs.read_result(folder))
+        if finished_before and tensorboard and hosts.is_first():
             write_finished(folder, result)
             console.print("TensorBoard's files were written from its record")
     try:
@@ -169,6 +172,27 @@ def train(
     return result
 
 
+def _take(config: Config, dataset: data.Dataset, folder: Path, force: bool) -> bool:
+    """Whether a folder, which is ours now, holds this run already finished.
+
+    Raises:
+      UserError: if it holds another run.
+    """
+    if force:
+        runs.clear(folder)
+    described = describe(dataset)
+    if changed := runs.differences(folder, config.model_dump(), described):
+        raise UserError(
+            f"{folder} holds another run: {'; '.join(changed)}; give this one a name "
+            "of its own with --set name=..., or replace the old with --force"
+        )
+    finished = runs.is_finished(folder)
+    if not finished and not runs.is_started(folder):
+        runs.write_json(folder / runs.DATA, described)
+        runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
+    return finished
+
+
 def _attempt(
     config: Config,
     dataset: data.Dataset,
@@ -180,21 +204,30 @@ def _attempt(
     console: Console,
 ) -> None:
     """Begins the run in a folder, or goes on with it, to its end."""
-    if not runs.is_started(folder):
-        runs.write_json(folder / runs.DATA, describe(dataset))
-        runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
+    first, nothing = hosts.is_first(), contextlib.nullcontext()
     with (
-        runs.noting_failure(folder),
+        beating(folder, str(parts.devices)) if first else nothing as heart,
+        runs.noting_failure(folder) if first else nothing,
         _disk_errors(folder),
-        _memory_errors(),
+        _device_errors(parts),
         Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
         board or contextlib.nullcontext(),
     ):
-        environment = runs.environment(_device(), parts.compute_dtype)
+        environment = runs.environment(str(parts.devices), parts.compute_dtype)
         now = fit(
-            config, dataset, parts, folder, checkpoints, environment, console, board
+            config,
+            dataset,
+            parts,
+            folder,
+            checkpoints,
+            environment,
+            console,
+            board,
+            heart,
         )
-        _finish(config, dataset, audited, parts, folder, checkpoints, now, asked)
+        logits = predict_all(config, dataset, parts, folder, checkpoints, now)
+        if first:
+            write_result(config, dataset, audited, parts, folder, now, logits, asked)
         if board:
             board.end(now.history, runs.read_result(folder))
 
@@ -215,43 +248,24 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """A device whose memory does not suffice is told in one sentence."""
+def _device_errors(parts: Experiment) -> Iterator[None]:
+    """Too little memory, or a process that is gone, is told in one sentence."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         # GPUs and CPUs say it each in their own way.
         if not any(words in str(error) for words in ("RESOURCE_EX", "Out of memory")):
-            raise
+            if hosts.are_one():
+                raise
+            raise Lost(
+                f"another process of the run is lost ({str(error)[:200]}); start all "
+                "of them again, without --force, to go on from the last checkpoint"
+            ) from None
         raise UserError(
-            f"the memory of {_device()} does not suffice for the run; lower "
+            f"the memory of {parts.devices} does not suffice for the run; lower "
             "training.batch_size, training.eval_batch_size or data.image_size, or end "
             "what else runs there; the same command goes on from the last checkpoint"
         ) from None
-
-
-def describe(dataset: data.Dataset) -> dict[str, Any]:
-    """The `data` block of `result.json`."""
-    classes = len(dataset.class_names)
-    return {
-        "source": dataset.source,
-        "description": dataset.description,
-        "fingerprint": dataset.fingerprint,
-        "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
-        "labels": dataset.labels,
-        "chosen": dataset.chosen,
-        "class_names": list(dataset.class_names),
-        "counts": {
-            name: np.bincount(
-                split.labels[split.labels >= 0], minlength=classes
-            ).tolist()
-            for name, split in dataset.splits.items()
-        },
-        "skipped": dataset.skipped,
-        "left_out": dataset.left_out,
-        "notes": list(dataset.notes),
-        "streamed": dataset.streamed,
-    }
 
 
 def _announce(
@@ -273,107 +287,9 @@ def _announce(
     console.print(
         f"{config.model.arch}: {parameters:,} parameters, "
         f"{parts.flops / 1e6:,.0f} MFLOP an image forward, "
-        f"{parts.compute_dtype} on {_device()}"
+        f"{parts.compute_dtype} on {parts.devices}"
     )
 
 
-def _device() -> str:
-    return jax.devices()[0].device_kind
-
-
-def _predict(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    folder: Path,
-    state: TrainState,
-    split: str,
-) -> np.ndarray:
-    """Logits of a split; test is read once for a checkpoint, and that is noted."""
-    if split == "test":
-        logits = runs.stored_test_logits(folder, int(state.step))
-        if logits is not None and len(logits) == len(dataset.splits[split].labels):
-            return logits
-        runs.note_test_read(folder, int(state.step))
-    return predict(config, parts, state, split)
-
-
-def _finish(
-    config: Config,
-    dataset: data.Dataset,
-    audited: Audit,
-    parts: Experiment,
-    folder: Path,
-    checkpoints: Checkpoints,
-    now: Progress,
-    asked: dict[str, Any],
-) -> None:
-    """Evaluates the selected checkpoint, on test for the only time, and writes.
-
-    `result.json` comes last: a run without it is not finished.
-    """
-    started, best = time.monotonic(), best_row(now.history)
-    count = len(parts.labels)
-    state = Progress.restore(checkpoints, best["step"], parts.state, count).state
-    scores: dict[str, Any] = {}
-    is_clean = ~audited.has_copy_in("train", near=True)
-    for split in ("val", "test"):
-        if split in dataset.splits:
-            part = dataset.splits[split]
-            logits = _predict(config, dataset, parts, folder, state, split)
-            clean = is_clean[audited.of(split)]
-            score_by = functools.partial(
-                metrics.scores_of, logits, clean=clean, class_names=dataset.class_names
-            )
-            scores[split] = score_by(part.labels)
-            if part.label_sets:
-                scores[split]["label_sets"] = {
-                    name: score_by(labels) for name, labels in part.label_sets.items()
-                }
-            runs.write_predictions(
-                folder,
-                split,
-                rows=part.rows,
-                image_ids=audited.identical(split),
-                clean=clean,
-                labels=part.labels,
-                logits=logits,
-                label_sets=part.label_sets,
-            )
-    images = int(now.state.step) * config.training.batch_size
-    result = {
-        "format": runs.RESULT_FORMAT,
-        "name": config.name,
-        "description": config.description,
-        "seed": config.training.seed,
-        "config": config.model_dump(),
-        **asked,
-        "data": describe(dataset),
-        "selection": {
-            "split": "val",
-            "metric": "macro_f1",
-            "epoch": best["epoch"],
-            "value": best["val_macro_f1"],
-        },
-        "epochs_run": len(now.history),
-        "stopped_early": len(now.history) < config.training.epochs,
-        **scores,
-        "model": {
-            "arch": config.model.arch,
-            "parameters": models.count_parameters(state.params),
-            "flops": parts.flops,  # of one image's forward pass
-        },
-        "environment": now.environments[-1],
-        "earlier_environments": now.environments[:-1],
-        "timing": {
-            "wall_s": round(now.wall_s + time.monotonic() - started, 1),
-            "train_s": round(now.train_s, 1),
-            "images_per_s": round(images / now.train_s, 1),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
-    }
-    runs.write_json(folder / runs.RESULT, result)
-
-
 if __name__ == "__main__":
-    raise SystemExit(run_command(main))
+    raise SystemExit(hosts.leave(run_command(main)))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from fer_jax.augment import normalise, resize
+from fer_jax.devices import Devices
 from fer_jax.models import Network
 from fer_jax.optimizer import only
 
@@ -149,6 +150,7 @@ def make_train_step(
     sam_rho: float = 0.0,
     ema_decay: float = 0.0,
     trained: Any = None,
+    devices: Devices | None = None,
 ) -> TrainStep:
     """Compiles `(state, sums, images, labels, indices, side=None) -> (state, sums)`.
 
@@ -163,6 +165,7 @@ def make_train_step(
       ema_decay: of the averages, which the state then must have; 0: none.
       trained: in the structure of params 1, or 0 for what has no gradient, broadcast
         to each leaf; None: everything is trained.
+      devices: what shares each batch; None: JAX's first device.
 
     Returns:
       a compiled function that takes uint8 images `[N, H, W, C]` and float labels
@@ -214,7 +217,11 @@ def make_train_step(
         finite = jnp.isfinite(jnp.stack(largest)).all()
         good = finite & (sums.bad_step == 0)
         hits = logits.argmax(axis=-1) == labels.argmax(axis=-1)
-        margin, rival = margins(logits, classes)
+        of_each = chosen, *margins(logits, classes)
+        if devices:
+            # These few first: else the sums of all N would go through all devices.
+            of_each = jax.lax.with_sharding_constraint(of_each, devices.whole)
+        places, margin, rival = of_each
         sums = Sums(
             loss=sums.loss + loss,
             correct=sums.correct + hits.sum(dtype=jnp.int32),
@@ -226,9 +233,9 @@ def make_train_step(
                 Largest(number, *largest),
                 sums.last_good,
             ),
-            margin=sums.margin.at[chosen].add(margin),
-            shown=sums.shown.at[chosen].add(1),
-            rival=sums.rival.at[chosen].set(rival.astype(jnp.int16)),
+            margin=sums.margin.at[places].add(margin),
+            shown=sums.shown.at[places].add(1),
+            rival=sums.rival.at[places].set(rival.astype(jnp.int16)),
         )
         return TrainState(number, params, batch_stats, opt_state, averaged), sums
 
@@ -248,13 +255,23 @@ def make_train_step(
         ):
             chosen, shown = drawn
             shown = images[chosen] if shown is None else shown
-            return step(key, *carry, shown, labels[chosen], chosen, side), None
+            batch = shown, labels[chosen], chosen
+            if devices:  # else XLA may have each device do all of it
+                batch = jax.lax.with_sharding_constraint(batch, devices.parts())
+            return step(key, *carry, *batch, side), None
 
         if len(indices) == 1:  # no scan around a single step
             drawn = jax.tree.map(lambda each: each[0], (indices, given))
             return body((state, sums), drawn)[0]
         return jax.lax.scan(body, (state, sums), (indices, given))[0]
 
+    whole = devices.whole if devices else None
+    compiled = jax.jit(
+        dispatch,
+        donate_argnums=(1, 2),
+        static_argnames="side",
+        in_shardings=(None, whole, whole, None, None, None),
+        out_shardings=whole,
+    )
     # As an argument, and not a constant of the program: seeds share what is compiled.
-    compiled = jax.jit(dispatch, donate_argnums=(1, 2), static_argnames="side")
     return functools.partial(compiled, key)

@@ -1,8 +1,7 @@
 """The processes of a batch: each trains one run, several of them at once if asked.
 
 They share no memory, so one that fails takes no other with it, and its numbers are
-those it would reach alone. None is bound to a core: on fewer cores XLA adds up in
-another order, and the numbers are others.
+those it would reach alone. Each has its share of the machine (`shares.py`).
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from fer_jax.plan import Job
+from fer_jax.shares import Share, least_used, share_out
 from fer_jax.stop import handling
 
 POLL_S = 0.2  # between looks for a signal or an end, while nobody says a thing
@@ -45,6 +45,7 @@ class Ended:
 class _Worker:
     job: Job
     process: subprocess.Popen[str]
+    place: int  # of its share
     readers: list[threading.Thread] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.monotonic)
     last: str = ""  # what it last said on stderr
@@ -58,9 +59,14 @@ class Workers:
       signals: those that came while `at_work`. Whoever starts processes ends then.
     """
 
-    def __init__(self, at_once: int):
-        """For `at_once` processes; where it is 1, that one has our terminal."""
+    def __init__(self, at_once: int, gpus_per_job: int | None = None):
+        """For `at_once` processes; where it is 1, that one has our terminal.
+
+        Raises:
+          UserError: if there are no `gpus_per_job` GPUs, as `share_out` says.
+        """
         self.signals: list[int] = []
+        self._shares = share_out(at_once, gpus_per_job)
         self._at_once = at_once
         self._running: list[_Worker] = []
         # Only the main thread writes, so that no line is torn, and a closed pipe ends
@@ -92,16 +98,19 @@ class Workers:
 
     def start(self, job: Job, command: Sequence[str]) -> None:
         """Starts the command that trains a job."""
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE if self._at_once > 1 else None,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,  # Ctrl-C reaches it once, through us, and not twice
-            env=_environment(self._at_once),
-        )
-        worker = _Worker(job, process)
+        place = least_used(self._shares, [each.place for each in self._running])
+        share = self._shares[place]
+        with share.bound():
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE if self._at_once > 1 else None,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                process_group=0,  # Ctrl-C reaches it once, through us, and not twice
+                env=_environment(self._at_once, share),
+            )
+        worker = _Worker(job, process, place)
         self._running.append(worker)
         for pipe, out in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
             if pipe is not None:
@@ -166,15 +175,11 @@ class Workers:
         return Ended(worker.job, code if code >= 0 else 128 - code, error, seconds)
 
 
-def _environment(at_once: int) -> dict[str, str]:
+def _environment(at_once: int, share: Share) -> dict[str, str]:
     # The child finds this very package, installed or not.
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    ours = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    ours = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | share.environment()
     if at_once > 1:
         ours["TTY_COMPATIBLE"] = "0"  # no bars, even where FORCE_COLOR is set
-        # Else the first takes three quarters of a GPU's memory for itself. JAX refuses
-        # to start where both names of this setting, the old and the new, are there.
-        if not ours.get("XLA_PYTHON_CLIENT_MEM_FRACTION"):
-            ours.setdefault("XLA_CLIENT_MEM_FRACTION", f"{0.9 / at_once:.3f}")
     return ours

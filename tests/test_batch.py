@@ -172,6 +172,7 @@ def test_each_process_has_its_share_of_a_gpu(monkeypatch, capfd):
         return ended[0].error
 
     monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [told(1), told(2), told(3)] == ["None", "0.450", "0.300"]
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.2")
     assert told(2) == "0.2"

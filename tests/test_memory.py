@@ -1,4 +1,4 @@
-"""Memory that is kept between steps costs no page faults, and can be given back."""
+"""Kept memory costs no page faults and can be given back; a share of it is kept to."""
 
 import platform
 import subprocess
@@ -6,6 +6,9 @@ import sys
 
 import pytest
 from conftest import environment
+
+from fer_jax import memory
+from fer_jax.errors import UserError
 
 # Pieces as large as those of a step: above what malloc takes from the system singly.
 PROGRAM = """
@@ -52,3 +55,48 @@ def test_memory_is_kept_and_can_be_given_back():
     assert given_back > 60 << 20
     # Else the system is asked each time, for 16,384 pages, or for 32 huge ones.
     assert run("as it is")[0] > faults + 20
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No limit but the machine's; the folder of control groups, which is empty."""
+    for name in ("FER_MEMORY_SHARE", "SLURM_MEM_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "own")
+    return tmp_path
+
+
+def limit(folder, most, used):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{most}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+
+
+def test_the_tightest_control_group_counts_and_a_share_of_it(alone, monkeypatch):
+    machine = memory.available_memory()
+    assert machine > 2**20
+    (alone / "own").write_text("4:memory:/old\n0::/job/step\n")
+    limit(alone / "groups/job/step", "max", 10)
+    limit(alone / "groups/job", 5000, 1000)
+    limit(alone / "groups", 9000, 1000)
+    assert memory.available_memory() == 4000
+    monkeypatch.setenv("FER_MEMORY_SHARE", "0.25")
+    assert memory.available_memory() == 1000
+    limit(alone / "groups/job", 5000, 6000)
+    assert memory.available_memory() == 0
+
+
+def test_what_slurm_promised_is_less_what_the_process_has(alone, monkeypatch):
+    machine = memory.available_memory()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1024")
+    assert 0 < memory.available_memory() < min(machine, 2**30)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all that the node has
+    assert memory.available_memory() > machine / 2
+
+
+@pytest.mark.parametrize("wrong", ["", "half", "0", "-1", "1.5", "nan"])
+def test_a_share_that_is_none_is_refused(alone, monkeypatch, wrong):
+    monkeypatch.setenv("FER_MEMORY_SHARE", wrong)
+    with pytest.raises(UserError, match="FER_MEMORY_SHARE is .* above 0 and up to 1"):
+        memory.available_memory()

@@ -26,7 +26,8 @@ def job(monkeypatch):
         "SLURM_ARRAY_TASK_ID": "3",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("REGISTERED_S", "HELD_S", "POLL_S"):
         monkeypatch.setattr(slurm_job, name, 0.05)
 
@@ -113,6 +114,14 @@ def test_another_process_of_the_run_leaves_a_stop_to_the_first(run, monkeypatch)
     assert runs.failure(each.folder) is None
     failing = run("b", FAILS)
     assert status(Pack([failing])) == 1  # and this ends all of them
+
+
+@pytest.mark.parametrize("code", ["sys.exit(75)", "os.kill(os.getpid(), 6)"])
+def test_what_another_process_of_the_run_left_alone_is_lost(run, monkeypatch, code):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    each = run("a", code)
+    assert status(Pack([each])) in (75, 128 + 6)
+    assert runs.failure(each.folder) is None
 
 
 def test_a_folder_in_use_is_no_failure(run):

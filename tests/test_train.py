@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from fer_jax import experiment, fit, runs
 from fer_jax import train as train_lib
 from fer_jax.checkpoint import Checkpoints
+from fer_jax.devices import Devices
 from fer_jax.errors import UserError, run_command
 from fer_jax.stop import Interrupted
 from fer_jax.train import train
@@ -325,7 +326,7 @@ def test_a_resume_in_another_environment_is_told_and_recorded(
 ):
     assert finished_run[1]["earlier_environments"] == []
     runs_dir = shutil.copytree(half_done, tmp_path / "runs")
-    monkeypatch.setattr(train_lib, "_device", lambda: "an abacus")
+    monkeypatch.setattr(Devices, "__str__", lambda _: "an abacus")
     told = io.StringIO()
     console = Console(file=told, width=200)
     again = {"data_root": str(tiny_csv), "runs_dir": runs_dir, "console": console}

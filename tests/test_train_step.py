@@ -360,7 +360,7 @@ def test_the_network_sees_augmented_images_at_the_size_asked_for(pictures, side)
     state, sums = softmax_parts()[0], zero_sums(48)
     chosen = batches(2)
     for each in chosen:
-        state, sums = step(state, sums, *pictures, each[None], side=side)
+        state, sums = step(state, sums, *pictures, each[None], side)
     jax.effects_barrier()
     assert set(shapes) == {(BATCH, side or SIDE, side or SIDE, 1)}
     assert [int(s) for s in steps] == [0, 1]

@@ -37,6 +37,7 @@ def index_batches(
     seed: int,
     weights: np.ndarray | None = None,
     images: StoredImages | None = None,
+    own: slice = slice(None),
 ) -> grain.IterDataset:
     """Index batches for a whole run, `num_images // batch_size` to the epoch.
 
@@ -51,10 +52,11 @@ def index_batches(
       seed: what the order depends on, beside the position.
       weights: float `[N]`, or None.
       images: of a streamed split, `[N, S, S, C]`; None where they are on the device.
+      own: which rows of each batch this process reads the pixels of, b of B.
 
     Returns:
       a grain dataset of int32 `[B]`, or with images of pairs of that and their pixels,
-      uint8 `[B, S, S, C]`; its iterator has `get_state` and `set_state`.
+      uint8 `[b, S, S, C]`; its iterator has `get_state` and `set_state`.
 
     Raises:
       UserError: if there are fewer images than a batch holds.
@@ -82,8 +84,9 @@ def index_batches(
 
         batches = grain.MapDataset.range(per_epoch * epochs).map(weighted)
     if images is not None:
-        read = batches.map(lambda chosen: (chosen, images.read(chosen)))
-        return ahead(read, batch_size * images[:1].nbytes)
+        read = batches.map(lambda chosen: (chosen, images.read(chosen[own])))
+        rows = len(range(batch_size)[own])
+        return ahead(read, rows * images[:1].nbytes)
     # Threads only cost here: a batch of indices takes microseconds.
     return batches.to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

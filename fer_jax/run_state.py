@@ -1,0 +1,206 @@
+"""Where one run stands, by the files of its folder alone.
+
+No lock is asked: across the machines of a cluster, which share the file system, locks
+may say nothing. What says most is the newest of the signs that a run and those who
+start it leave: its heartbeat, `failed.json` and `job.json`.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fer_jax import runs
+from fer_jax.config import parse
+from fer_jax.errors import UserError
+from fer_jax.heartbeat import HEARTBEAT, Beat
+
+# In the order in which a summary counts them.
+STATES = (
+    *("finished", "running", "starting", "queued", "lost", "failed"),
+    *("stopped", "new", "damaged"),
+)
+FILES = (runs.CONFIG, runs.RESULT, runs.FAILED, runs.JOB, HEARTBEAT)  # any: a run
+_RECENT = 5  # epochs that tell how long one takes
+_WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+      state: one of `STATES`.
+      place: where it is or was, as far as that is told.
+      reason: why it is lost, failed or damaged.
+      epoch: how many of its epochs are done.
+      epochs: how many it has; None where nothing says.
+      done: the share of its steps that is done.
+      best: the best val macro-F1 so far; None before the first epoch's end.
+      seconds: how many are left where it runs, and how many it took where it is
+        finished; None where nothing says.
+    """
+
+    state: str
+    place: str = ""
+    reason: str = ""
+    epoch: int = 0
+    epochs: int | None = None
+    done: float = 0.0
+    best: float | None = None
+    seconds: float | None = None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, in whatever state."""
+    return any(os.path.isfile(folder / name) for name in FILES)
+
+
+def read_state(folder: Path, epochs: int | None = None) -> RunState:
+    """Where the run in a folder stands; a file that is damaged is a state, too.
+
+    Args:
+      folder: the run folder, which need not exist.
+      epochs: how many epochs the plan gives the run; the folder's config counts more.
+    """
+    try:
+        if runs.is_finished(folder):
+            return _finished(folder)
+        return _unfinished(folder, epochs)
+    except UserError as error:
+        return RunState("damaged", reason=str(error), epochs=epochs)
+
+
+def _finished(folder: Path) -> RunState:
+    result = runs.read_result(folder)
+    try:
+        return RunState(
+            "finished",
+            epoch=int(result["epochs_run"]),
+            epochs=int(result["config"]["training"]["epochs"]),
+            done=1.0,
+            best=float(result["selection"]["value"]),
+            seconds=float(result["timing"]["wall_s"]),
+        )
+    except _WRONG as error:
+        raise UserError(
+            f"{folder / runs.RESULT} lacks what every result tells "
+            f"({type(error).__name__}: {error}); repeat that run with --force"
+        ) from None
+
+
+def _unfinished(folder: Path, epochs: int | None) -> RunState:
+    beat, job = Beat.read(folder), runs.read_job(folder)
+    state = _state(folder, beat, job)
+    rows = _rows(folder)
+    epochs = _epochs(folder) or epochs
+    done = len(rows) / epochs if epochs else 0.0
+    seconds = None
+    if state == "running":
+        done = beat.step / beat.steps
+        seconds = _left(rows, epochs, done)
+    reason = ""
+    if state == "lost":
+        reason = f"silent for {told_time(beat.age)}"
+    elif state == "failed":
+        reason = runs.failure(folder) or ""
+    return RunState(
+        state,
+        place=_place(state, beat, job),
+        reason=reason,
+        epoch=len(rows),
+        epochs=epochs,
+        done=min(done, 1.0),
+        best=max((row["val_macro_f1"] for row in rows), default=None),
+        seconds=seconds,
+    )
+
+
+def _state(folder: Path, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
+    """By the newest sign: a batch notes that a run failed also where it was killed."""
+    signs = []
+    if beat:
+        signs.append((_written(folder / HEARTBEAT), "lost"))
+    if runs.failure(folder):
+        signs.append((_written(folder / runs.FAILED), "failed"))
+    if job and job["state"] == "submitted":
+        signs.append((_written(folder / runs.JOB), "queued"))
+    if not signs:
+        return "stopped" if runs.is_started(folder) else "new"
+    newest = max(signs)[1]
+    if beat and beat.is_fresh and newest != "failed":
+        return "starting" if beat.step is None else "running"
+    return newest
+
+
+def _written(path: Path) -> float:
+    with contextlib.suppress(OSError):  # it has just gone
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _place(state: str, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
+    if state in ("queued", "failed") and job:
+        return f"job {job['id']}"
+    if state not in ("running", "starting", "lost"):
+        return ""
+    where = f"job {beat.job} on {beat.host}" if beat.job else beat.host
+    return f"{where}, process {beat.pid}, {beat.device}"
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """Those of `metrics.jsonl`, with what is read of them here checked."""
+    path = folder / runs.METRICS
+    if not os.path.isfile(path):  # the first epoch is not over
+        return []
+    rows = runs.read_metrics(folder)
+    try:
+        for row in rows:
+            row["val_macro_f1"] = float(row["val_macro_f1"])
+            row["wall_s"] = float(row["wall_s"]) if "wall_s" in row else None
+    except _WRONG as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); start that run anew "
+            "with --force"
+        ) from None
+    return rows
+
+
+def _epochs(folder: Path) -> int | None:
+    """How many epochs the run was begun with; None where it was not."""
+    if not runs.is_started(folder):
+        return None
+    path = folder / runs.CONFIG
+    try:
+        epochs = int(parse(path.read_text("utf-8"), str(path))["training"]["epochs"])
+    except (OSError, UserError, *_WRONG) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); start that run anew with --force"
+        ) from None
+    return epochs
+
+
+def _left(
+    rows: Sequence[Mapping[str, Any]], epochs: int | None, done: float
+) -> float | None:
+    """Seconds, at the pace of the last epochs; None before the first one's end."""
+    times = [0.0, *(row["wall_s"] for row in rows)]
+    if not rows or not epochs or None in times:
+        return None
+    # The first epoch compiles: it counts where no other tells.
+    times = times[1:][-_RECENT - 1 :] if len(rows) > 1 else times
+    pace = (times[-1] - times[0]) / (len(times) - 1)
+    return max(pace * epochs * (1 - done), 0.0)
+
+
+def told_time(seconds: float) -> str:
+    """A time in the unit that suits it, as "40 s" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,164 @@
+"""Trains the same run on 1, 2, 4 and 8 devices, and measures how equal they are.
+
+    python tests/soak/devices.py --steps 8
+
+A CPU plays the devices. The first row below the single device's is a control: one
+device again, whose initial weights were each moved by at most half of a unit in the
+last place, as any other order of additions does. Told are, against one device:
+
+  first loss, first update: of the first step, from the same weights, by SGD; relative,
+    the update's to its largest part
+  logits: of val, by the same initial weights; the largest difference
+  loss after K: the relative difference of the mean loss of all steps
+  work: floating-point operations of a step on each device, in percent of one device's
+
+It fails where these are more than rounding (`MOST`; an activation that rounding takes
+across 0 changes a gradient by more than that, as the control shows), where the loss
+after K steps is further off than 100 times what the control's is (training makes
+rounding grow, the faster the higher the rate), or where the work is not shared.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+COUNTS = (1, 2, 4, 8)
+if __name__ == "__main__":  # before JAX counts them
+    flag = f"--xla_force_host_platform_device_count={COUNTS[-1]}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from fer_jax import config as config_lib  # noqa: E402
+from fer_jax import data, experiment  # noqa: E402
+from fer_jax.evaluate import predict_split  # noqa: E402
+
+MOST = {"first_loss": 1e-6, "first_update": 1e-3, "logits": 1e-5}
+GROWN = 100
+# All that is random, and all that looks across images.
+SETTINGS = (
+    "augmentation.random_erasing=0.5",
+    "augmentation.mixup_alpha=0.3",
+    "augmentation.cutmix_alpha=1.0",
+    "data.weighted_sampler=true",
+    "training.ema_decay=0.9",
+    "training.optimizer=sgd",
+    "training.lr=0.01",
+    "training.batch_size=32",
+    "training.eval_batch_size=24",
+)
+
+
+def _built(dataset, count: int, *settings: str) -> experiment.Experiment:
+    path = ROOT / "configs/baseline.yaml"
+    config = config_lib.load(path, [*SETTINGS, f"device={count}", *settings])
+    return experiment.build(config, dataset)
+
+
+def _moved(tree):
+    """Each value times 1 + u, u uniform in ± half of float32's precision."""
+    rng = np.random.default_rng(0)
+    half = np.finfo(np.float32).eps / 2
+    return jax.tree.map(
+        lambda x: np.float32(x * (1 + rng.uniform(-half, half, x.shape))), tree
+    )
+
+
+def measure(dataset, count: int, steps: int, moved: bool, settings) -> dict:
+    """What one run of a few steps comes to."""
+    parts = _built(dataset, count, *settings)
+    state, sums = parts.state, parts.zero_sums()
+    if moved:
+        state = state._replace(params=parts.devices.put(_moved(state.params)))
+    start = jax.device_get(state.params)
+    logits = predict_split(
+        parts.predict,
+        *state.evaluated,
+        parts.images["val"],
+        batch_size=24,
+        devices=parts.devices,
+    )
+    batches, arrays = iter(parts.batches), (parts.images["train"], parts.labels)
+    found = {"logits": logits}
+    for step in range(steps):
+        indices = next(batches)[None]
+        indices = parts.devices.divide(indices, parts.batch_size, axis=1)
+        arguments = state, sums, *arrays, indices
+        if not step:
+            step_fn = parts.train_step.func
+            program = step_fn.lower(*parts.train_step.args, *arguments).compile()
+            found["flops"] = program.cost_analysis()["flops"]
+        state, sums = parts.train_step(*arguments)
+        if not step:
+            found["loss"] = float(sums.loss)
+            found["update"] = jax.tree.map(
+                np.subtract, jax.device_get(state.params), start
+            )
+    found["mean"] = float(sums.loss) / steps
+    assert sums.margin.sharding.is_fully_replicated
+    return found
+
+
+def differences(found: dict, single: dict) -> dict:
+    """How far a run is from that of one device."""
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(single["update"]))
+    pairs = zip(
+        jax.tree.leaves(found["update"]), jax.tree.leaves(single["update"]), strict=True
+    )
+    return {
+        "first_loss": abs(found["loss"] / single["loss"] - 1),
+        "first_update": max(float(np.abs(a - b).max()) for a, b in pairs) / largest,
+        "logits": float(np.abs(found["logits"] - single["logits"]).max()),
+        "loss": abs(found["mean"] / single["mean"] - 1),
+        "work": found["flops"] / single["flops"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--image_size", type=int, default=48)
+    parser.add_argument("--data_root")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS[1:])
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    settings = [f"data.image_size={args.image_size}", *args.set]
+    dataset = data.load(args.data_root, image_size=args.image_size)
+    single = measure(dataset, 1, args.steps, False, settings)
+    rows = {"control": measure(dataset, 1, args.steps, True, settings)}
+    for count in args.counts:
+        rows[str(count)] = measure(dataset, count, args.steps, False, settings)
+    rows = {name: differences(found, single) for name, found in rows.items()}
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        print("devices  first loss  first update   logits  loss after", args.steps)
+        for name, row in rows.items():
+            print(
+                f"{name:>7}  {row['first_loss']:10.1e}  {row['first_update']:12.1e}  "
+                f"{row['logits']:7.1e}  {row['loss']:10.1e}  work {row['work']:.1%}"
+            )
+    control = max(rows["control"]["loss"], np.finfo(np.float32).eps)
+    wrong = [
+        name
+        for name, row in rows.items()
+        if name != "control"
+        and (
+            any(row[what] > most for what, most in MOST.items())
+            or row["loss"] > GROWN * control
+            or row["work"] > 1.5 / int(name)
+        )
+    ]
+    if wrong:
+        print(f"not equal, or not shared: {', '.join(wrong)} devices", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
