@@ -1,41 +1,40 @@
 """Runs experiments × seeds: `bin/run_batch --filter loss_ --seeds 3 --jobs 2`.
 
-Each run is a process of its own (`workers.py`), so that one that fails, or is killed
-for memory, takes nothing with it. What is finished is skipped, and what is half done
-goes on.
+Each run is a process of its own, so that one that fails, or is killed for memory, takes
+nothing with it: on this machine (`local.py`) or in the jobs of a SLURM cluster
+(`slurm.py`). What is finished is skipped, and what is half done goes on.
 """
 
 import argparse
-import contextlib
-import dataclasses
 import functools
-import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import runs
+from fer_jax import runs, slurm_options, slurm_queue
 from fer_jax.config import Config
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.lock import claim, holder, locked
-from fer_jax.plan import LOG, Job, estimate, find_configs, plan_job
+from fer_jax.ledger import Ledger
+from fer_jax.local import LocalBatch
+from fer_jax.lock import holder, locked
+from fer_jax.plan import Job, about, estimate, find_configs, plan_job
+from fer_jax.slurm import SlurmBatch
 from fer_jax.status import Configs, show_status, told_finished
-from fer_jax.stop import SIGNALS
 from fer_jax.tensorboard import has_board, write_finished
-from fer_jax.workers import Ended, Workers
+
+if TYPE_CHECKING:  # it brings JAX along
+    from fer_jax.data import Dataset
 
 MAX_SEEDS = 10_000
 MAX_JOBS = 4 * (os.cpu_count() or 1)  # more would only wait for one another
-WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,18 +64,10 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
     from fer_jax import data  # with JAX, which takes seconds and --status goes without
     from fer_jax.data.audit import audit
 
+    parameters = _job_parameters(args)  # refuses before data are prepared
     runs_dir = Path(args.runs_dir)
     shapes = {_shape(config) for _, config in configs}
-    loaded = {
-        (size, channels): data.load(
-            args.data_root,
-            image_size=size,
-            channels=channels,
-            skip_bad=args.skip_bad,
-            console=console,
-        )
-        for size, channels in shapes
-    }
+    loaded = {shape: _load(args, shape, console) for shape in shapes}
     audited = functools.cache(lambda shape: audit(loaded[shape], console))
     chosen = {
         config.data: data.choose(
@@ -93,16 +84,19 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
     ]
     todo = [job for job in jobs if args.force or job.state != "finished"]
     train_images = {k: len(v.splits["train"].labels) for k, v in chosen.items()}
-    at_once = max(1, min(args.jobs, len(todo)))
+    at_once = max(1, min(args.jobs or 1, len(todo)))
 
     def seconds(left: Sequence[Job]) -> float | None:
+        """As `estimate`; on a cluster it is for one run after the other."""
         return estimate(left, train_images, runs_dir, at_once, force=args.force)
 
-    batch = _Batch(args, console, at_once, todo, seconds)  # refuses before we ask
+    ledger, batch = Ledger(console, runs_dir, len(todo)), None
+    if args.executor == "local":  # it refuses before we ask
+        batch = LocalBatch(args, ledger, at_once, todo, seconds)
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
     console.print(_plan_table(jobs, args.force))
-    console.print(f"{len(todo)} of {len(jobs)} runs to do{_about(seconds(todo))}")
+    console.print(f"{len(todo)} of {len(jobs)} runs to do{about(seconds(todo))}")
     if args.dry_run:
         return 0
     if todo and not args.yes and sys.stdin.isatty() and not _confirm():
@@ -111,10 +105,32 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
         _write_boards(console, [job for job in jobs if job not in todo])
     for shape in loaded if todo else ():
         audited(shape)  # once, and not by each run at once
-    status = batch.run()
+    status = (batch or SlurmBatch(args, ledger, todo, parameters)).run()
     if status < 128:  # not interrupted
         _compare(console, runs_dir, args.filter)
     return status
+
+
+def _job_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """What submitit is to be told of each job; empty without a cluster."""
+    if args.executor == "local":
+        return {}
+    has_gpus = slurm_queue.has_gpus(args.partition)
+    return slurm_options.parameters(args, has_gpus=has_gpus)
+
+
+def _load(
+    args: argparse.Namespace, shape: tuple[int, int], console: Console
+) -> "Dataset":
+    from fer_jax import data
+
+    return data.load(
+        args.data_root,
+        image_size=shape[0],
+        channels=shape[1],
+        skip_bad=args.skip_bad,
+        console=console,
+    )
 
 
 def _shape(config: Config) -> tuple[int, int]:
@@ -144,9 +160,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=1,
         metavar="N",
-        help="how many to run at once, each in a process of its own; default: 1",
+        help="how many to run at once, each in a process of its own; default: 1, and "
+        "as many as the cluster takes with --executor slurm",
     )
     parser.add_argument(
         "--gpus-per-job",
@@ -191,17 +207,49 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard event files too"
     )
+    _add_executor(parser)
     return _checked(parser.parse_args(argv))
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="local (default): processes of this machine; slurm: jobs of a cluster",
+    )
+    only = parser.add_argument_group("with --executor slurm")
+    only.add_argument(
+        "--pack",
+        type=int,
+        metavar="K",
+        help="runs that a job does, one after the other; default: 1",
+    )
+    only.add_argument(
+        "--time",
+        metavar="LIMIT",
+        help="of a job: minutes, H:MM:SS or D-HH:MM:SS; then it is requeued, and its "
+        "run goes on; default: 60",
+    )
+    only.add_argument("--partition", metavar="NAME", help="default: the cluster's own")
+    only.add_argument(
+        "--slurm",
+        action="append",
+        metavar="KEY=VALUE",
+        help="any further option of sbatch, as cpus_per_task=8, mem=16G, nodes=2, "
+        "account=NAME; may repeat",
+    )
+    only.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="how often a run whose job was lost is submitted again; default: 2",
+    )
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UserError(f"--seeds is {args.seeds}; expected 1 to {MAX_SEEDS:,}")
-    if not 1 <= args.jobs <= MAX_JOBS:
-        raise UserError(
-            f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "
-            "core of this machine"
-        )
     looks = [name for name in ("status", "collect") if getattr(args, name)]
     for name in ("status", "force", "dry_run") if looks else ():
         if getattr(args, name) and name != looks[-1]:
@@ -209,6 +257,16 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
                 f"--{looks[-1]} starts no run, and does not go with "
                 f"--{name.replace('_', '-')}; leave one of them out"
             )
+    if args.executor == "slurm":
+        slurm_options.complete(args)
+        return args
+    slurm_options.refuse(args)
+    args.jobs = 1 if args.jobs is None else args.jobs
+    if not 1 <= args.jobs <= MAX_JOBS:
+        raise UserError(
+            f"--jobs is {args.jobs}; expected 1 to {MAX_JOBS}, four for each processor "
+            "core of this machine"
+        )
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError(f"--budget is {args.budget}; expected minutes, more than 0")
     return args
@@ -234,187 +292,11 @@ def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
     return table
 
 
-def _about(seconds: float | None) -> str:
-    if seconds is None:
-        return "; how long they take is known after the first"
-    if seconds < 90:
-        return f", about {seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f", about {seconds / 60:.0f} min"
-    return f", about {seconds / 3600:.1f} h"
-
-
 def _confirm() -> bool:
     try:
         return input("start? [Y/n] ").strip().lower() in ("", "y", "yes")
     except EOFError:
         return False
-
-
-@dataclasses.dataclass
-class _Batch:
-    """The jobs of a batch on their way.
-
-    Attributes:
-      args: the command line.
-      console: where we say what happens.
-      at_once: how many processes at most.
-      left: what is not yet begun.
-      seconds: how long some jobs take, where that is known.
-    """
-
-    args: argparse.Namespace
-    console: Console
-    at_once: int
-    left: list[Job]
-    seconds: Callable[[Sequence[Job]], float | None]
-
-    def __post_init__(self) -> None:
-        self.runs_dir = Path(self.args.runs_dir)
-        self.workers = Workers(self.at_once, self.args.gpus_per_job)
-        self.total, self.failed = len(self.left), []
-        self.claims: dict[str, IO[str]] = {}
-        self.began = time.time()
-
-    def run(self) -> int:
-        """Does the jobs; 0, 1 if any failed, 128 + a signal that stopped.
-
-        What another process works on is left to it, and looked at again at the end: it
-        may be another batch over the same folder, or a run may have died.
-        """
-        workers, told = self.workers, False
-        with workers.at_work():
-            while workers.jobs or (self.left and not workers.signals):
-                if workers.are_free:
-                    self._leave_what_has_no_time()
-                if workers.are_free and (job := self._next_free()):
-                    self._begin(job)
-                    told = False
-                    continue
-                if not workers.jobs and not told:
-                    told = True
-                    self.console.print(f"waiting: {_holders(self.left)}")
-                for ended in workers.wait(WAIT_S):
-                    self._end(ended)
-        if workers.signals:
-            self.console.print(
-                "batch stopped; the same command, without --force, goes on from here"
-            )
-            return 128 + workers.signals[-1]
-        if self.failed:
-            self.console.print(
-                f"{len(self.failed)} of {self.total} runs failed: "
-                f"{', '.join(self.failed)}; the reasons are in {self.runs_dir / LOG}"
-            )
-        return 1 if self.failed else 0
-
-    def _leave_what_has_no_time(self) -> None:
-        """Takes the jobs off the plan that would end after the budget, and says so."""
-        if self.args.budget is None:
-            return
-        rest = 60 * self.args.budget - (time.time() - self.began)
-        late = [job for job in self.left if (self.seconds([job]) or 0.0) > rest]
-        if late:
-            self.left = [job for job in self.left if job not in late]
-            self.console.print(
-                f"the budget of {self.args.budget:g} min leaves no time for "
-                f"{', '.join(job.label for job in late)}; the same command goes on "
-                "with what is left"
-            )
-
-    def _next_free(self) -> Job | None:
-        """The first job whose folder nobody holds, which is then ours."""
-        for job in self.left:
-            if holder(job.folder) is None and (claimed := claim(job.folder)):
-                self.claims[job.label] = claimed
-                return job
-        return None
-
-    def _begin(self, job: Job) -> None:
-        number = self.total - len(self.left) + 1
-        # Those count with the epochs that they still have, not with those of the plan.
-        under_way = [
-            dataclasses.replace(each, epochs=runs.epochs_done(each.folder))
-            for each in self.workers.jobs
-        ]
-        told = f"{number}/{self.total} {job.label}"
-        told += _about(self.seconds(under_way + self.left))
-        self.left.remove(job)
-        if settled := _settled_since(job, self.began, self.args.force):
-            self.console.print(f"{job.label}: {settled} in another process")
-            self.failed += [job.label] * (settled == "failed")
-            self.claims.pop(job.label).close()
-            return
-        if self.at_once == 1:
-            self.console.rule(told, align="left")
-        else:  # no heading: what follows may be another run's
-            self.console.print(told)
-        _log(self.runs_dir, job, event="started", jobs=self.at_once)
-        self.workers.start(job, _command(job, self.args))
-
-    def _end(self, ended: Ended) -> None:
-        """Logs how a run's process ended, and draws the consequences."""
-        job, status, error = ended.job, ended.status, ended.error
-        log = functools.partial(_log, self.runs_dir, job)
-        stopping = status in {128 + number for number in SIGNALS}
-        if status == 0:
-            log(event="finished", seconds=ended.seconds)
-        elif _is_elsewhere(job, self.args.force):
-            log(event="left to another process", error=error)
-            self.left.append(job)
-        elif stopping or self.workers.signals:
-            log(event="interrupted", seconds=ended.seconds)
-            if not self.workers.signals:  # someone told the run, and meant the batch
-                self.workers.signals.append(status - 128)
-        else:
-            self.failed.append(job.label)
-            if job.state != "blocked":  # else the folder is another run's
-                runs.note_failure(job.folder, error)
-            log(
-                event="failed",
-                seconds=ended.seconds,
-                exit_status=status,
-                error=error,
-            )
-            self.console.print(f"failed: {job.label} (exit status {status}): {error}")
-        self.claims.pop(job.label).close()
-
-
-def _holders(jobs: Sequence[Job]) -> str:
-    held = {job.label: holder(job.folder) or "another process" for job in jobs}
-    return "; ".join(f"{label} is in use by {by}" for label, by in held.items())
-
-
-def _is_elsewhere(job: Job, force: bool) -> bool:
-    """Whether our own attempt at a job only met another process that has it."""
-    if holder(job.folder):
-        return True
-    return job.state != "blocked" and not force and runs.is_finished(job.folder)
-
-
-def _settled_since(job: Job, began: float, force: bool) -> str:
-    """ "finished" or "failed" if another process has brought the job there, or ""."""
-
-    def is_newer(path: Path) -> bool:
-        with contextlib.suppress(OSError):
-            return path.stat().st_mtime > began
-        return False
-
-    if is_newer(job.folder / runs.RESULT):
-        return "finished"
-    if runs.is_finished(job.folder) and not force:
-        return "finished"
-    return "failed" if is_newer(job.folder / runs.FAILED) else ""
-
-
-def _command(job: Job, args: argparse.Namespace) -> list[str]:
-    command = [sys.executable, "-m", "fer_jax.train", str(job.path)]
-    command += ["--runs_dir", str(args.runs_dir)]
-    command += ["--seed", str(job.config.training.seed)]
-    if args.data_root is not None:
-        command += ["--data_root", args.data_root]
-    switches = ("force", "skip_bad", "tensorboard")
-    return command + [f"--{name}" for name in switches if getattr(args, name)]
 
 
 def _write_boards(console: Console, finished: Sequence[Job]) -> None:
@@ -429,25 +311,6 @@ def _write_boards(console: Console, finished: Sequence[Job]) -> None:
             console.print(f"{job.label}: no TensorBoard files: {error}")
         else:
             console.print(f"{job.label}: TensorBoard's files written from its record")
-
-
-def _log(runs_dir: Path, job: Job, **entry: object) -> None:
-    """Appends one line to the batch log, in one write."""
-    entry = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": job.label,
-        "batch": os.getpid(),
-        **entry,
-    }
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        with (runs_dir / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{runs_dir / LOG} cannot be written: {error.strerror}; "
-            "choose another folder with --runs_dir"
-        ) from None
 
 
 def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:

@@ -24,6 +24,10 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
+# The exit status where the same command may well succeed: EX_TEMPFAIL of sysexits.h.
+LOST = 75
+
+
 class Lost(UserError):
     """Another process of the run is gone; the run itself has done nothing wrong."""
 
@@ -31,8 +35,8 @@ class Lost(UserError):
 def run_command(main: Callable[[], int]) -> int:
     """Runs `main` and turns user errors into one line on stderr and status 2.
 
-    Returns the exit status: `main`'s own, 2 for a `UserError`, 130 for Ctrl-C,
-    and 141 when the reader of a pipe has gone (as `| head` does).
+    Returns the exit status: `main`'s own, 2 for a `UserError`, or `LOST` for a `Lost`,
+    130 for Ctrl-C, and 141 when the reader of a pipe has gone (as `| head` does).
     """
     try:
         status = main()
@@ -41,7 +45,7 @@ def run_command(main: Callable[[], int]) -> int:
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return LOST if isinstance(error, Lost) else 2
     except BrokenPipeError:
         # Python flushes stdout again on exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

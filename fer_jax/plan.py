@@ -1,11 +1,13 @@
 """Which runs a batch is made of, in which order, and how far each has come."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
 import math
 import os
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,6 +130,28 @@ def plan_job(
     if runs.is_finished(folder):
         state = "finished"
     return Job(path, config, folder, "blocked" if reason else state, epochs, reason)
+
+
+def train_command(job: Job, args: argparse.Namespace) -> list[str]:
+    """The command that trains a job, as the batch's own arguments want it."""
+    command = [sys.executable, "-m", "fer_jax.train", str(job.path)]
+    command += ["--runs_dir", str(args.runs_dir)]
+    command += ["--seed", str(job.config.training.seed)]
+    if args.data_root is not None:
+        command += ["--data_root", args.data_root]
+    switches = ("force", "skip_bad", "tensorboard")
+    return command + [f"--{name}" for name in switches if getattr(args, name)]
+
+
+def about(seconds: float | None) -> str:
+    """An estimate as the end of a sentence."""
+    if seconds is None:
+        return "; how long they take is known after the first"
+    if seconds < 90:
+        return f", about {seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f", about {seconds / 60:.0f} min"
+    return f", about {seconds / 3600:.1f} h"
 
 
 def estimate(

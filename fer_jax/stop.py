@@ -1,11 +1,22 @@
-"""SIGINT, SIGTERM and SIGHUP end a run between two steps, not in the middle of one."""
+"""Signals that end a run between two steps, not in the middle of one.
+
+Ctrl-C, a kill and a closed terminal send SIGINT, SIGTERM and SIGHUP. A scheduler that
+wants a job's machine back sends SIGUSR1 or SIGUSR2 to all of the job's processes some
+time before it kills them; unhandled these would end a run without saving.
+"""
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class Interrupted(Exception):

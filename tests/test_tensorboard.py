@@ -14,7 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from fer_jax import batch, fit, runs, tensorboard
+from fer_jax import batch, fit, plan, runs, tensorboard
 from fer_jax import train as train_lib
 from fer_jax.errors import UserError
 from fer_jax.plan import Job
@@ -261,7 +261,7 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     """From its command line, through that of each of its processes, to `train`."""
     args = batch._parse(["--jobs", "2", "--runs_dir", str(tmp_path), *flags])
     path = ROOT / "configs/baseline.yaml"
-    command = batch._command(Job(path, tiny_config(), tmp_path, "new", 0), args)
+    command = plan.train_command(Job(path, tiny_config(), tmp_path, "new", 0), args)
     assert command[1:3] == ["-m", "fer_jax.train"]
     taken = {}
     monkeypatch.setattr(train_lib, "train", lambda config, **more: taken.update(more))
