@@ -13,7 +13,7 @@ from conftest import HARD, ROOT, TINY, environment
 from same_run import assert_same_run, rows
 
 from fer_jax import hosts
-from fer_jax.errors import UserError
+from fer_jax.errors import LOST, UserError
 
 SETTINGS = (*TINY, *HARD, "augmentation.mixup_alpha=0.2")
 SETTINGS += ("training.epochs=6", "training.patience=0")
@@ -95,7 +95,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     pair.wait_for_epoch(1)
     os.kill(pair.processes[1].pid, signal.SIGKILL)
     (status, _, errors), (killed, *_) = pair.end()
-    assert (status, killed) == (2, -signal.SIGKILL), errors
+    assert (status, killed) == (LOST, -signal.SIGKILL), errors
     assert "error: another process of the run is lost (" in errors
     assert not (pair.folder / "failed.json").exists()
 
