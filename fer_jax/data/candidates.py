@@ -160,11 +160,16 @@ class _Whitening:
         kept = np.flatnonzero(values > 1e-6 * values[-1])[-_DIMENSIONS:]
         self._basis = (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
 
+    @property
+    def dimensions(self) -> int:
+        """K of a vector."""
+        return self._basis.shape[1]
+
     def vectors(
         self, coarse: np.ndarray, mirrored: bool, down: int, right: int
     ) -> np.ndarray:
         """The whitened moved centres of smoothed images, unit vectors `[N, K]`."""
-        out = np.empty((len(coarse), self._basis.shape[1]), np.float32)
+        out = np.empty((len(coarse), self.dimensions), np.float32)
         for part in parts(len(coarse), _PART):
             rows = _window(coarse[part], mirrored, down, right) - self._mean
             out[part] = _unit(rows @ self._basis)
@@ -216,12 +221,12 @@ def _search_cells(
     """
     count = len(places)
     whitening = _Whitening(_coarse(images, places[:: max(count // _LEARNT, 1)]))
-    reference = [
-        whitening.vectors(_coarse(images, places[part]), False, 0, 0)
-        for part in parts(count, _PART)
-    ]
-    cells, hits = Cells(np.concatenate(reference)), _Hits(most)
-    del reference
+    reference = np.empty((count, whitening.dimensions), np.float32)
+    for part in parts(count, _PART):
+        coarse = _coarse(images, places[part])
+        reference[part] = whitening.vectors(coarse, False, 0, 0)
+    cells, hits = Cells(reference), _Hits(most)
+    del reference  # the cells have their own, sorted
     for part in parts(count, _PART):
         coarse = _coarse(images, places[part])
         moved = np.concatenate([whitening.vectors(coarse, *move) for move in _MOVES])

@@ -34,11 +34,11 @@ BLANK = 3.0
 # and 19 of 20 copies are above 0.95; what lies between are other pictures of one
 # session, which are no copies, and copies that were retouched or written on.
 NEAR = 0.9
-# Pairs that are looked at; where images are looked for in cells, so many an image.
-MAX_CANDIDATES, CANDIDATES_EACH = 150_000, 2
+# Pairs that are looked at, and for each image where they are looked for in cells.
+MAX_CANDIDATES, CANDIDATES_EACH = 150_000, 1
 
 _FINE = (1.0, 2.0)  # the sigmas of the band-pass, in pixels
-_HELD = 2**16  # images that are held at once for the verdict, 9 KB each
+_HELD = 40_000  # images that are held at once for the verdict, 9 KB each
 _REACH = 5
 _SCALES = (0.91, 0.955, 1.045, 1.09)
 _EDGE = 3  # pixels that the fine band-pass may take from beyond an image's edge
