@@ -132,7 +132,7 @@ def test_a_verdict_by_parts_is_the_verdict(planted, monkeypatch):
 
 def test_a_search_by_parts_is_the_search(planted, monkeypatch):
     images, _, _, copies = planted
-    monkeypatch.setattr(candidates, "_PART", 100)
+    monkeypatch.setattr(candidates, "_ASKED", 100)
     by_parts = in_cells(images)
     np.testing.assert_array_equal(by_parts.pairs, copies.pairs)
 

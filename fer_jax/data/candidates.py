@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from threadpoolctl import threadpool_limits
 
 from fer_jax.data.cells import Cells
 from fer_jax.data.stored_images import Images, taken
@@ -39,6 +40,7 @@ _DIMENSIONS = 64
 _LEARNT = 4000  # images that the eigenvectors are learnt from
 _ROWS, _COLUMNS = 512, 4096  # a block of products stays in the cache
 _PART = 8192  # images whose vectors are made at once
+_ASKED = 2048  # images that a thread looks for in cells at once
 _FEW = 150  # too few images to learn from: every pair is a candidate
 
 
@@ -60,7 +62,10 @@ def find(images: Images, places: np.ndarray, most: int) -> Candidates:
         keys = 2 * (first * count + second)
         keys, least = np.concatenate([keys, keys + 1]), CANDIDATE
     elif in_cells:
-        keys, least = _search_cells(images, places, most)
+        # Its many small products are held up by the threads of a BLAS: tenfold where
+        # another process has a core.
+        with threadpool_limits(1, "blas"):
+            keys, least = _search_cells(images, places, most)
     else:
         keys, least = _search(_coarse(images, places), most)
     pair, mirrored = np.divmod(keys, 2)
@@ -215,29 +220,36 @@ def _upper_triangle(count: int) -> Iterator[tuple[slice, slice]]:
 def _search_cells(
     images: Images, places: np.ndarray, most: int
 ) -> tuple[np.ndarray, float]:
-    """As `_search`, of images that are read thrice, `_PART` at a time.
+    """As `_search`, of images that are read thrice, `_ASKED` at a time and thread.
 
     Whichever of two images is moved, it is the same pair, so both are tried.
     """
     count = len(places)
     whitening = _Whitening(_coarse(images, places[:: max(count // _LEARNT, 1)]))
     reference = np.empty((count, whitening.dimensions), np.float32)
-    for part in parts(count, _PART):
+    for part in parts(count, _ASKED):
         coarse = _coarse(images, places[part])
         reference[part] = whitening.vectors(coarse, False, 0, 0)
     cells, hits = Cells(reference), _Hits(most)
     del reference  # the cells have their own, sorted
-    for part in parts(count, _PART):
+
+    def search(part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         coarse = _coarse(images, places[part])
         moved = np.concatenate([whitening.vectors(coarse, *move) for move in _MOVES])
-        for query, found, alike in cells.similar(moved, hits.least):
-            move, asking = np.divmod(query, len(coarse))
-            asking, found = asking + part.start, found.astype(np.int64)
+        found = []
+        for query, second, alike in cells.similar(moved, hits.least):
+            move, first = np.divmod(query, len(coarse))
+            first, second = first + part.start, second.astype(np.int64)
             mirrored = move >= len(_MOVES) // 2  # the second half of them
-            first, second = np.minimum(asking, found), np.maximum(asking, found)
-            keys = 2 * (first * count + second) + mirrored
-            kept = first < second
-            hits.add(keys[kept], alike[kept])
+            kept = first != second
+            pair = np.minimum(first, second) * count + np.maximum(first, second)
+            found.append(((2 * pair + mirrored)[kept], alike[kept]))
+        return found
+
+    with threads() as pool:
+        for found in pool.map(search, parts(count, _ASKED)):
+            for keys, alike in found:
+                hits.add(keys, alike)
     return hits.best(), hits.least
 
 
@@ -257,8 +269,9 @@ class _Hits:
 
     def add(self, keys: np.ndarray, alike: np.ndarray) -> None:
         """Takes pairs with their similarities."""
-        self._new.append((keys, alike))
-        self._waiting += len(keys)
+        kept = alike > self.least  # it may have risen since they were found
+        self._new.append((keys[kept], alike[kept]))
+        self._waiting += int(kept.sum())
         if self._waiting > self._most + 100_000:
             self.best()
 
