@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from fer_jax.data.cells import Cells
 from fer_jax.data.stored_images import Images, taken
 
-# More images are not compared each with each: that would take 20 minutes on a core,
-# four times as much for twice the images, and beyond 2 GB of memory.
+# More images are not compared each with each: that takes ten minutes of a core,
+# four times as much for twice the images, and beyond that 2 GB of memory.
 ALL_PAIRS = 200_000
 # Whitened similarities. Pairs below the first are never looked at; of those above it
 # the most similar, as many as is allowed: of FER2013's down to 0.6. No planted copy was
