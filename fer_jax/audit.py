@@ -21,7 +21,7 @@ from rich.console import Console
 from fer_jax import contact_sheet, data
 from fer_jax.audit_labels import SuspiciousLabels
 from fer_jax.console import make_console, plain_table
-from fer_jax.data.audit import Audit, audit
+from fer_jax.data.audit import IN_CELLS, Audit, audit
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.data.stored_images import joined, taken
 from fer_jax.output import check_target, write_whole
@@ -138,6 +138,7 @@ def summary(found: Audit) -> dict[str, Any]:
         "copies": copies,
         "conflicts": conflicts,
         "complete": found.copies.complete,
+        "approximate": found.copies.in_cells,
     }
 
 
@@ -228,6 +229,8 @@ def show(console: Console, facts: dict[str, Any]) -> None:
     console.print(table)
     if skipped := sum(facts["skipped"].values()):
         console.print(f"{skipped:,} bad rows or images were dropped before")
+    if facts["approximate"]:
+        console.print(IN_CELLS, style="yellow")
     if not facts["complete"]:
         console.print(
             "more pairs are alike than were looked at: near copies may be missing",

@@ -36,12 +36,25 @@ def open_dynamics(
     """
     folder = run_dir / DYNAMICS
     folder.mkdir(exist_ok=True)
-    whole = {"rows": rows, "labels": labels}
+    np.save(folder / "rows.npy", rows)
+    np.save(folder / "labels.npy", labels)
     for name, (dtype, missing) in _MISSING.items():
-        if not _has_shape(folder / f"{name}.npy", (epochs, len(rows)), dtype):
-            whole[name] = np.full((epochs, len(rows)), missing, dtype)
-    for name, values in whole.items():
-        np.save(folder / f"{name}.npy", values)
+        path = folder / f"{name}.npy"
+        if not _has_shape(path, (epochs, len(rows)), dtype):
+            _write_lines(path, epochs, np.full(len(rows), missing, dtype))
+
+
+def _write_lines(path: Path, count: int, line: np.ndarray) -> None:
+    """As `np.save` of so many equal lines, of which only one is in memory."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(line.dtype),
+        "fortran_order": False,
+        "shape": (count, len(line)),
+    }
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(count):
+            file.write(line.tobytes())
 
 
 def write_epoch(

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from soak.duplicates import TRANSFORMATIONS, found_at, plant
 from threadpoolctl import threadpool_limits
 
-from fer_jax.data import duplicates, embedded
+from fer_jax.data import candidates, duplicates, embedded
 
 ORIGINALS, PLANTED = 400, 12 * len(TRANSFORMATIONS)
 
@@ -243,11 +243,11 @@ def test_too_many_candidates_are_bounded_and_told(faces):
 def test_the_most_similar_candidates_are_kept(planted):
     images, _, _, copies = planted
     places = np.arange(len(images))
-    *every, least = duplicates._candidates(images, places, 10**6)
-    *some, more = duplicates._candidates(images, places, 100)
-    assert least == duplicates.CANDIDATE < more
-    assert len(every[0]) > 100 == len(some[0])
-    every, some = (set(zip(*map(list, kept), strict=True)) for kept in (every, some))
-    assert some < every
+    every = candidates.find(images, places, 10**6)
+    some = candidates.find(images, places, 100)
+    assert every.least == candidates.CANDIDATE < some.least
+    assert len(every.first) > 100 == len(some.first)
+    kept = [set(zip(*map(list, each[:3]), strict=True)) for each in (every, some)]
+    assert kept[1] < kept[0]
     few = duplicates.find(images, max_candidates=100)
-    assert few.least > least and len(few.pairs) < len(copies.pairs)
+    assert few.least > every.least and len(few.pairs) < len(copies.pairs)

@@ -1,5 +1,7 @@
 """What each epoch said of each image: written in place, kept over a resume."""
 
+import io
+
 import numpy as np
 from conftest import COUNTS
 
@@ -27,6 +29,14 @@ def test_an_epoch_is_a_line_of_means_and_gaps_where_nothing_was_shown(tmp_path):
     np.testing.assert_array_equal(margins[1], [1.0, -1.5, np.nan, 1.25])
     np.testing.assert_array_equal(rivals[1], [3, 2, -1, 0])
     assert np.isnan(margins[[0, 2]]).all() and (rivals[[0, 2]] == -1).all()
+
+
+def test_the_files_are_as_numpy_would_save_them(tmp_path):
+    start(tmp_path, epochs=3, images=5)
+    for name, gap in (("margins", np.float16(np.nan)), ("rivals", np.int16(-1))):
+        file = io.BytesIO()
+        np.save(file, np.full((3, 5), gap))
+        assert (tmp_path / "dynamics" / f"{name}.npy").read_bytes() == file.getvalue()
 
 
 def test_a_resumed_run_keeps_its_lines_and_a_damaged_file_begins_anew(tmp_path):

@@ -31,3 +31,12 @@ def test_streaming_needs_little_memory_and_changes_no_number():
                 "--most_mb", 100)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "streamed: " in done.stdout and "resident: " in done.stdout
+
+
+def test_memory_is_bounded_whatever_the_size_of_the_set():
+    # All images compared with all, or held at once, take 200 MB more.
+    done = soak("million.py", "--images", 20_000, "--tenth", "--read_s", 0.5,
+                "--only", "prepare", "--only", "read", "--only", "audit",
+                "--all_pairs", 1000, "--at_once", 1000, "--grow_mb", 130)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "in_cells 1.00" in done.stdout

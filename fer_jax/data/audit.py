@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from fer_jax.data import duplicates
+from fer_jax.data import candidates, duplicates
 from fer_jax.data.duplicates import Copies
 from fer_jax.data.prepare import Dataset, cache_root
 from fer_jax.data.records import SPLITS
@@ -21,6 +21,11 @@ from fer_jax.data.stored_images import joined
 from fer_jax.runs import replacing
 
 FORMAT = 2  # raised when kept audits of before are no longer to be used
+# What is to be said of near copies that were not looked for among all images.
+IN_CELLS = (
+    f"note: beyond {candidates.ALL_PAIRS:,} images near copies are looked for "
+    "approximately, among the most similar images; a few are missed"
+)
 _ARRAYS = ("exact", "pairs", "correlation", "mirrored", "scale", "shift")
 
 
@@ -105,6 +110,8 @@ def audit(dataset: Dataset, console: Console | None = None) -> Audit:
         console.print(
             f"looked for copies among {len(blank):,} images in {seconds:.0f} s"
         )
+        if copies.in_cells:
+            console.print(IN_CELLS)
     return Audit(
         class_names=dataset.class_names,
         splits=names,
@@ -122,11 +129,13 @@ def _kept(path: Path, count: int) -> tuple[Copies, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _ARRAYS}
             blank, least = file["blank"], float(file["least"])
+            # Audits from before there were cells compared all images.
+            in_cells = "in_cells" in file and bool(file["in_cells"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if len(blank) != count or len(arrays["exact"]) != count:
         return None
-    return Copies(**arrays, least=least), blank
+    return Copies(**arrays, least=least, in_cells=in_cells), blank
 
 
 def _keep(path: Path, copies: Copies, blank: np.ndarray) -> None:
@@ -135,4 +144,5 @@ def _keep(path: Path, copies: Copies, blank: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {key: getattr(copies, key) for key in _ARRAYS}
         with replacing(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **arrays, blank=blank, least=copies.least)
+            told = {"least": copies.least, "in_cells": copies.in_cells}
+            np.savez_compressed(file, **arrays, blank=blank, **told)

@@ -1,7 +1,8 @@
 """The files of a prepared copy: images in ArrayRecord, and an index to each of them.
 
-A record is a block of some images: a record takes 80 to 200 microseconds to be found,
-so small images share one, and no more than that, as a random read costs the block.
+A record is a block of some images: a record takes some 40 microseconds to be found and
+parsed, so small images share one, for reading in order, and no more than that, as a
+random read costs the block.
 Beside the records lies for each split a .npy file, int32 `[N, 4]`: of each image its
 record, its place there, its label and its row. A split's images may lie anywhere; val
 that was carved from train lies between train's.

@@ -5,10 +5,8 @@ side, cropped by up to a tenth, compressed, blurred, or with another brightness 
 contrast, also all of these at once. It takes three steps, on 48 x 48 pixels whatever
 the images' size:
 
-1. Candidates. The smoothed centre of each image, in the eigenvectors of the data set's
-   own covariance and whitened (M. Turk and A. Pentland, "Eigenfaces for recognition",
-   1991), so that what all faces share counts for little. Each image is compared with
-   each, moved by nine shifts and mirrored or not, in blocks of matrix products.
+1. Candidates: the most similar pairs of the smoothed, whitened centres of the images
+   (`candidates.py`).
 2. Alignment of each candidate pair: the peak of the normalised cross-correlation
    (J. P. Lewis, "Fast normalized cross-correlation", 1995) over shifts and scales.
 3. The verdict: the correlation over all that overlaps there. Before it a band-pass
@@ -20,16 +18,14 @@ the images' size:
 
 import dataclasses
 import hashlib
-import itertools
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import fft, sparse
-from scipy.ndimage import gaussian_filter1d
 
-from fer_jax.data.stored_images import Images, chunks, taken
+from fer_jax.data import candidates
+from fer_jax.data.candidates import CANDIDATE, CENTRE, ENOUGH, SIDE, band, luma, parts
+from fer_jax.data.stored_images import Images, chunks
 
 # Grey values (standard deviation of an image). In FER2013 the blank ones have at most
 # 0.7 and the next 4.1.
@@ -38,19 +34,11 @@ BLANK = 3.0
 # and 19 of 20 copies are above 0.95; what lies between are other pictures of one
 # session, which are no copies, and copies that were retouched or written on.
 NEAR = 0.9
-# Whitened similarities. Pairs below the first are never looked at; of those above it
-# the most similar, as many as is allowed: of FER2013's down to 0.6. No planted copy was
-# below the second.
-CANDIDATE, ENOUGH = 0.5, 0.65
-MAX_CANDIDATES = 150_000
+# Pairs that are looked at, and for each image where they are looked for in cells.
+MAX_CANDIDATES, CANDIDATES_EACH = 150_000, 1
 
-_SIDE = 48
-_CENTRE = 8  # pixels left off at each edge: no shift brings the edge into the centre
-_COARSE, _FINE = (2.5, 4.0), (1.0, 2.0)  # the sigmas of the band-passes, in pixels
-_GRID = (-3, 0, 3)  # in between the smoothed images are alike enough
-_DIMENSIONS = 64
-_ROWS, _COLUMNS = 512, 4096  # a block of products stays in the cache
-_FEW = 150  # too few images to learn from: every pair is a candidate
+_FINE = (1.0, 2.0)  # the sigmas of the band-pass, in pixels
+_HELD = 40_000  # images that are held at once for the verdict, 9 KB each
 _REACH = 5
 _SCALES = (0.91, 0.955, 1.045, 1.09)
 _EDGE = 3  # pixels that the fine band-pass may take from beyond an image's edge
@@ -76,6 +64,8 @@ class Copies:
       shift: int8 `[P, 2]`, how many pixels lower and further right it is there.
       least: the whitened similarity of the least similar pairs that were looked at:
         `CANDIDATE`, or more where more pairs than allowed had that.
+      in_cells: whether each image was compared only with those in cells nearby, as
+        among more than `candidates.ALL_PAIRS`: some near copies are missed then.
     """
 
     exact: np.ndarray
@@ -85,6 +75,7 @@ class Copies:
     scale: np.ndarray
     shift: np.ndarray
     least: float = CANDIDATE
+    in_cells: bool = False
 
     @property
     def complete(self) -> bool:
@@ -107,18 +98,6 @@ class Copies:
         return places[kind].astype(np.int32)
 
 
-def luma(images: np.ndarray) -> np.ndarray:
-    """The brightness of grey or colour images: uint8 `[N, S, S, C]` to `[N, S, S]`.
-
-    It is ITU-R BT.601's 0.299 R + 0.587 G + 0.114 B in 16 bits, as Pillow rounds it, so
-    that equal channels give back their value.
-    """
-    if images.shape[3] == 1:
-        return images[:, :, :, 0]
-    weighted = images.astype(np.uint32) @ np.uint32([19595, 38470, 7471])
-    return ((weighted + 0x8000) >> 16).astype(np.uint8)
-
-
 def blank(images: Images) -> np.ndarray:
     """Which images show nothing: uint8 `[N, S, S, C]` to bool `[N]`."""
     # In blocks, because the deviation is reckoned in float64.
@@ -131,17 +110,21 @@ def exact(images: Images) -> np.ndarray:
 
     The number is the place of the first such image.
     """
-    seen: dict[bytes, int] = {}
-    digests = (
-        hashlib.sha256(np.ascontiguousarray(image)).digest()
-        for part in chunks(images)
-        for image in part
-    )
-    return np.array([seen.setdefault(d, at) for at, d in enumerate(digests)], np.int32)
+    digests = bytearray()  # 32 bytes of each image, of which a million are 32 MB
+    for part in chunks(images):
+        for image in part:
+            digests += hashlib.sha256(np.ascontiguousarray(image)).digest()
+    columns = np.frombuffer(digests, np.uint64).reshape(-1, 4)
+    order = np.lexsort(columns.T)  # stable, so the first of equals comes first
+    new = np.ones(len(order), bool)
+    new[1:] = (columns[order[1:]] != columns[order[:-1]]).any(axis=1)
+    first = np.empty(len(order), np.int32)
+    first[order] = order[new][np.cumsum(new) - 1]
+    return first
 
 
 def find(
-    images: Images, *, near: float = NEAR, max_candidates: int = MAX_CANDIDATES
+    images: Images, *, near: float = NEAR, max_candidates: int | None = None
 ) -> Copies:
     """Finds exact and near copies.
 
@@ -150,16 +133,21 @@ def find(
 
     Args:
       images: uint8 `[N, S, S, C]`; any S, but from some 32 pixels on with confidence.
-        Stored ones are read four times, some at a time.
+        Stored ones are read some at a time, five times or more.
       near: the least correlation of near copies, 0.6 or more.
       max_candidates: how many pairs are looked at, the most similar ones; of up to
-        150 images every pair is. Where too few are, `Copies.complete` is false.
+        150 images every pair is. Where too few are, `Copies.complete` is false. None
+        is `MAX_CANDIDATES`, or `CANDIDATES_EACH` an image where that is more and they
+        are looked for in cells.
     """
     same = exact(images)
     distinct = np.flatnonzero((same == np.arange(len(images))) & ~blank(images))
-    first, second, mirrored, least = _candidates(images, distinct, max_candidates)
-    fine = _band(images, distinct, *_FINE)
-    correlation, placed = _verify(fine, first, second, mirrored, near)
+    if max_candidates is None:
+        many = len(distinct) > candidates.ALL_PAIRS
+        max_candidates = max(MAX_CANDIDATES, many * CANDIDATES_EACH * len(distinct))
+    found = candidates.find(images, distinct, max_candidates)
+    first, second, mirrored = found.first, found.second, found.mirrored
+    correlation, placed = _verify(images, distinct, first, second, mirrored, near)
     # A pair may be found both as it is and mirrored; the better counts.
     order = np.lexsort((-correlation, second, first))
     order = order[correlation[order] >= near]
@@ -173,183 +161,48 @@ def find(
         correlation=correlation[order],
         mirrored=mirrored[order],
         scale=placed[order, 0],
-        shift=np.rint(placed[order, 1:] * images.shape[1] / _SIDE).astype(np.int8),
-        least=least,
+        shift=np.rint(placed[order, 1:] * images.shape[1] / SIDE).astype(np.int8),
+        least=found.least,
+        in_cells=found.in_cells,
     )
-
-
-def _parts(count: int, size: int) -> Iterator[slice]:
-    return (slice(at, min(at + size, count)) for at in range(0, count, size))
-
-
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 8))
-
-
-def _resampling(size: int) -> np.ndarray:
-    """Brings `size` pixels to 48, each the mean of those it covers: `[48, size]`."""
-    ratio = size / _SIDE
-    centre = (np.arange(_SIDE) + 0.5) * ratio - 0.5
-    away = np.abs(centre[:, None] - np.arange(size)) / max(ratio, 1)
-    weight = np.maximum(1 - away, 0)
-    return weight / weight.sum(axis=1, keepdims=True)
-
-
-def _band(images: Images, places: np.ndarray, narrow: float, wide: float) -> np.ndarray:
-    """Band-passed images, those at `places`, at 48 x 48: float32 `[P, 48, 48]`.
-
-    That is: blurred, less what remains of them blurred more.
-    """
-    smoothed = [
-        gaussian_filter1d(_resampling(images.shape[1]), sigma, axis=0, mode="nearest")
-        for sigma in (narrow, wide)
-    ]
-    near, far = (matrix.astype(np.float32) for matrix in smoothed)
-    out = np.empty((len(places), _SIDE, _SIDE), np.float32)
-
-    def fill(part: slice) -> None:
-        grey = luma(taken(images, places[part])).astype(np.float32)
-        out[part] = near @ grey @ near.T - far @ grey @ far.T
-
-    with _threads() as pool:
-        list(pool.map(fill, _parts(len(places), 256)))
-    return out
-
-
-# Candidates.
-
-
-def _candidates(
-    images: Images, places: np.ndarray, most: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Pairs of `places` to look at: first, second, mirrored; the least similarity."""
-    count = len(places)
-    if count <= _FEW:
-        first, second = np.triu_indices(count, 1)
-        keys = 2 * (first * count + second)
-        keys, least = np.concatenate([keys, keys + 1]), CANDIDATE
-    else:
-        keys, least = _search(_band(images, places, *_COARSE), most)
-    pair, mirrored = np.divmod(keys, 2)
-    return *np.divmod(pair, max(count, 1)), mirrored.astype(bool), least
-
-
-def _window(coarse: np.ndarray, down: int, right: int, mirrored: bool) -> np.ndarray:
-    """The images' moved centres, every second pixel, as unit vectors `[N, 256]`."""
-    view = coarse[:, :, ::-1] if mirrored else coarse
-    low, high = _CENTRE, _SIDE - _CENTRE
-    part = view[:, low + down : high + down : 2, low + right : high + right : 2]
-    flat = part.reshape(len(part), -1)
-    return _unit(flat - flat.mean(axis=1, keepdims=True))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(norm, 1e-6)
-
-
-def _whitening(coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean `[256]`, and what whitens centres less it `[256, K]`, of up to 4,000."""
-    some = coarse[:: max(len(coarse) // 4000, 1)]
-    rows = np.concatenate([_window(some, 0, 0, mirrored) for mirrored in (False, True)])
-    mean = rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
-    kept = np.flatnonzero(values > 1e-6 * values[-1])[-_DIMENSIONS:]
-    return mean, (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
-
-
-def _search(coarse: np.ndarray, most: int) -> tuple[np.ndarray, float]:
-    """The keys, 2 (first N + second) + mirrored, of up to `most` similar pairs."""
-    count = len(coarse)
-    mean, basis = _whitening(coarse)
-    reference = _unit((_window(coarse, 0, 0, False) - mean) @ basis)
-    hits, room = _Hits(most), np.empty(_ROWS * _COLUMNS, np.float32)
-    for mirrored, down, right in itertools.product((False, True), _GRID, _GRID):
-        moved = _unit((_window(coarse, down, right, mirrored) - mean) @ basis)
-        for rows, columns in _upper_triangle(count):
-            shape = rows.stop - rows.start, columns.stop - columns.start
-            alike = room[: shape[0] * shape[1]].reshape(shape)
-            np.matmul(reference[rows], moved[columns].T, out=alike)
-            at = np.flatnonzero(alike > hits.least)
-            if len(at):
-                first, second = np.divmod(at, shape[1])
-                first, second = first + rows.start, second + columns.start
-                kept = first < second
-                keys = 2 * (first * count + second) + mirrored
-                hits.add(keys[kept], alike.reshape(-1)[at[kept]])
-    return hits.best(), hits.least
-
-
-def _upper_triangle(count: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows and columns that hold every pair with row < column."""
-    for rows in _parts(count, _ROWS):
-        for columns in _parts(count, _COLUMNS):
-            if columns.stop > rows.start + 1:
-                yield rows, columns
-
-
-class _Hits:
-    """The most similar pairs, a bounded number, each once.
-
-    `least` is the similarity that a pair must exceed to matter; it rises only where
-    more than the allowed number do.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._keys, self._alike = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        self._new: list[tuple[np.ndarray, np.ndarray]] = []
-        self._waiting = 0
-        self.least = CANDIDATE
-
-    def add(self, keys: np.ndarray, alike: np.ndarray) -> None:
-        """Takes pairs with their similarities."""
-        self._new.append((keys, alike))
-        self._waiting += len(keys)
-        if self._waiting > self._most + 100_000:
-            self.best()
-
-    def best(self) -> np.ndarray:
-        """The keys of the most similar pairs, ascending."""
-        held = [(self._keys, self._alike), *self._new]
-        keys, alike = (np.concatenate(parts) for parts in zip(*held, strict=True))
-        order = np.lexsort((-alike, keys))
-        keys, alike = keys[order], alike[order]
-        new = np.ones(len(keys), bool)
-        new[1:] = keys[1:] != keys[:-1]
-        keys, alike = keys[new], alike[new]
-        if len(keys) > self._most:
-            kept = np.sort(np.argsort(-alike, kind="stable")[: self._most])
-            keys, alike = keys[kept], alike[kept]
-            self.least = max(self.least, float(alike.min(initial=1)))
-        self._keys, self._alike = keys, alike
-        self._new, self._waiting = [], 0
-        return keys
 
 
 # Alignment and verdict.
 
 
 def _verify(
-    fine: np.ndarray,
+    images: Images,
+    places: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,
     mirrored: np.ndarray,
     near: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The correlations float32 `[P]` of pairs, and their alignments `[P, 3]`."""
+    """The correlations float32 `[P]` of pairs of `places`, and alignments `[P, 3]`."""
     correlation = np.zeros(len(first), np.float32)
     placed = np.ones((len(first), 3), np.float32)
+    for pairs in _runs(first, second):
+        own, at = np.unique(
+            np.stack([first[pairs], second[pairs]]), return_inverse=True
+        )
+        fine = band(images, places[own], *_FINE)
+        ones, twos = at.reshape(2, -1)
 
-    def judge(part: slice) -> None:
-        one, two = fine[first[part]], fine[second[part]]
-        flipped = mirrored[part]
-        two[flipped] = two[flipped, :, ::-1]
-        correlation[part], placed[part] = _judge(one, two, near)
+        def judge(part: slice, fine=fine, ones=ones, twos=twos, pairs=pairs) -> None:
+            one, two = fine[ones[part]], fine[twos[part]]
+            flipped = mirrored[pairs][part]
+            two[flipped] = two[flipped, :, ::-1]
+            correlation[pairs][part], placed[pairs][part] = _judge(one, two, near)
 
-    with _threads() as pool:
-        list(pool.map(judge, _parts(len(first), 256)))
+        with candidates.threads() as pool:
+            list(pool.map(judge, parts(len(ones), 256)))
     return correlation, placed
+
+
+def _runs(first: np.ndarray, second: np.ndarray) -> Iterator[slice]:
+    """Slices of pairs that join no more than `_HELD` images each."""
+    few = len(np.union1d(first, second)) <= _HELD
+    return parts(len(first), max(len(first), 1) if few else _HELD // 2)
 
 
 def _judge(
@@ -380,16 +233,16 @@ def _judge(
 
 def _peak(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The best correlation `[P]` of the centre of `two` in `one`, and the shift."""
-    side = _SIDE - 2 * _CENTRE
-    centre = slice(_CENTRE, _SIDE - _CENTRE)
+    side = SIDE - 2 * CENTRE
+    centre = slice(CENTRE, SIDE - CENTRE)
     template = np.zeros_like(two)
     template[:, centre, centre] = two[:, centre, centre]
     template[:, centre, centre] -= two[:, centre, centre].mean((1, 2), keepdims=True)
     shifts = np.arange(-_REACH, _REACH + 1)
     product = fft.rfft2(one) * np.conj(fft.rfft2(template))
-    product = fft.irfft2(product, (_SIDE, _SIDE))[:, shifts[:, None], shifts]
+    product = fft.irfft2(product, (SIDE, SIDE))[:, shifts[:, None], shifts]
     # Sums over the moved centres, as products with rows of zeros and ones.
-    inside = np.arange(_SIDE) - shifts[:, None]
+    inside = np.arange(SIDE) - shifts[:, None]
     inside = ((inside >= centre.start) & (inside < centre.stop)).astype(np.float32)
     sums = inside @ one @ inside.T
     spread = inside @ one**2 @ inside.T - sums**2 / side**2
@@ -408,7 +261,7 @@ def _tent(scale: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     Pixel p of the result is the place (p - shift - m) / scale + m of the source, where
     m is the middle; it is safe, bool `[P, 48]`, if both are `_EDGE` from the edges.
     """
-    middle, pixel = (_SIDE - 1) / 2, np.arange(_SIDE, dtype=np.float32)
+    middle, pixel = (SIDE - 1) / 2, np.arange(SIDE, dtype=np.float32)
     place = (pixel - shift[:, None] - middle) / scale[:, None] + middle
     safe = (np.abs(place - middle) <= middle - _EDGE) & (
         np.abs(pixel - middle) <= middle - _EDGE
@@ -443,7 +296,7 @@ def _refine(
     step: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales and moves `two`, by `step` pixels at its edge, as long as that helps."""
-    reach = step * np.array([2 / _SIDE, 1, 1], np.float32)
+    reach = step * np.array([2 / SIDE, 1, 1], np.float32)
     for axis in (0, 1, 2, 0, 1, 2):
         start = placed
         for sign in (-1, 1):
