@@ -4,6 +4,7 @@ A step is one program, written for the whole batch, which XLA compiles for all d
 together (GSPMD, Xu et al. 2021, arXiv:2105.04663). So the statistics of batch norm, the
 loss and every random draw are the whole batch's, and an image is augmented alike
 wherever it lies: the number of devices changes nothing but the order of additions.
+(In bfloat16 the devices' gradients are rounded before they are added, not after.)
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import functools
 from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -84,6 +86,17 @@ class Devices:
         processes, number = jax.process_count(), jax.process_index()
         return slice(number * size // processes, (number + 1) * size // processes)
 
+    def meet(self) -> None:
+        """Connects the processes now, while none of them compiles.
+
+        The connections of a set of devices are made when it first adds something up,
+        and some kinds wait only half a minute then for a process that is late.
+        """
+        if not self.whole.is_fully_addressable:
+            one = np.ones(self.count, np.int32)
+            add = jax.jit(jnp.sum, out_shardings=self.whole)
+            add(self.divide(one, self.count)).block_until_ready()
+
     def __str__(self) -> str:
         """In words, as "8 x NVIDIA H100 in 2 processes"."""
         kind, processes = self.mesh.devices.flat[0].device_kind, jax.process_count()
@@ -125,9 +138,16 @@ def find(wanted: int | Literal["all"], batch_size: int) -> Devices:
             f"equally; set it to {sizes}{choice}"
         )
     share = count // processes
-    used = [
-        device
+    mine = [
+        [each for each in every if each.process_index == number]
         for number in range(processes)
-        for device in [each for each in every if each.process_index == number][:share]
     ]
-    return Devices(Mesh(np.array(used), (AXIS,)))
+    if (fewest := min(map(len, mine))) < share:
+        raise UserError(
+            f"device is {wanted}, but one of the {processes} processes sees only "
+            f"{fewest} devices; set it to {fewest * processes}"
+        )
+    used = [device for own in mine for device in own[:share]]
+    found = Devices(Mesh(np.array(used), (AXIS,)))
+    found.meet()
+    return found

@@ -230,10 +230,12 @@ def _at_once(images: Images, batch_size: int) -> int:
 def room_for_images() -> int:
     """How many bytes of images a run may hold: half of what its device has free.
 
-    It is half of this machine's where that is less, or where the device is its CPU. All
-    processes of a run get the least of theirs, as all stream or none.
+    It is half of this process's share of the machine's where that is less, or where the
+    device is its CPU. All processes of a run get the least of theirs, as all stream or
+    none.
     """
-    free, stats = available_memory(), jax.local_devices()[0].memory_stats()
+    free = available_memory() // hosts.beside()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     return hosts.least(free // 2)

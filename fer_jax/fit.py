@@ -146,24 +146,37 @@ def resume(
     """
     for problem in checkpoints.left_out:
         console.print(f"note: left out a checkpoint, {problem}")
+    # What one process of several sees of the folder, another may see later.
+    step, useless = hosts.of_first(lambda: _newest_useful(folder, checkpoints))
+    if step is None:
+        return Progress(parts.state, parts.zero_sums())
+    for other in useless:
+        console.print(f"note: left out step {other}, whose best epoch is lost")
+        checkpoints.drop(other)
+    console.print(f"going on after step {step:,} (epoch {step / parts.per_epoch:.1f})")
+    return Progress.restore(checkpoints, step, parts)
+
+
+def _newest_useful(
+    folder: Path, checkpoints: Checkpoints
+) -> tuple[int | None, list[int]]:
+    """The step to go on from, None in a new run; and newer ones that are of no use.
+
+    Raises:
+      UserError: if there is none, and the run has begun.
+    """
     kept, useless = checkpoints.steps, []
     for step in kept:
         history = checkpoints.record(step)["history"]
-        if history and best_row(history)["step"] not in kept:
-            useless.append(step)  # the end of the run evaluates the best
-            continue
-        for other in useless:
-            console.print(f"note: left out step {other}, whose best epoch is lost")
-            checkpoints.drop(other)
-        told = f"step {step:,} (epoch {step / parts.per_epoch:.1f})"
-        console.print(f"going on after {told}")
-        return Progress.restore(checkpoints, step, parts)
+        if not history or best_row(history)["step"] in kept:
+            return step, useless
+        useless.append(step)  # the end of the run evaluates the best
     if kept or runs.epochs_done(folder):
         raise UserError(
             f"{folder} holds a run that was begun and no checkpoint that it could go "
             "on from; start it anew with --force"
         )
-    return Progress(parts.state, parts.zero_sums())
+    return None, []
 
 
 def _note_environment(
@@ -222,20 +235,26 @@ def _train_epoch(
     return step - first
 
 
-def _signals(parts: Experiment, stop: Stop) -> jax.Array:
-    """The signal that came to each device's process, or 0: int32, one a device."""
+def _signals(parts: Experiment, stop: Stop) -> jax.Array | None:
+    """The signal that came to each device's process, or 0: int32, one a device.
+
+    None where there is one process, which need not be told.
+    """
+    if hosts.are_one():
+        return None
     devices = parts.devices
     own = np.zeros(devices.count, np.int32)[devices.own(devices.count)]
     return devices.divide(own + (stop.noted or 0), devices.count)
 
 
 @jax.jit
-def _news(sums: Sums, signals: jax.Array) -> jax.Array:
+def _news(sums: Sums, signals: jax.Array | None) -> jax.Array:
     """What is told of a step, of sums that are donated later.
 
     The mean loss, not 0 if a step was bad, and the signal that came to some process.
     """
-    return jnp.stack([sums.loss / sums.steps, sums.bad_step, signals.max()])
+    signum = 0 if signals is None else signals.max()
+    return jnp.stack([sums.loss / sums.steps, sums.bad_step, signum])
 
 
 def _tell(
@@ -288,7 +307,8 @@ def _close_epoch(
         "val_balanced_accuracy": val["balanced_accuracy"],
         "images_per_s": round(speed, 1),
     }
-    now.history.append(row)
+    # Another processor may round the last digit of a score otherwise.
+    now.history.append(row := hosts.of_first(lambda: row))
     if hosts.is_first():
         write_epoch(folder, epoch, sums.margin, sums.shown, sums.rival)
     now.sums = parts.zero_sums(now.sums.last_good)

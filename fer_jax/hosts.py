@@ -8,8 +8,11 @@ first one's host:port, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
 
 import json
 import os
+import platform
 import sys
 import time
+import traceback
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +26,7 @@ _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Seconds: until all must have come, a silent one counts as lost, and who is done has
 # waited for the others.
 _START, _SILENCE, _END = 300, 60, 30
-_GRACE = 2.0  # seconds that the first gives the others to say why they end
+_GRACE = 2.0  # seconds that the processes give one another to say why they end
 
 
 def join() -> None:
@@ -35,6 +38,8 @@ def join() -> None:
     asked = _asked(os.environ)
     if asked is None:
         return
+    if not asked:  # SLURM's; JAX takes a port by the job alone, which may have steps
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(os.environ)))
     # Signals are ours: `fit` has all processes stop after the same step.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -76,26 +81,42 @@ def _asked(environment: Mapping[str, str]) -> dict[str, Any] | None:
     }
 
 
+def _port(environment: Mapping[str, str]) -> int:
+    """A port for a step of a job, among those that systems give out last."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    told = ".".join(environment.get(name, "") for name in names)
+    return 2**16 - 2**12 + zlib.crc32(told.encode()) % 2**12
+
+
 def _sees_only_its_own(environment: Mapping[str, str]) -> bool:
     """Whether all GPUs that a task of SLURM sees are for it alone."""
     alone = environment.get("SLURM_STEP_NUM_TASKS") == environment.get(
         "SLURM_STEP_NUM_NODES"
     )
     bound = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return alone or (bool(bound) and "," not in bound)
+    one = bool(bound) and "," not in bound
+    return alone or one or "SLURM_GPUS_PER_TASK" in environment
 
 
-def leave(status: int) -> int:
-    """Ends a process of several whose run failed, without waiting for the others.
+def ending(command: Callable[[], int]) -> int:
+    """Runs a command to its exit status, and ends the process if it has others.
 
-    They may have failed alike, or be lost, or wait in a step for this one, and then
-    JAX sees that it has gone. Returns the status where there are no others, or it is 0.
+    One of several whose run failed does not wait for them, as it would at Python's
+    exit: they may have failed alike, be lost, or wait in a step for this one, and then
+    JAX sees that it has gone.
     """
+    try:
+        status = command()
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        status = 1
     if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        if is_first():  # the others end when they lose it
-            time.sleep(_GRACE)
+        # srun may end the others when one has ended, and JAX when the first has.
+        time.sleep(2 * _GRACE if is_first() else _GRACE)
         os._exit(status)
     return status
 
@@ -155,6 +176,14 @@ def least(number: int) -> int:
     halves = np.array(divmod(number, 2**31), np.int32)
     every = multihost_utils.process_allgather(halves)
     return min(int(high) * 2**31 + int(low) for high, low in every)
+
+
+def beside() -> int:
+    """How many processes of the run are on this host, with this one."""
+    if are_one():
+        return 1
+    own = np.uint32(zlib.crc32(platform.node().encode()))
+    return int((multihost_utils.process_allgather(own) == own).sum())
 
 
 def check_same(what: str, value: str) -> None:

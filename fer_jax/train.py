@@ -7,6 +7,8 @@ the loop is in `fit.py`, and what is written at the end in `record.py`.
 import argparse
 import contextlib
 import functools
+import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,16 @@ from fer_jax.errors import Lost, UserError, run_command
 from fer_jax.experiment import Experiment
 from fer_jax.fit import fit
 from fer_jax.heartbeat import beating
-from fer_jax.lock import locked
+from fer_jax.lock import LOCK, locked
 from fer_jax.memory import keep_memory
 from fer_jax.record import describe, predict_all, write_result
 from fer_jax.stop import Interrupted
 from fer_jax.tensorboard import Board, has_board, write_finished
+
+_LATE_S = 10.0
+# Each kind of device, and of what connects them, says it in its own way.
+_NO_MEMORY = ("RESOURCE_EX", "Out of memory")
+_LOST = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "oordination", "onnection")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,17 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
     try:
-        train(
-            config_lib.load(args.config, args.overrides),
-            data_root=args.data_root,
-            runs_dir=args.runs_dir,
-            force=args.force,
-            skip_bad=args.skip_bad,
-            tensorboard=args.tensorboard,
-            overrides=args.overrides,
-            config_path=args.config,
-            console=make_console() if hosts.is_first() else None,
-        )
+        with _device_errors():
+            train(
+                config_lib.load(args.config, args.overrides),
+                data_root=args.data_root,
+                runs_dir=args.runs_dir,
+                force=args.force,
+                skip_bad=args.skip_bad,
+                tensorboard=args.tensorboard,
+                overrides=args.overrides,
+                config_path=args.config,
+                console=make_console() if hosts.is_first() else None,
+            )
     except Interrupted as stop:
         return 128 + stop.signum
     return 0
@@ -133,6 +141,7 @@ def train(
     )
     hosts.check_same("data set", dataset.fingerprint)
     hosts.check_same("config", config_lib.dump(config))
+    hosts.check_same("code", json.dumps(runs.environment("", "")))
     make_audit = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: hosts.in_turn(make_audit))
     dataset = data.choose(dataset, config.data, look)
@@ -147,6 +156,7 @@ def train(
             return _take(config, dataset, folder, force)
 
         finished_before = hosts.of_first(take)
+        _check_shared(folder)
         _announce(console, config, dataset, parts, folder)
         if finished_before:
             console.print("already finished; --force repeats it")
@@ -193,6 +203,19 @@ def _take(config: Config, dataset: data.Dataset, folder: Path, force: bool) -> b
     return finished
 
 
+def _check_shared(folder: Path) -> None:
+    """Refuses to go on where the processes do not see one and the same folder."""
+    lock = folder / LOCK
+    own = hosts.of_first(lambda: lock.read_text("utf-8"))
+    # A file server may show it some seconds late.
+    until = time.monotonic() + _LATE_S
+    while (seen := lock.read_text("utf-8") if lock.is_file() else "") != own:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    hosts.check_same(f"runs folder in place of {folder.parents[1]}", seen)
+
+
 def _attempt(
     config: Config,
     dataset: data.Dataset,
@@ -209,7 +232,7 @@ def _attempt(
         beating(folder, str(parts.devices)) if first else nothing as heart,
         runs.noting_failure(folder) if first else nothing,
         _disk_errors(folder),
-        _device_errors(parts),
+        _device_errors(),
         Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
         board or contextlib.nullcontext(),
     ):
@@ -248,21 +271,22 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _device_errors(parts: Experiment) -> Iterator[None]:
+def _device_errors() -> Iterator[None]:
     """Too little memory, or a process that is gone, is told in one sentence."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # GPUs and CPUs say it each in their own way.
-        if not any(words in str(error) for words in ("RESOURCE_EX", "Out of memory")):
-            if hosts.are_one():
-                raise
+        if not hosts.are_one() and any(words in str(error) for words in _LOST):
             raise Lost(
-                f"another process of the run is lost ({str(error)[:200]}); start all "
-                "of them again, without --force, to go on from the last checkpoint"
+                f"another process of the run is lost, or does not answer "
+                f"({str(error)[:200]}); see what the others say, and start all of them "
+                "again, without --force, to go on from the last checkpoint"
             ) from None
+        if not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        kind = jax.devices()[0].device_kind
         raise UserError(
-            f"the memory of {parts.devices} does not suffice for the run; lower "
+            f"the memory of {kind} does not suffice for the run; lower "
             "training.batch_size, training.eval_batch_size or data.image_size, or end "
             "what else runs there; the same command goes on from the last checkpoint"
         ) from None
@@ -292,4 +316,4 @@ def _announce(
 
 
 if __name__ == "__main__":
-    raise SystemExit(hosts.leave(run_command(main)))
+    raise SystemExit(hosts.ending(lambda: run_command(main)))

@@ -22,8 +22,8 @@ SETTINGS += ("training.epochs=6", "training.patience=0")
 class Pair:
     """Two processes, with two devices each, that train one run."""
 
-    def __init__(self, data_root, runs_dir, *settings, apart=()):
-        """`apart`: what the second alone is told."""
+    def __init__(self, data_root, runs_dir, *settings, apart=(), elsewhere=None):
+        """What the second alone is told: more settings, and another runs folder."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -33,7 +33,7 @@ class Pair:
                 [
                     *(sys.executable, "-m", "fer_jax.train"),
                     *(ROOT / "configs/baseline.yaml", "--data_root", data_root),
-                    *("--runs_dir", runs_dir),
+                    *("--runs_dir", (number and elsewhere) or runs_dir),
                     *(
                         part
                         for item in (*SETTINGS, *settings, *(apart if number else ()))
@@ -65,7 +65,11 @@ class Pair:
 
     def end(self):
         """The exit status, output and errors of either."""
-        ended = [each.communicate(timeout=300) for each in self.processes]
+        try:
+            ended = [each.communicate(timeout=300) for each in self.processes]
+        finally:
+            for each in self.processes:
+                each.kill()
         statuses = [each.returncode for each in self.processes]
         return list(zip(statuses, *zip(*ended, strict=True), strict=True))
 
@@ -96,7 +100,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     os.kill(pair.processes[1].pid, signal.SIGKILL)
     (status, _, errors), (killed, *_) = pair.end()
     assert (status, killed) == (LOST, -signal.SIGKILL), errors
-    assert "error: another process of the run is lost (" in errors
+    assert "error: another process of the run is lost, or does not answer (" in errors
     assert not (pair.folder / "failed.json").exists()
 
     pair = Pair(tiny_csv, tmp_path, streamed)
@@ -120,6 +124,14 @@ def test_processes_that_were_told_different_things_end_together(tiny_csv, tmp_pa
         assert status == 2
         assert "error: process 1 of this run has another config than" in errors
     assert not pair.folder.exists()
+
+
+def test_processes_that_do_not_see_one_folder_end_together(tiny_csv, tmp_path):
+    pair = Pair(tiny_csv, tmp_path / "here", elsewhere=tmp_path / "there")
+    for status, _, errors in pair.end():
+        assert status == 2
+        assert "error: process 1 of this run has another runs folder in" in errors
+    assert not (pair.folder / "checkpoints").exists()
 
 
 def test_processes_are_found_by_slurm_or_by_hand():
@@ -147,6 +159,7 @@ def test_a_task_of_slurm_sees_all_gpus_that_are_its_own():
     assert sees({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"})
     two = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     assert not sees(two | {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert sees(two | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"})
     assert not sees(two)
     assert sees(two | {"CUDA_VISIBLE_DEVICES": "1"})  # bound by --gpus-per-task
 
@@ -157,4 +170,7 @@ def test_a_process_alone_agrees_with_itself():
     assert hosts.in_turn(lambda: {3}) == {3}
     assert hosts.least(2**40) == 2**40
     hosts.check_same("config", "x")
-    assert hosts.leave(3) == 3
+    assert hosts.beside() == 1
+    assert hosts.ending(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        hosts.ending(lambda: 1 // 0)
