@@ -163,10 +163,12 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     import jax
 
     from fer_jax import config, experiment
+    from fer_jax.compiled import keep_compiled
     from fer_jax.memory import keep_memory, return_memory
     from fer_jax.train_step import zero_sums
 
     keep_memory()
+    keep_compiled()
     settings = (
         *(f"data.image_size={args.image_size}", f"training.batch_size={BATCH}"),
         *("training.epochs=1", "data.stream=always"),
