@@ -23,7 +23,9 @@ from fer_jax.runs import write_json
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
-FRESH_S = 60.0  # younger ones are of a run that lives, though the disk be slow
+# A younger file is of a run that lives, though the disk be slow. Its own date says when
+# it was written, and not the time in it, which is of another machine's clock.
+FRESH_S = 60.0
 _DAMAGED = (OSError, ValueError, RecursionError, TypeError)
 
 
@@ -32,7 +34,7 @@ class Beat:
     """What the file holds.
 
     Attributes:
-      time: when it was written, in seconds since 1970.
+      time: when it was written, in seconds since 1970, by that machine's clock.
       host: the machine.
       pid: the process there.
       device: what it computes on, as "cpu" or "NVIDIA H100 80GB HBM3".
@@ -48,16 +50,6 @@ class Beat:
     step: int | None
     steps: int | None
     job: str | None
-
-    @property
-    def age(self) -> float:
-        """How many seconds ago it was written; never less than 0."""
-        return max(time.time() - self.time, 0.0)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the run lives, as far as anyone can tell."""
-        return self.age < FRESH_S
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

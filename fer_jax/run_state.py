@@ -5,7 +5,6 @@ may say nothing. What says most is the newest of the signs that a run and those 
 start it leave: its heartbeat, `failed.json` and `job.json`.
 """
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import Any
 from fer_jax import runs
 from fer_jax.config import parse
 from fer_jax.errors import UserError
-from fer_jax.heartbeat import HEARTBEAT, Beat
+from fer_jax.heartbeat import FRESH_S, HEARTBEAT, Beat
+from fer_jax.moment import Moment, written
 
 # In the order in which a summary counts them.
 STATES = (
@@ -58,17 +58,18 @@ def is_run(folder: Path) -> bool:
     return any(os.path.isfile(folder / name) for name in FILES)
 
 
-def read_state(folder: Path, epochs: int | None = None) -> RunState:
+def read_state(folder: Path, moment: Moment, epochs: int | None = None) -> RunState:
     """Where the run in a folder stands; a file that is damaged is a state, too.
 
     Args:
       folder: the run folder, which need not exist.
+      moment: when that is; one for all runs that are looked at.
       epochs: how many epochs the plan gives the run; the folder's config counts more.
     """
     try:
         if runs.is_finished(folder):
             return _finished(folder)
-        return _unfinished(folder, epochs)
+        return _unfinished(folder, moment, epochs)
     except UserError as error:
         return RunState("damaged", reason=str(error), epochs=epochs)
 
@@ -91,9 +92,9 @@ def _finished(folder: Path) -> RunState:
         ) from None
 
 
-def _unfinished(folder: Path, epochs: int | None) -> RunState:
+def _unfinished(folder: Path, moment: Moment, epochs: int | None) -> RunState:
     beat, job = Beat.read(folder), runs.read_job(folder)
-    state = _state(folder, beat, job)
+    state, reason, place = _sign(folder, moment, beat, job)
     rows = _rows(folder)
     epochs = _epochs(folder) or epochs
     done = len(rows) / epochs if epochs else 0.0
@@ -101,14 +102,9 @@ def _unfinished(folder: Path, epochs: int | None) -> RunState:
     if state == "running":
         done = beat.step / beat.steps
         seconds = _left(rows, epochs, done)
-    reason = ""
-    if state == "lost":
-        reason = f"silent for {told_time(beat.age)}"
-    elif state == "failed":
-        reason = runs.failure(folder) or ""
     return RunState(
         state,
-        place=_place(state, beat, job),
+        place=place,
         reason=reason,
         epoch=len(rows),
         epochs=epochs,
@@ -118,36 +114,37 @@ def _unfinished(folder: Path, epochs: int | None) -> RunState:
     )
 
 
-def _state(folder: Path, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
-    """By the newest sign: a batch notes that a run failed also where it was killed."""
+def _sign(
+    folder: Path, moment: Moment, beat: Beat | None, job: Mapping[str, Any] | None
+) -> tuple[str, str, str]:
+    """State, reason and place by the newest sign.
+
+    A batch notes that a run failed also where it was killed, and left its heartbeat.
+    """
     signs = []
     if beat:
-        signs.append((_written(folder / HEARTBEAT), "lost"))
-    if runs.failure(folder):
-        signs.append((_written(folder / runs.FAILED), "failed"))
+        signs.append((written(folder / HEARTBEAT), "beat"))
+    if failure := runs.failure(folder):
+        signs.append((written(folder / runs.FAILED), "failed"))
     if job and job["state"] == "submitted":
-        signs.append((_written(folder / runs.JOB), "queued"))
-    if not signs:
-        return "stopped" if runs.is_started(folder) else "new"
-    newest = max(signs)[1]
-    if beat and beat.is_fresh and newest != "failed":
-        return "starting" if beat.step is None else "running"
-    return newest
+        signs.append((written(folder / runs.JOB), "queued"))
+    newest = max(signs)[1] if signs else ""
+    in_job = f"job {job['id']}" if job else ""
+    if newest == "failed":
+        return "failed", failure or "", in_job
+    if beat and (newest == "beat" or moment.age(folder / HEARTBEAT) < FRESH_S):
+        return _by_beat(beat, moment.age(folder / HEARTBEAT))
+    if newest == "queued":
+        return "queued", "", in_job
+    return "stopped" if runs.is_started(folder) else "new", "", ""
 
 
-def _written(path: Path) -> float:
-    with contextlib.suppress(OSError):  # it has just gone
-        return path.stat().st_mtime
-    return 0.0
-
-
-def _place(state: str, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
-    if state in ("queued", "failed") and job:
-        return f"job {job['id']}"
-    if state not in ("running", "starting", "lost"):
-        return ""
+def _by_beat(beat: Beat, age: float) -> tuple[str, str, str]:
     where = f"job {beat.job} on {beat.host}" if beat.job else beat.host
-    return f"{where}, process {beat.pid}, {beat.device}"
+    place = f"{where}, process {beat.pid}, {beat.device}"
+    if age >= FRESH_S:
+        return "lost", f"silent for {told_time(age)}", place
+    return "starting" if beat.step is None else "running", "", place
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from fer_jax import runs
 from fer_jax.config import Config
 from fer_jax.errors import plain
+from fer_jax.moment import Moment
 from fer_jax.run_state import STATES, RunState, is_run, read_state, told_time
 
 Configs = Sequence[tuple[Path, Config]]
@@ -44,10 +45,12 @@ def show_status(
 
     With `filters`, the others are those whose names begin with one of them, too.
     """
-    plan = planned(configs, seeds, runs_dir)
-    states = {folder: read_state(folder, epochs) for folder, epochs in plan.items()}
+    plan, moment = planned(configs, seeds, runs_dir), Moment.at(runs_dir)
+    states = {
+        folder: read_state(folder, moment, epochs) for folder, epochs in plan.items()
+    }
     others = {
-        folder: read_state(folder)
+        folder: read_state(folder, moment)
         for folder in sorted(runs_dir.glob("*/seed_*"))
         if folder not in plan and is_run(folder) and _is_meant(folder, filters)
     }

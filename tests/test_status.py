@@ -11,11 +11,12 @@ import fake_runs
 import pytest
 from conftest import ROOT, environment, tiny_config
 
-from fer_jax import batch, runs
+from fer_jax import batch, run_state, runs
 from fer_jax import config as config_lib
 from fer_jax.errors import run_command
 from fer_jax.heartbeat import HEARTBEAT, Beat
-from fer_jax.run_state import read_state, told_time
+from fer_jax.moment import Moment, file_time
+from fer_jax.run_state import told_time
 
 SENTENCE = "training.batch_size is 4096, and there are 148 images; lower it"
 
@@ -24,6 +25,12 @@ SENTENCE = "training.batch_size is 4096, and there are 148 images; lower it"
 def folder(tmp_path):
     """A run folder that nobody has touched."""
     return tmp_path / "runs/baseline/seed_42"
+
+
+def read_state(folder, epochs=None, **moment):
+    return run_state.read_state(
+        folder, Moment(**{"time": time.time()} | moment), epochs
+    )
 
 
 def begin(folder, epochs=30, done=0, seconds=60.0):
@@ -42,9 +49,10 @@ def at(path, age):
     os.utime(path, (time.time() - age,) * 2)
 
 
-def beat(folder, age=5.0, step=None, steps=None, job=None, device="cpu"):
+def beat(folder, age=5.0, step=None, steps=None, job=None, device="cpu", ahead=0.0):
+    """A sign of life by a clock that is so many seconds ahead of the file system's."""
     folder.mkdir(parents=True, exist_ok=True)
-    sign = Beat(time.time() - age, "node07", 4242, device, step, steps, job)
+    sign = Beat(time.time() - age + ahead, "node07", 4242, device, step, steps, job)
     runs.write_json(folder / HEARTBEAT, vars(sign))
     at(folder / HEARTBEAT, age)
 
@@ -113,6 +121,26 @@ def test_a_run_that_is_silent_is_lost(folder):
     assert (run.state, run.reason) == ("lost", "silent for 5 min")
     assert run.place == "node07, process 4242, cpu"
     assert run.seconds is None
+
+
+@pytest.mark.parametrize("ahead", [-7200, -90, 90, 7200])
+def test_the_clock_of_a_run_s_machine_does_not_matter(folder, ahead):
+    beat(folder, age=5, step=1, steps=9, ahead=ahead)
+    assert read_state(folder).state == "running"
+    beat(folder, age=3600, step=1, steps=9, ahead=ahead)
+    lost = read_state(folder)
+    assert (lost.state, lost.reason) == ("lost", "silent for 60 min")
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_our_own_clock_does_not_matter(folder, monkeypatch, ahead):
+    beat(folder, age=5, step=1, steps=9)
+    ours = time.time() + ahead
+    monkeypatch.setattr(time, "time", lambda: ours)
+    moment = Moment.at(folder)
+    assert run_state.read_state(folder, moment).state == "running"
+    assert [path.name for path in folder.iterdir()] == [HEARTBEAT]
+    assert file_time(folder / "none") == ours  # where nothing else tells
 
 
 def test_the_newest_sign_counts(folder):
