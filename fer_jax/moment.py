@@ -7,10 +7,15 @@ the times of files are all of one: the file server's. So ages are told by it alo
 import contextlib
 import dataclasses
 import os
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Self
+
+from fer_jax.slurm_queue import ACTIVE
+
+ASK_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +24,42 @@ class Moment:
 
     Attributes:
       time: when it is, as the files there are dated.
+      jobs: the ids of this user's jobs that wait or run, as "123" or "123_0"; None
+        where no SLURM tells.
     """
 
     time: float
+    jobs: frozenset[str] | None = None
 
     @classmethod
     def at(cls, folder: Path) -> Self:
         """Now, for the runs in a folder."""
-        return cls(file_time(folder))
+        # The time comes first: a job that is submitted meanwhile is not missed.
+        return cls(file_time(folder), active_jobs())
 
     def age(self, path: Path) -> float:
         """How many seconds ago a file was written; never less than 0."""
         return max(self.time - written(path), 0.0)
+
+
+def active_jobs() -> frozenset[str] | None:
+    """As `Moment.jobs`; `squeue` is asked once, and has `ASK_S` for its answer."""
+    # Settings of the user's own could hide jobs.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
+    command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.geteuid())]
+    try:
+        # Into a file: a pipe may be held open by what a killed wrapper has started.
+        with tempfile.TemporaryFile("w+", errors="replace") as out:
+            subprocess.run(
+                [*command, "-o", "%i %T"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+                env=env, check=True, timeout=ASK_S,
+            )  # fmt: skip
+            out.seek(0)
+            lines = [line.split() for line in out]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return frozenset(line[0] for line in lines if len(line) > 1 and line[1] in ACTIVE)
 
 
 def file_time(folder: Path) -> float:

@@ -5,6 +5,7 @@ may say nothing. What says most is the newest of the signs that a run and those 
 start it leave: its heartbeat, `failed.json` and `job.json`.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class RunState:
     Attributes:
       state: one of `STATES`.
       place: where it is or was, as far as that is told.
-      reason: why it is lost, failed or damaged.
+      reason: why it is lost, failed or damaged; since when it is queued.
       epoch: how many of its epochs are done.
       epochs: how many it has; None where nothing says.
       done: the share of its steps that is done.
@@ -134,9 +135,25 @@ def _sign(
         return "failed", failure or "", in_job
     if beat and (newest == "beat" or moment.age(folder / HEARTBEAT) < FRESH_S):
         return _by_beat(beat, moment.age(folder / HEARTBEAT))
+    if newest == "queued" and _is_gone(folder / runs.JOB, job["id"], moment):
+        return "lost", f"{in_job} is gone from the queue", ""
     if newest == "queued":
-        return "queued", "", in_job
+        ago = told_time(moment.age(folder / runs.JOB))
+        return "queued", f"submitted {ago} ago", in_job
     return "stopped" if runs.is_started(folder) else "new", "", ""
+
+
+def _is_gone(path: Path, number: str, moment: Moment) -> bool:
+    """Whether the queue at hand should have the job that a file names, and has not.
+
+    It tells of our own jobs alone, and of what was submitted before it was asked.
+    """
+    if moment.jobs is None or number in moment.jobs:
+        return False
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_uid == os.geteuid() and found.st_mtime < moment.time
+    return False
 
 
 def _by_beat(beat: Beat, age: float) -> tuple[str, str, str]:
