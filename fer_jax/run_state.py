@@ -7,6 +7,7 @@ start it leave: its heartbeat, `failed.json` and `job.json`.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,8 +84,8 @@ def _finished(folder: Path) -> RunState:
             epoch=int(result["epochs_run"]),
             epochs=int(result["config"]["training"]["epochs"]),
             done=1.0,
-            best=float(result["selection"]["value"]),
-            seconds=float(result["timing"]["wall_s"]),
+            best=_number(result["selection"]["value"]),
+            seconds=_number(result["timing"]["wall_s"]),
         )
     except _WRONG as error:
         raise UserError(
@@ -172,14 +173,23 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     rows = runs.read_metrics(folder)
     try:
         for row in rows:
-            row["val_macro_f1"] = float(row["val_macro_f1"])
-            row["wall_s"] = float(row["wall_s"]) if "wall_s" in row else None
+            row["val_macro_f1"] = _number(row["val_macro_f1"])
+            row["wall_s"] = _number(row["wall_s"]) if "wall_s" in row else None
     except _WRONG as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); start that run anew "
             "with --force"
         ) from None
     return rows
+
+
+def _number(value: object) -> float:
+    """A number of JSON as a float, but no NaN, which Python's JSON takes."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    return float(value)
 
 
 def _epochs(folder: Path) -> int | None:

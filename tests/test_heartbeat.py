@@ -102,7 +102,15 @@ def test_one_of_a_killed_process_stays(tmp_path):
         {"step": "1"},
         {"steps": None},
         {"step": 0, "steps": 0},
-        {"more": 1},
+        {"step": 1.5},
+        {"time": float("nan")},
+        {"time": float("inf")},
+        {"pid": True},
+        {"pid": 4.2},
+        {"host": None},
+        {"host": 7},
+        {"device": {}},
+        {"job": 123},
     ],
 )
 def test_a_damaged_one_is_told(tmp_path, changes):
@@ -111,6 +119,11 @@ def test_a_damaged_one_is_told(tmp_path, changes):
     write(tmp_path, **changes)
     with pytest.raises(UserError, match="heartbeat.json is damaged .*; remove it"):
         Beat.read(tmp_path)
+
+
+def test_what_another_version_tells_besides_is_no_damage(tmp_path):
+    write(tmp_path, more={"a": 1})
+    assert Beat.read(tmp_path) == BEAT
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"time": 1}'])

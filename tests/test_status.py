@@ -240,6 +240,10 @@ def test_a_job_that_has_ended_is_not_queued(folder):
         (runs.CONFIG, "training: 3"),
         (runs.METRICS, '{"epoch": 1'),
         (runs.METRICS, '{"val_macro_f1": "high"}\n'),
+        (runs.METRICS, '{"val_macro_f1": NaN}\n'),
+        (runs.METRICS, '{"val_macro_f1": true}\n'),
+        (runs.METRICS, '{"val_macro_f1": 0.5, "wall_s": Infinity}\n'),
+        (runs.METRICS, f'{{"val_macro_f1": 1{400 * "0"}}}\n'),
         (runs.METRICS, "[1]\n"),
         (HEARTBEAT, "{}"),
         (runs.JOB, "{"),
@@ -254,6 +258,17 @@ def test_a_damaged_file_is_told_as_the_state_of_its_run(folder, name, text):
     run = read_state(folder, epochs=30)
     assert run.state == "damaged"
     assert str(folder / name) in run.reason
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.7"])
+@pytest.mark.parametrize("key", ["selection", "timing"])
+def test_a_result_without_a_number_is_damaged(folder, key, value):
+    finish(folder)
+    path = folder / runs.RESULT
+    result = json.loads(path.read_text())
+    result[key] = dict.fromkeys(result[key], value)
+    path.write_text(json.dumps(result))
+    assert read_state(folder).state == "damaged"
 
 
 def test_a_failure_that_cannot_be_read_is_still_one(folder):
