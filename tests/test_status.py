@@ -418,6 +418,16 @@ def test_collect_with_nothing_finished_is_status_1(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_collect_without_a_runs_folder_is_one_sentence(tmp_path, capsys):
+    command = ["--collect", "--runs_dir", str(tmp_path / "run")]
+    command += ["--configs", str(ROOT / "configs")]
+    assert run_command(lambda: batch.main(command)) == 2
+    told = capsys.readouterr()
+    assert f"the runs folder {tmp_path / 'run'} does not exist" in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "refused"),
     [
