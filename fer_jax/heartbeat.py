@@ -16,14 +16,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fer_jax.errors import UserError
 from fer_jax.runs import write_json
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
-FRESH_S = 60.0  # younger ones are of a run that lives, though the disk be slow
+# A younger file is of a run that lives, though the disk be slow. Its own date says when
+# it was written, and not the time in it, which is of another machine's clock.
+FRESH_S = 60.0
+_KINDS = {
+    "time": int | float,
+    "host": str,
+    "pid": int,
+    "device": str,
+    "step": int | None,
+    "steps": int | None,
+    "job": str | None,
+}
 _DAMAGED = (OSError, ValueError, RecursionError, TypeError)
 
 
@@ -32,7 +43,7 @@ class Beat:
     """What the file holds.
 
     Attributes:
-      time: when it was written, in seconds since 1970.
+      time: when it was written, in seconds since 1970, by that machine's clock.
       host: the machine.
       pid: the process there.
       device: what it computes on, as "cpu" or "NVIDIA H100 80GB HBM3".
@@ -49,16 +60,6 @@ class Beat:
     steps: int | None
     job: str | None
 
-    @property
-    def age(self) -> float:
-        """How many seconds ago it was written; never less than 0."""
-        return max(time.time() - self.time, 0.0)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the run lives, as far as anyone can tell."""
-        return self.age < FRESH_S
-
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """The newest of a run; None where it gives none.
@@ -70,7 +71,7 @@ class Beat:
         if not os.path.isfile(path):  # a pipe would be waited for
             return None
         try:
-            beat = cls(**json.loads(path.read_text("utf-8")))
+            beat = cls(**_checked(json.loads(path.read_text("utf-8"))))
             if not (0 < beat.time < math.inf and beat.pid > 0):
                 raise ValueError("time or pid is not above 0")
             if beat.step is not None and not 0 <= beat.step <= beat.steps > 0:
@@ -82,6 +83,17 @@ class Beat:
                 f"{path} is damaged ({error}); remove it if no process works there"
             ) from None
         return beat
+
+
+def _checked(told: object) -> dict[str, Any]:
+    """What a `Beat` is made of; another version may tell more, which is left out."""
+    if not isinstance(told, dict):
+        raise TypeError("it is not an object")
+    kept = {name: told.get(name) for name in _KINDS}
+    for name, value in kept.items():
+        if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kept
 
 
 class Heart:

@@ -1,17 +1,16 @@
 """The runs of a batch as processes of this machine, `--executor local`."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO
 
 from fer_jax import runs
 from fer_jax.ledger import Ledger
 from fer_jax.lock import claim, holder
+from fer_jax.moment import file_time, written
 from fer_jax.plan import Job, about, train_command
 from fer_jax.stop import SIGNALS
 from fer_jax.workers import Ended, Workers
@@ -41,7 +40,9 @@ class LocalBatch:
         self.console = self.ledger.console
         self.workers = Workers(self.at_once, self.args.gpus_per_job)
         self.claims: dict[str, IO[str]] = {}
-        self.began = time.time()
+        self.began = 0.0  # by the monotonic clock
+        # By the file system's clock: the batch, and each of its runs.
+        self.since, self.started = 0.0, dict[str, float]()
 
     def run(self) -> int:
         """Does the jobs; 0, 1 if any failed, 128 + a signal that stopped.
@@ -50,6 +51,8 @@ class LocalBatch:
         may be another batch over the same folder, or a run may have died.
         """
         workers, told = self.workers, False
+        # Only now: who was asked whether to start may have taken hours to say so.
+        self.began, self.since = time.monotonic(), file_time(self.ledger.runs_dir)
         with workers.at_work():
             while workers.jobs or (self.left and not workers.signals):
                 if workers.are_free:
@@ -74,7 +77,7 @@ class LocalBatch:
         """Takes the jobs off the plan that would end after the budget, and says so."""
         if self.args.budget is None:
             return
-        rest = 60 * self.args.budget - (time.time() - self.began)
+        rest = 60 * self.args.budget - (time.monotonic() - self.began)
         late = [job for job in self.left if (self.seconds([job]) or 0.0) > rest]
         if late:
             self.left = [job for job in self.left if job not in late]
@@ -102,7 +105,7 @@ class LocalBatch:
         told = f"{number}/{self.ledger.total} {job.label}"
         told += about(self.seconds(under_way + self.left))
         self.left.remove(job)
-        if settled := _settled_since(job, self.began, self.args.force):
+        if settled := _settled_since(job, self.since, self.args.force):
             self.ledger.settled(job, settled)
             self.claims.pop(job.label).close()
             return
@@ -111,6 +114,7 @@ class LocalBatch:
         else:  # no heading: what follows may be another run's
             self.console.print(told)
         self.ledger.log(job, event="started", jobs=self.at_once)
+        self.started[job.label] = file_time(job.folder)
         self.workers.start(job, train_command(job, self.args))
 
     def _end(self, ended: Ended) -> None:
@@ -120,7 +124,7 @@ class LocalBatch:
         stopping = status in {128 + number for number in SIGNALS}
         if status == 0:
             log(event="finished", seconds=ended.seconds)
-        elif _is_elsewhere(job, self.args.force):
+        elif _is_elsewhere(job, self.started[job.label], self.args.force):
             log(event="left to another process", error=error)
             self.left.append(job)
         elif stopping or self.workers.signals:
@@ -138,23 +142,22 @@ def _holders(jobs: Sequence[Job]) -> str:
     return "; ".join(f"{label} is in use by {by}" for label, by in held.items())
 
 
-def _is_elsewhere(job: Job, force: bool) -> bool:
-    """Whether our own attempt at a job only met another process that has it."""
+def _is_elsewhere(job: Job, started: float, force: bool) -> bool:
+    """Whether our own attempt at a job only met another process that has it.
+
+    A result that came after we started the run is our own: what failed, failed then.
+    """
     if holder(job.folder):
         return True
-    return job.state != "blocked" and not force and runs.is_finished(job.folder)
-
-
-def _settled_since(job: Job, began: float, force: bool) -> str:
-    """ "finished" or "failed" if another process has brought the job there, or ""."""
-
-    def is_newer(path: Path) -> bool:
-        with contextlib.suppress(OSError):
-            return path.stat().st_mtime > began
+    if job.state == "blocked" or force or not runs.is_finished(job.folder):
         return False
+    return written(job.folder / runs.RESULT) < started
 
-    if is_newer(job.folder / runs.RESULT):
+
+def _settled_since(job: Job, since: float, force: bool) -> str:
+    """ "finished" or "failed" if another process has brought the job there, or ""."""
+    if written(job.folder / runs.RESULT) > since:
         return "finished"
     if runs.is_finished(job.folder) and not force:
         return "finished"
-    return "failed" if is_newer(job.folder / runs.FAILED) else ""
+    return "failed" if written(job.folder / runs.FAILED) > since else ""

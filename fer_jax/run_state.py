@@ -7,6 +7,7 @@ start it leave: its heartbeat, `failed.json` and `job.json`.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 from fer_jax import runs
 from fer_jax.config import parse
 from fer_jax.errors import UserError
-from fer_jax.heartbeat import HEARTBEAT, Beat
+from fer_jax.heartbeat import FRESH_S, HEARTBEAT, Beat
+from fer_jax.moment import Moment, written
 
 # In the order in which a summary counts them.
 STATES = (
@@ -34,7 +36,7 @@ class RunState:
     Attributes:
       state: one of `STATES`.
       place: where it is or was, as far as that is told.
-      reason: why it is lost, failed or damaged.
+      reason: why it is lost, failed or damaged; since when it is queued.
       epoch: how many of its epochs are done.
       epochs: how many it has; None where nothing says.
       done: the share of its steps that is done.
@@ -58,17 +60,18 @@ def is_run(folder: Path) -> bool:
     return any(os.path.isfile(folder / name) for name in FILES)
 
 
-def read_state(folder: Path, epochs: int | None = None) -> RunState:
+def read_state(folder: Path, moment: Moment, epochs: int | None = None) -> RunState:
     """Where the run in a folder stands; a file that is damaged is a state, too.
 
     Args:
       folder: the run folder, which need not exist.
+      moment: when that is; one for all runs that are looked at.
       epochs: how many epochs the plan gives the run; the folder's config counts more.
     """
     try:
         if runs.is_finished(folder):
             return _finished(folder)
-        return _unfinished(folder, epochs)
+        return _unfinished(folder, moment, epochs)
     except UserError as error:
         return RunState("damaged", reason=str(error), epochs=epochs)
 
@@ -81,8 +84,8 @@ def _finished(folder: Path) -> RunState:
             epoch=int(result["epochs_run"]),
             epochs=int(result["config"]["training"]["epochs"]),
             done=1.0,
-            best=float(result["selection"]["value"]),
-            seconds=float(result["timing"]["wall_s"]),
+            best=_number(result["selection"]["value"]),
+            seconds=_number(result["timing"]["wall_s"]),
         )
     except _WRONG as error:
         raise UserError(
@@ -91,9 +94,9 @@ def _finished(folder: Path) -> RunState:
         ) from None
 
 
-def _unfinished(folder: Path, epochs: int | None) -> RunState:
+def _unfinished(folder: Path, moment: Moment, epochs: int | None) -> RunState:
     beat, job = Beat.read(folder), runs.read_job(folder)
-    state = _state(folder, beat, job)
+    state, reason, place = _sign(folder, moment, beat, job)
     rows = _rows(folder)
     epochs = _epochs(folder) or epochs
     done = len(rows) / epochs if epochs else 0.0
@@ -101,14 +104,9 @@ def _unfinished(folder: Path, epochs: int | None) -> RunState:
     if state == "running":
         done = beat.step / beat.steps
         seconds = _left(rows, epochs, done)
-    reason = ""
-    if state == "lost":
-        reason = f"silent for {told_time(beat.age)}"
-    elif state == "failed":
-        reason = runs.failure(folder) or ""
     return RunState(
         state,
-        place=_place(state, beat, job),
+        place=place,
         reason=reason,
         epoch=len(rows),
         epochs=epochs,
@@ -118,36 +116,53 @@ def _unfinished(folder: Path, epochs: int | None) -> RunState:
     )
 
 
-def _state(folder: Path, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
-    """By the newest sign: a batch notes that a run failed also where it was killed."""
+def _sign(
+    folder: Path, moment: Moment, beat: Beat | None, job: Mapping[str, Any] | None
+) -> tuple[str, str, str]:
+    """State, reason and place by the newest sign.
+
+    A batch notes that a run failed also where it was killed, and left its heartbeat.
+    """
     signs = []
     if beat:
-        signs.append((_written(folder / HEARTBEAT), "lost"))
-    if runs.failure(folder):
-        signs.append((_written(folder / runs.FAILED), "failed"))
+        signs.append((written(folder / HEARTBEAT), "beat"))
+    if failure := runs.failure(folder):
+        signs.append((written(folder / runs.FAILED), "failed"))
     if job and job["state"] == "submitted":
-        signs.append((_written(folder / runs.JOB), "queued"))
-    if not signs:
-        return "stopped" if runs.is_started(folder) else "new"
-    newest = max(signs)[1]
-    if beat and beat.is_fresh and newest != "failed":
-        return "starting" if beat.step is None else "running"
-    return newest
+        signs.append((written(folder / runs.JOB), "queued"))
+    newest = max(signs)[1] if signs else ""
+    in_job = f"job {job['id']}" if job else ""
+    if newest == "failed":
+        return "failed", failure or "", in_job
+    if beat and (newest == "beat" or moment.age(folder / HEARTBEAT) < FRESH_S):
+        return _by_beat(beat, moment.age(folder / HEARTBEAT))
+    if newest == "queued" and _is_gone(folder / runs.JOB, job["id"], moment):
+        return "lost", f"{in_job} is gone from the queue", ""
+    if newest == "queued":
+        ago = told_time(moment.age(folder / runs.JOB))
+        return "queued", f"submitted {ago} ago", in_job
+    return "stopped" if runs.is_started(folder) else "new", "", ""
 
 
-def _written(path: Path) -> float:
-    with contextlib.suppress(OSError):  # it has just gone
-        return path.stat().st_mtime
-    return 0.0
+def _is_gone(path: Path, number: str, moment: Moment) -> bool:
+    """Whether the queue at hand should have the job that a file names, and has not.
+
+    It tells of our own jobs alone, and of what was submitted before it was asked.
+    """
+    if moment.jobs is None or number in moment.jobs:
+        return False
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_uid == os.geteuid() and found.st_mtime < moment.time
+    return False
 
 
-def _place(state: str, beat: Beat | None, job: Mapping[str, Any] | None) -> str:
-    if state in ("queued", "failed") and job:
-        return f"job {job['id']}"
-    if state not in ("running", "starting", "lost"):
-        return ""
+def _by_beat(beat: Beat, age: float) -> tuple[str, str, str]:
     where = f"job {beat.job} on {beat.host}" if beat.job else beat.host
-    return f"{where}, process {beat.pid}, {beat.device}"
+    place = f"{where}, process {beat.pid}, {beat.device}"
+    if age >= FRESH_S:
+        return "lost", f"silent for {told_time(age)}", place
+    return "starting" if beat.step is None else "running", "", place
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -158,14 +173,23 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     rows = runs.read_metrics(folder)
     try:
         for row in rows:
-            row["val_macro_f1"] = float(row["val_macro_f1"])
-            row["wall_s"] = float(row["wall_s"]) if "wall_s" in row else None
+            row["val_macro_f1"] = _number(row["val_macro_f1"])
+            row["wall_s"] = _number(row["wall_s"]) if "wall_s" in row else None
     except _WRONG as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); start that run anew "
             "with --force"
         ) from None
     return rows
+
+
+def _number(value: object) -> float:
+    """A number of JSON as a float, but no NaN, which Python's JSON takes."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    return float(value)
 
 
 def _epochs(folder: Path) -> int | None:

@@ -4,6 +4,7 @@ All is read from the configs and the runs folder, so that it works from any mach
 that sees them. No data are loaded and no JAX is started: it may be asked often.
 """
 
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from fer_jax import runs
 from fer_jax.config import Config
-from fer_jax.errors import plain
+from fer_jax.errors import UserError, plain
+from fer_jax.moment import Moment
 from fer_jax.run_state import STATES, RunState, is_run, read_state, told_time
 
 Configs = Sequence[tuple[Path, Config]]
@@ -44,10 +46,12 @@ def show_status(
 
     With `filters`, the others are those whose names begin with one of them, too.
     """
-    plan = planned(configs, seeds, runs_dir)
-    states = {folder: read_state(folder, epochs) for folder, epochs in plan.items()}
+    plan, moment = planned(configs, seeds, runs_dir), Moment.at(runs_dir)
+    states = {
+        folder: read_state(folder, moment, epochs) for folder, epochs in plan.items()
+    }
     others = {
-        folder: read_state(folder)
+        folder: read_state(folder, moment)
         for folder in sorted(runs_dir.glob("*/seed_*"))
         if folder not in plan and is_run(folder) and _is_meant(folder, filters)
     }
@@ -63,7 +67,16 @@ def show_status(
 
 
 def told_finished(configs: Configs, seeds: int, runs_dir: Path) -> tuple[int, str]:
-    """How many runs of the plan are finished, and a sentence that names the others."""
+    """How many runs of the plan are finished, and a sentence that names the others.
+
+    Raises:
+      UserError: if there is no such runs folder.
+    """
+    if not os.path.isdir(runs_dir):
+        raise UserError(
+            f"the runs folder {runs_dir} does not exist, so that there is nothing to "
+            "compare; name another with --runs_dir, or begin runs without --collect"
+        )
     plan = planned(configs, seeds, runs_dir)
     missing = [_label(folder) for folder in plan if not runs.is_finished(folder)]
     finished = len(plan) - len(missing)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from fer_jax.child import NO_BARS, how_it_ended
 from fer_jax.plan import Job
 from fer_jax.shares import Share, least_used, share_out
 from fer_jax.stop import handling
@@ -31,7 +31,8 @@ class Ended:
     Attributes:
       job: the run.
       status: its exit status; 128 + the number where a signal killed it.
-      error: its last line on stderr, without "error: ".
+      error: its last line on stderr, without "error: "; where it said nothing there,
+        what its status says.
       seconds: how long it took.
     """
 
@@ -169,10 +170,8 @@ class Workers:
         self._write_lines(timeout=0)
         self._running.remove(worker)
         seconds = round(time.monotonic() - worker.started, 1)
-        code, error = worker.process.returncode, worker.last.removeprefix("error: ")
-        if code < 0:
-            error = worker.last or f"killed by {signal.Signals(-code).name}"
-        return Ended(worker.job, code if code >= 0 else 128 - code, error, seconds)
+        status, error = how_it_ended(worker.process.returncode, worker.last)
+        return Ended(worker.job, status, error, seconds)
 
 
 def _environment(at_once: int, share: Share) -> dict[str, str]:
@@ -180,6 +179,4 @@ def _environment(at_once: int, share: Share) -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     ours = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | share.environment()
-    if at_once > 1:
-        ours["TTY_COMPATIBLE"] = "0"  # no bars, even where FORCE_COLOR is set
-    return ours
+    return ours | NO_BARS if at_once > 1 else ours

@@ -16,6 +16,13 @@ from same_run import assert_same_run
 from fer_jax import batch, plan, runs, workers
 from fer_jax.errors import run_command
 
+# Until it is told to let go; or for so long that nobody waits any more.
+HOLD = (
+    "import select, sys; from fer_jax import lock; from pathlib import Path\n"
+    "with lock.locked(Path(sys.argv[1])):\n"
+    "    print('held', flush=True); select.select([sys.stdin], [], [], 300)"
+)
+
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
@@ -214,21 +221,21 @@ def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tm
 def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
     configs, tiny_csv, tmp_path
 ):
-    options = ["--configs", configs, "--data_root", tiny_csv, "--runs_dir", tmp_path]
-    hold = (
-        "import sys, time; from fer_jax import lock; from pathlib import Path\n"
-        "with lock.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(9)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, tmp_path / "baseline/seed_42"],
-        env=environment(), stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline() == "held\n"
-        done = run_batch(*options, "--filter", "base")
-        told = f"baseline/seed_42 is in use by process {process.pid} on "
-        assert f"waiting: {told}" in done.stdout
-        assert process.wait() == 0
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs, "--yes"]
+    command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "base"]
+    options = {"env": environment(), "stdin": subprocess.PIPE, "text": True}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    hold = [sys.executable, "-c", HOLD, tmp_path / "baseline/seed_42"]
+    with subprocess.Popen(hold, **options) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with subprocess.Popen(command, **options) as process:
+            told = f"waiting: baseline/seed_42 is in use by process {holder.pid} "
+            waited = any(line.startswith(told) for line in process.stdout)
+            begun = (tmp_path / "batch_log.jsonl").exists()
+            holder.communicate("let go", timeout=60)
+            output = process.communicate(timeout=500)[0]
+    assert (holder.returncode, process.returncode) == (0, 0), output
+    assert waited and not begun
     assert events(tmp_path)[-1] == ("baseline/seed_42", "finished")
 
 

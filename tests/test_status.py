@@ -11,19 +11,42 @@ import fake_runs
 import pytest
 from conftest import ROOT, environment, tiny_config
 
-from fer_jax import batch, runs
+from fer_jax import batch, run_state, runs
 from fer_jax import config as config_lib
+from fer_jax import moment as moment_lib
 from fer_jax.errors import run_command
 from fer_jax.heartbeat import HEARTBEAT, Beat
-from fer_jax.run_state import read_state, told_time
+from fer_jax.moment import Moment, file_time
+from fer_jax.run_state import told_time
 
 SENTENCE = "training.batch_size is 4096, and there are 148 images; lower it"
+
+
+@pytest.fixture(autouse=True)
+def squeue(tmp_path_factory, monkeypatch):
+    """Puts a `squeue` first on the path; this machine's own is never asked."""
+    folder = tmp_path_factory.mktemp("bin")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def answers(script):
+        program = folder / "squeue"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    answers("exit 1")
+    return answers
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A run folder that nobody has touched."""
     return tmp_path / "runs/baseline/seed_42"
+
+
+def read_state(folder, epochs=None, **moment):
+    return run_state.read_state(
+        folder, Moment(**{"time": time.time()} | moment), epochs
+    )
 
 
 def begin(folder, epochs=30, done=0, seconds=60.0):
@@ -42,9 +65,10 @@ def at(path, age):
     os.utime(path, (time.time() - age,) * 2)
 
 
-def beat(folder, age=5.0, step=None, steps=None, job=None, device="cpu"):
+def beat(folder, age=5.0, step=None, steps=None, job=None, device="cpu", ahead=0.0):
+    """A sign of life by a clock that is so many seconds ahead of the file system's."""
     folder.mkdir(parents=True, exist_ok=True)
-    sign = Beat(time.time() - age, "node07", 4242, device, step, steps, job)
+    sign = Beat(time.time() - age + ahead, "node07", 4242, device, step, steps, job)
     runs.write_json(folder / HEARTBEAT, vars(sign))
     at(folder / HEARTBEAT, age)
 
@@ -115,11 +139,32 @@ def test_a_run_that_is_silent_is_lost(folder):
     assert run.seconds is None
 
 
+@pytest.mark.parametrize("ahead", [-7200, -90, 90, 7200])
+def test_the_clock_of_a_run_s_machine_does_not_matter(folder, ahead):
+    beat(folder, age=5, step=1, steps=9, ahead=ahead)
+    assert read_state(folder).state == "running"
+    beat(folder, age=3600, step=1, steps=9, ahead=ahead)
+    lost = read_state(folder)
+    assert (lost.state, lost.reason) == ("lost", "silent for 60 min")
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_our_own_clock_does_not_matter(folder, monkeypatch, ahead):
+    beat(folder, age=5, step=1, steps=9)
+    ours = time.time() + ahead
+    monkeypatch.setattr(time, "time", lambda: ours)
+    moment = Moment.at(folder)
+    assert run_state.read_state(folder, moment).state == "running"
+    assert [path.name for path in folder.iterdir()] == [HEARTBEAT]
+    assert file_time(folder / "none") == ours  # where nothing else tells
+
+
 def test_the_newest_sign_counts(folder):
     begin(folder)
     submit(folder, age=400)
     queued = read_state(folder)
     assert (queued.state, queued.place) == ("queued", "job 123_0")
+    assert queued.reason == "submitted 7 min ago"
     beat(folder, age=300, step=1, steps=9)  # the job had begun, and was killed
     assert read_state(folder).state == "lost"
     fail(folder, age=200)  # the batch has seen it
@@ -133,6 +178,52 @@ def test_the_newest_sign_counts(folder):
     assert read_state(folder).state == "starting"
     fail(folder, age=10)  # noted for a process that was killed just now
     assert read_state(folder).state == "failed"
+
+
+def test_a_job_that_is_gone_from_the_queue_is_lost(folder, monkeypatch):
+    submit(folder, age=400)
+    assert read_state(folder, jobs=frozenset({"123_0"})).state == "queued"
+    gone = read_state(folder, jobs=frozenset({"123_1", "1230"}))
+    assert (gone.state, gone.place) == ("lost", "")
+    assert gone.reason == "job 123_0 is gone from the queue"
+    beat(folder, age=30)  # the queue is wrong about what lives
+    assert read_state(folder, jobs=frozenset()).state == "starting"
+    submit(folder, age=-5)  # after the queue was asked
+    at(folder / HEARTBEAT, 300)
+    assert read_state(folder, jobs=frozenset()).state == "queued"
+    submit(folder, age=400)
+    at(folder / HEARTBEAT, 500)
+    assert read_state(folder, jobs=frozenset()).state == "lost"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert read_state(folder, jobs=frozenset()).state == "queued"  # a colleague's job
+
+
+def test_what_squeue_tells_of_our_jobs(squeue, monkeypatch, tmp_path):
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    asked = tmp_path / "asked"
+    squeue(
+        f'echo "$* $SQUEUE_FORMAT" >> {asked}\n'
+        "printf '%s\\n' '12_0 RUNNING' '12_1 PENDING' '13 CANCELLED' '' 'CLUSTER: x'"
+    )
+    assert Moment.at(tmp_path).jobs == {"12_0", "12_1"}
+    user = f"-u {os.geteuid()}"
+    assert asked.read_text() == f"-h -r -t all {user} -o %i %T \n"  # once
+    squeue("")
+    assert Moment.at(tmp_path).jobs == frozenset()
+
+
+@pytest.mark.parametrize("script", ["echo 12 RUNNING; exit 1", "exec sleep 60"])
+def test_a_queue_that_does_not_answer_says_nothing(
+    squeue, monkeypatch, tmp_path, script
+):
+    monkeypatch.setattr(moment_lib, "ASK_S", 0.3)
+    squeue(script)
+    assert Moment.at(tmp_path).jobs is None
+
+
+def test_without_slurm_no_queue_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Moment.at(tmp_path).jobs is None
 
 
 def test_a_job_that_has_ended_is_not_queued(folder):
@@ -149,6 +240,10 @@ def test_a_job_that_has_ended_is_not_queued(folder):
         (runs.CONFIG, "training: 3"),
         (runs.METRICS, '{"epoch": 1'),
         (runs.METRICS, '{"val_macro_f1": "high"}\n'),
+        (runs.METRICS, '{"val_macro_f1": NaN}\n'),
+        (runs.METRICS, '{"val_macro_f1": true}\n'),
+        (runs.METRICS, '{"val_macro_f1": 0.5, "wall_s": Infinity}\n'),
+        (runs.METRICS, f'{{"val_macro_f1": 1{400 * "0"}}}\n'),
         (runs.METRICS, "[1]\n"),
         (HEARTBEAT, "{}"),
         (runs.JOB, "{"),
@@ -163,6 +258,17 @@ def test_a_damaged_file_is_told_as_the_state_of_its_run(folder, name, text):
     run = read_state(folder, epochs=30)
     assert run.state == "damaged"
     assert str(folder / name) in run.reason
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.7"])
+@pytest.mark.parametrize("key", ["selection", "timing"])
+def test_a_result_without_a_number_is_damaged(folder, key, value):
+    finish(folder)
+    path = folder / runs.RESULT
+    result = json.loads(path.read_text())
+    result[key] = dict.fromkeys(result[key], value)
+    path.write_text(json.dumps(result))
+    assert read_state(folder).state == "damaged"
 
 
 def test_a_failure_that_cannot_be_read_is_still_one(folder):
@@ -191,7 +297,7 @@ def several(tmp_path):
     beat(runs_dir / "lr_high/seed_42", age=300)
     begin(runs_dir / "loss_focal/seed_42")
     fail(runs_dir / "loss_focal/seed_42")
-    submit(runs_dir / "balance_weighted_sampler/seed_42")
+    submit(runs_dir / "balance_weighted_sampler/seed_42", age=400)
     begin(runs_dir / "batch_64/seed_42", done=12)
     begin(runs_dir / "batch_256/seed_42", done=1)
     (runs_dir / "batch_256/seed_42" / runs.METRICS).write_text("{")
@@ -222,6 +328,7 @@ def test_status_shows_every_run_and_counts_them(several):
         r"loss_focal/seed_42 +failed +0/30 +0 %",
         f"  {SENTENCE}",
         r"balance_weighted_sampler/seed_42 +queued +0/30 +0 %",
+        "  submitted 7 min ago; job 123_0",
         r"batch_64/seed_42 +stopped +12/30 +40 % +60\.0",
         "batch_256/seed_42 +damaged",
         "aug_none/seed_42 +new",
@@ -232,6 +339,13 @@ def test_status_shows_every_run_and_counts_them(several):
         "\n13 runs: 1 finished, 1 running, 1 queued, 1 lost, 1 failed, 2 stopped, "
         "5 new, 1 damaged\n"
     )
+
+
+def test_status_tells_a_job_that_is_gone(several, squeue):
+    squeue("echo 123_1 RUNNING")
+    done = run_batch("--status", "--runs_dir", several, "--filter", "balance_weighted")
+    assert "  job 123_0 is gone from the queue\n" in done.stdout
+    assert done.stdout.endswith("\n1 run: 1 lost\n")
 
 
 def test_status_takes_filters_and_seeds_as_the_plan_does(several, capsys):
@@ -302,6 +416,16 @@ def test_collect_with_nothing_finished_is_status_1(tmp_path, capsys):
     assert told.startswith("0 of 24 runs of the plan are finished; missing: ")
     assert told.endswith(" and 4 more, as --status shows")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_collect_without_a_runs_folder_is_one_sentence(tmp_path, capsys):
+    command = ["--collect", "--runs_dir", str(tmp_path / "run")]
+    command += ["--configs", str(ROOT / "configs")]
+    assert run_command(lambda: batch.main(command)) == 2
+    told = capsys.readouterr()
+    assert f"the runs folder {tmp_path / 'run'} does not exist" in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
 
 
 @pytest.mark.parametrize(

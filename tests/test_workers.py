@@ -62,6 +62,17 @@ def children(at_once, gpus_per_job=None, count=None):
     return [json.loads(each.error) for each in ended]
 
 
+def test_a_run_that_a_real_time_signal_killed_has_ended(machine):
+    pool = workers.Workers(1, 0)
+    with pool.at_work():
+        job = types.SimpleNamespace(label="mine/seed_1")
+        kill = "import os; os.kill(os.getpid(), 40)"
+        pool.start(job, [sys.executable, "-c", kill])
+        while not (ended := pool.wait(60)):
+            pass
+    assert (ended[0].status, ended[0].error) == (168, "killed by signal 40")
+
+
 def column(told, name):
     return [each[name] for each in told]
 
