@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 
 from fer_jax.errors import UserError
+from fer_jax.slurm_env import without_slurm
 
 # Of `man squeue`, JOB STATE CODES: all that is not over.
 ACTIVE = {
@@ -165,6 +166,7 @@ def _ask(*command: str) -> str:
             errors="replace",
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            env=without_slurm(os.environ),
             process_group=0,  # Ctrl-C is for us
         )
     except (OSError, subprocess.TimeoutExpired) as error:
