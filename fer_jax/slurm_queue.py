@@ -78,14 +78,14 @@ def parse_queue(text: str) -> dict[str, Entry]:
     return found
 
 
-def queue() -> dict[str, Entry]:
-    """This user's jobs, by their ids, as "123" or "123_0".
+def queue(*, everyones: bool = False) -> dict[str, Entry]:
+    """This user's jobs, or everyone's, by their ids, as "123" or "123_0".
 
     Raises:
       QueueError: if the controller does not answer.
     """
-    user = str(os.geteuid())
-    text = _ask("squeue", "-h", "-r", "-t", "all", "-u", user, "-O", _FORMAT)
+    whose = [] if everyones else ["-u", str(os.geteuid())]
+    text = _ask("squeue", "-a", "-h", "-r", "-t", "all", *whose, "-O", _FORMAT)
     return parse_queue(text)
 
 
