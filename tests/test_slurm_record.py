@@ -66,8 +66,8 @@ def test_how_to_free_a_run_is_told(squeue):
     squeue("RUNNING")
     jobs = {"a/seed_1": "12", "b/seed_1": "13"}
     assert slurm_record.told(jobs) == (
-        "left to jobs of a cluster: a/seed_1 (job 12), b/seed_1 (job 13); scancel 12 13 "
-        "frees them, and --executor slurm watches them"
+        "left to jobs of a cluster: a/seed_1 (job 12), b/seed_1 (job 13); scancel "
+        "12 13 frees them, and --executor slurm watches them"
     )
     squeue(None)
     assert "scancel 12 13 and removing their job.json frees" in slurm_record.told(jobs)
