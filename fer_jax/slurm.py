@@ -161,7 +161,7 @@ class SlurmBatch:
         record = runs.read_job(job.folder)
         if record and self._lives(job, record, entries):
             self.left.remove(job)
-            self._watch(job, record)
+            self._watch(job, record).last = entries.get(record["id"])
             who = "before" if record["id"] == self.before[job.label] else "by another"
             self.say(f"watching: {job.label} (job {record['id']}), submitted {who}")
             return False
@@ -184,10 +184,10 @@ class SlurmBatch:
         """Whether a run has a job that is under way, or that is younger than we are."""
         if record["id"] != self.before[job.label]:
             return True
-        if record["state"] != slurm_record.SUBMITTED:
-            return False
         if runs.is_finished(job.folder) and job.label not in self.to_clear:
             return True  # since the plan was made
+        if record["state"] != slurm_record.SUBMITTED:
+            return False
         entry = entries.get(record["id"])
         return entry is not None and entry.is_active
 
