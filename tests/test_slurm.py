@@ -362,6 +362,8 @@ rank = os.environ["SLURM_PROCID"]
 pathlib.Path(sys.argv[1], f"rank_{rank}").write_text(os.environ["SLURM_NTASKS"])
 if rank == "0":
     time.sleep(300)
+while not pathlib.Path(sys.argv[1], "rank_0").exists():
+    time.sleep(0.05)
 sys.exit("error: the second of us fails")
 """
     number, log = submitted(tmp_path, code, "--slurm", "nodes=2")
