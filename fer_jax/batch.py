@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fer_jax import runs, slurm_options, slurm_queue
-from fer_jax.config import Config
+from fer_jax import runs, slurm_options, slurm_queue, slurm_record
+from fer_jax.config import Config, Data
 from fer_jax.console import make_console
 from fer_jax.errors import UserError
 from fer_jax.ledger import Ledger
@@ -77,12 +77,11 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
         )
         for _, config in configs
     }
-    jobs = [
-        plan_job(path, config, seed, runs_dir, chosen[config.data])
-        for seed in range(args.seeds)
-        for path, config in configs
-    ]
+    jobs = _jobs(args, configs, chosen)
     todo = [job for job in jobs if args.force or job.state != "finished"]
+    queued = slurm_record.living(job.folder for job in todo)
+    left = [job for job in todo if args.executor == "local" and job.folder in queued]
+    todo = [job for job in todo if job not in left]
     train_images = {k: len(v.splits["train"].labels) for k, v in chosen.items()}
     at_once = max(1, min(args.jobs or 1, len(todo)))
 
@@ -95,11 +94,11 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
         batch = LocalBatch(args, ledger, at_once, todo, seconds)
     first = next(iter(loaded.values()))
     console.print(f"data: {first.description}, {first.fingerprint}")
-    console.print(_plan_table(jobs, args.force))
+    console.print(_plan_table(jobs, queued, args.force))
+    if left:
+        console.print(slurm_record.told({j.label: queued[j.folder] for j in left}))
     console.print(f"{len(todo)} of {len(jobs)} runs to do{about(seconds(todo))}")
-    if args.dry_run:
-        return 0
-    if todo and not args.yes and sys.stdin.isatty() and not _confirm():
+    if args.dry_run or (todo and not _confirm(args)):
         return 0
     if args.tensorboard:
         _write_boards(console, [job for job in jobs if job not in todo])
@@ -109,6 +108,17 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
     if status < 128:  # not interrupted
         _compare(console, runs_dir, args.filter)
     return status
+
+
+def _jobs(
+    args: argparse.Namespace, configs: Configs, chosen: Mapping[Data, "Dataset"]
+) -> list[Job]:
+    """The runs of the plan, in its order."""
+    return [
+        plan_job(path, config, seed, Path(args.runs_dir), chosen[config.data])
+        for seed in range(args.seeds)
+        for path, config in configs
+    ]
 
 
 def _job_parameters(args: argparse.Namespace) -> dict[str, Any]:
@@ -272,7 +282,7 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
+def _plan_table(jobs: Sequence[Job], queued: Mapping[Path, str], force: bool) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("#", justify="right")
     for name in ("run", "state", "question"):
@@ -285,6 +295,8 @@ def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
             state += ", to repeat"
         if held := holder(job.folder):
             state += f", in use by {held}"
+        elif job.folder in queued:
+            state += f", queued (job {queued[job.folder]})"
         elif runs.failure(job.folder):
             state += ", failed before"
         question = job.reason or job.config.description
@@ -292,7 +304,10 @@ def _plan_table(jobs: Sequence[Job], force: bool) -> Table:
     return table
 
 
-def _confirm() -> bool:
+def _confirm(args: argparse.Namespace) -> bool:
+    """Whether to start; who sits at no terminal has said so by the command."""
+    if args.yes or not sys.stdin.isatty():
+        return True
     try:
         return input("start? [Y/n] ").strip().lower() in ("", "y", "yes")
     except EOFError:

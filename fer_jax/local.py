@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from fer_jax import runs
+from fer_jax import runs, slurm_record
 from fer_jax.ledger import Ledger
 from fer_jax.lock import claim, holder
 from fer_jax.moment import file_time, written
@@ -89,8 +89,13 @@ class LocalBatch:
 
     def _next_free(self) -> Job | None:
         """The first job whose folder nobody holds, which is then ours."""
-        for job in self.left:
+        for job in list(self.left):
             if holder(job.folder) is None and (claimed := claim(job.folder)):
+                if has := slurm_record.living([job.folder]):  # since the plan was made
+                    claimed.close()
+                    self.left.remove(job)
+                    self.console.print(slurm_record.told({job.label: has[job.folder]}))
+                    continue
                 self.claims[job.label] = claimed
                 return job
         return None

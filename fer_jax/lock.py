@@ -1,6 +1,7 @@
 """One run folder, one process: locks that die with the process that holds them."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import platform
@@ -13,6 +14,8 @@ from fer_jax.errors import UserError
 
 LOCK = "lock"
 CLAIM = "batch.lock"
+# What a file system answers that has no locks at all.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -64,16 +67,23 @@ def _holder(file: IO[str]) -> str:
 
 def holder(folder: Path) -> str | None:
     """Who holds a run folder, as "process 123 on host"; None where nobody does."""
-    if not os.path.isfile(folder / LOCK):
+    path = folder / LOCK
+    if not os.path.isfile(path):
         return None
     try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _holder(file)
+        file = path.open(encoding="utf-8")
     except OSError:
-        return None  # there is no such folder yet, or the run itself will tell
+        return None  # it has just gone, or the run itself will tell
+    with file:
+        try:
+            # Not for us alone: NFS gives that only to who has opened the file to write.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(file)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return None  # here the run itself refuses, and says so
+            return f"another process, perhaps ({path} says: {error.strerror})"
     return None
 
 

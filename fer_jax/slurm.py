@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax import runs, slurm_queue, slurm_record
+from fer_jax import runs, slurm_env, slurm_queue, slurm_record
 from fer_jax.errors import UserError
 from fer_jax.ledger import Ledger
 from fer_jax.lock import claim, holder
@@ -43,12 +43,23 @@ class _Watched:
     jobs: list[Job] = dataclasses.field(default_factory=list)
     is_ours: bool = False  # else the batch that submitted it logs its way
     started: bool = False
-    restarts: int | None = None  # None until it was seen
+    last: Entry | None = None  # None until it was seen to wait or to run
+    has_settled: bool = False  # some of its runs
     over_since: float | None = None
+    again: int | None = None  # the attempt to make, once that it is over was judged
 
     @property
     def labels(self) -> str:
         return ", ".join(job.label for job in self.jobs)
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether that must be what became of a job of which there is no record.
+
+        SLURM keeps none of an array's task that is cancelled before it has begun.
+        """
+        waited = self.last is not None and self.last.state == "PENDING"
+        return waited and not self.last.restarts and not Path(self.log).exists()
 
 
 class SlurmBatch:
@@ -67,7 +78,10 @@ class SlurmBatch:
         self.left = list(todo)  # has no job that we watch
         self.watched: dict[str, _Watched] = {}
         self.signals: list[int] = []
-        self.began, self.pause = time.time(), FIRST_PAUSE_S
+        # Of the jobs that runs have, these are older than we are.
+        self.before = {job.label: _number(job) for job in todo}
+        self.to_clear = {job.label for job in todo if args.force}
+        self.pause = FIRST_PAUSE_S
         self.told: set[str] = set()
 
     def run(self) -> int:
@@ -97,12 +111,12 @@ class SlurmBatch:
         return self.ledger.status()
 
     @contextlib.contextmanager
-    def _told_once(self) -> Iterator[None]:
-        """What SLURM refuses while jobs are under way is told, and tried again."""
+    def _told_once(self, then: str = "; trying again") -> Iterator[None]:
+        """What SLURM or a disk refuses while jobs are under way ends no batch."""
         try:
             yield
-        except (UserError, QueueError) as error:
-            self._tell(f"{error}; trying again")
+        except (UserError, QueueError, OSError) as error:
+            self._tell(f"{error}{then}")
 
     def _tell(self, message: str) -> None:
         if message not in self.told:
@@ -118,29 +132,42 @@ class SlurmBatch:
 
     def _take_up(self) -> None:
         """Watches the jobs that runs have, and submits what is nobody's."""
-        if not self.left:
-            return
-        entries, free = self._queue(), []
         with contextlib.ExitStack() as claims:
-            for job in list(self.left):
-                if job.state == "blocked" and not self.args.force:
-                    self.left.remove(job)
-                    self.ledger.fail(job, job.reason)
-                    self.say(f"failed: {job.label}: {job.reason}")
-                elif claimed := claim(job.folder):
-                    claims.enter_context(claimed)
-                    record = runs.read_job(job.folder)
-                    if record and self._lives(record, entries):
-                        self.left.remove(job)
-                        self._watch(job, record)
-                    elif by := holder(job.folder):
-                        self._tell(f"waiting: {job.label} is in use by {by}")
-                    else:
-                        free.append(job)
+            claimed = [job for job in list(self.left) if self._claim(job, claims)]
+            if not claimed:
+                return
+            # Whoever had a claim before us has written by now which job the run got,
+            # and SLURM knows of that job.
+            entries = self._queue()
+            free = [job for job in claimed if self._is_free(job, entries)]
             size = self.args.pack
             groups = [free[n : n + size] for n in range(0, len(free), size)]
             self._submit(groups, "submitted", attempt=1)
             self.left = [job for job in self.left if job not in free]
+
+    def _claim(self, job: Job, claims: contextlib.ExitStack) -> bool:
+        if job.state == "blocked" and not self.args.force:
+            self.left.remove(job)
+            with self._told_once(""):
+                self.ledger.fail(job, job.reason)
+            self.say(f"failed: {job.label}: {job.reason}")
+            return False
+        if claimed := claim(job.folder):
+            claims.enter_context(claimed)
+        return claimed is not None
+
+    def _is_free(self, job: Job, entries: Mapping[str, Entry]) -> bool:
+        """Whether a run that we have the claim of is to be submitted."""
+        record = runs.read_job(job.folder)
+        if record and self._lives(job, record, entries):
+            self.left.remove(job)
+            self._watch(job, record).last = entries.get(record["id"])
+            who = "before" if record["id"] == self.before[job.label] else "by another"
+            self.say(f"watching: {job.label} (job {record['id']}), submitted {who}")
+            return False
+        if by := holder(job.folder):
+            self._tell(f"waiting: {job.label} is in use by {by}")
+        return not by
 
     def _queue(self) -> dict[str, Entry]:
         try:
@@ -151,20 +178,24 @@ class SlurmBatch:
                 "submitted; try again when squeue answers"
             ) from None
 
-    def _lives(self, record: Mapping[str, Any], entries: Mapping[str, Entry]) -> bool:
+    def _lives(
+        self, job: Job, record: Mapping[str, Any], entries: Mapping[str, Entry]
+    ) -> bool:
         """Whether a run has a job that is under way, or that is younger than we are."""
-        if record["time"] >= self.began:
+        if record["id"] != self.before[job.label]:
             return True
+        if runs.is_finished(job.folder) and job.label not in self.to_clear:
+            return True  # since the plan was made
+        if record["state"] != slurm_record.SUBMITTED:
+            return False
         entry = entries.get(record["id"])
-        is_active = entry is not None and entry.is_active
-        return is_active and record["state"] == slurm_record.SUBMITTED
+        return entry is not None and entry.is_active
 
     def _watch(self, job: Job, record: Mapping[str, Any]) -> _Watched:
         new = _Watched(record["id"], record["log"], record["attempt"])
         watched = self.watched.setdefault(new.id, new)
         watched.jobs.append(job)
-        if record["time"] < self.began:
-            self.say(f"watching: {job.label} (job {new.id}), submitted before")
+        self.to_clear.discard(job.label)
         return watched
 
     def _submit(
@@ -173,25 +204,35 @@ class SlurmBatch:
         """Submits a job for each group of runs whose claims we have.
 
         What `--force` repeats is cleared only now that SLURM has taken the jobs, which
-        wait for `job.json` to name them.
+        wait for `job.json` to name them. And now that it has, nothing may keep us from
+        watching them.
         """
         if not groups:
             return
+        for note in slurm_env.notes():
+            self._tell(note)
         packs = [Pack([run_of(job, self.args) for job in group]) for group in groups]
         submitted = submit(packs, self.runs_dir, self.parameters)
         for (number, log), group in zip(submitted, groups, strict=True):
+            record = slurm_record.new(number, log, attempt)
             for job in group:
-                if self.args.force and event == "submitted":
-                    runs.clear(job.folder)
-                record = slurm_record.write(job.folder, number, log, attempt)
-                self.ledger.log(
-                    job, event=event, job=number, attempt=attempt, output=str(log)
-                )
+                with self._told_once(f"; job {number} leaves {job.label}"):
+                    if job.label in self.to_clear:
+                        runs.clear(job.folder)
+                    slurm_record.write(job.folder, record)
                 self._watch(job, record).is_ours = True
+        for (number, log), group in zip(submitted, groups, strict=True):
+            entry = {"job": number, "attempt": attempt, "output": str(log)}
+            for job in group:
+                self._log(job, event=event, **entry)
             labels = ", ".join(job.label for job in group)
             self.say(f"{event}: {labels} (job {number})")
         self.say(f"what the jobs print is in {submitted[0][1].parent}")
         self.pause = FIRST_PAUSE_S
+
+    def _log(self, job: Job, /, **entry: object) -> None:
+        with self._told_once(""):
+            self.ledger.log(job, **entry)
 
     def _look(self) -> None:
         """Asks the queue, and tells and notes what has changed."""
@@ -200,13 +241,13 @@ class SlurmBatch:
             self._look_at_files(watched)
             entry = entries.get(watched.id)
             if entry is not None and entry.is_active:
-                watched.over_since = None
+                watched.over_since = watched.again = None
                 self._tell_progress(watched, entry)
             elif watched.jobs:
                 now = time.monotonic()
                 watched.over_since = watched.over_since or now
                 if now - watched.over_since >= LAG_S:
-                    self._judge(watched, entry.state if entry else "")
+                    self._conclude(watched, entry)
             if not watched.jobs:
                 del self.watched[watched.id]
 
@@ -215,16 +256,17 @@ class SlurmBatch:
             if runs.is_finished(job.folder):
                 self.pause = FIRST_PAUSE_S
                 watched.jobs.remove(job)
-                if slurm_record.note_end(job.folder, watched.id, "finished"):
-                    self.ledger.log(job, event="finished", job=watched.id)
+                watched.has_settled = True
+                if self._note_end(watched, job, "finished"):
+                    self._log(job, event="finished", job=watched.id)
                 self.say(f"finished: {job.label} (job {watched.id})")
             elif (error := runs.failure(job.folder)) is not None:
                 self._fail(watched, job, error)
 
     def _tell_progress(self, watched: _Watched, entry: Entry) -> None:
         where = f"(job {watched.id} on {entry.nodes})"
-        before, watched.restarts = watched.restarts, entry.restarts
-        if before is not None and entry.restarts > before:
+        before, watched.last = watched.last, entry
+        if before is not None and entry.restarts > before.restarts:
             self.say(f"requeued: {watched.labels} (job {watched.id})")
             self._log_all(watched, event="requeued", restarts=entry.restarts)
         if entry.state != "RUNNING":
@@ -239,10 +281,24 @@ class SlurmBatch:
     def _log_all(self, watched: _Watched, **entry: object) -> None:
         self.pause = FIRST_PAUSE_S
         for job in watched.jobs if watched.is_ours else ():
-            self.ledger.log(job, job=watched.id, **entry)
+            self._log(job, job=watched.id, **entry)
+
+    def _conclude(self, watched: _Watched, entry: Entry | None) -> None:
+        """Judges a job that is over, once, and submits what it left undone."""
+        if watched.again is None:
+            state = entry.state if entry else ""
+            if not entry and watched.was_cancelled:
+                state = "CANCELLED"
+            self._judge(watched, state)
+        if watched.jobs:
+            with self._told_once():
+                self._resubmit(watched, watched.again)
 
     def _judge(self, watched: _Watched, state: str) -> None:
-        """Draws the consequences for runs whose job is over and left them undone."""
+        """Draws the consequences for runs whose job is over and left them undone.
+
+        In a pack the first of them was under way; those behind it are not at fault.
+        """
         how = slurm_queue.end_of(watched.id, state)
         told = f"job {watched.id} ended: {how}; its log is {watched.log}"
         if state == "CANCELLED":
@@ -253,28 +309,25 @@ class SlurmBatch:
                     "which the same command does"
                 )
             return
-        attempt = watched.attempt + 1
+        attempt = 1 if watched.has_settled else watched.attempt
+        error, watched.again = "", 1
         if state == "OUT_OF_MEMORY":
-            # In a pack, those behind the one that took too much are not at fault.
-            attempt = watched.attempt
-            self._fail(
-                watched,
-                watched.jobs[0],
+            error = (
                 f"the job's memory did not suffice ({told}); ask for more with --slurm "
-                "mem=..., or lower training.batch_size or data.image_size",
+                "mem=..., or lower training.batch_size or data.image_size"
             )
-        elif watched.attempt > self.args.retries:
-            times = f"{watched.attempt} time{'s' * (watched.attempt > 1)}"
-            for job in list(watched.jobs):
-                self._fail(
-                    watched,
-                    job,
-                    f"its job was lost {times} ({told}); see there, and type the same "
-                    "command again",
-                )
+        elif attempt > self.args.retries:
+            times = f"{attempt} time{'s' * (attempt > 1)}"
+            error = (
+                f"its job was lost {times} ({told}); see there, and type the same "
+                "command again"
+            )
+        else:
+            watched.again = attempt + 1
+        if error:
+            self._fail(watched, watched.jobs[0], error)
         if watched.jobs:
             self.say(f"lost: {watched.labels} ({told})")
-            self._resubmit(watched, attempt)
 
     def _resubmit(self, watched: _Watched, attempt: int) -> None:
         """Submits what is undone once more, unless another batch has done so."""
@@ -289,8 +342,9 @@ class SlurmBatch:
             watched.jobs.clear()
         for job in theirs:
             record = runs.read_job(job.folder) or {}
-            if record.get("id") != watched.id:
-                self.left.append(job)  # it has another job, which we find there
+            is_ended = record.get("state") != slurm_record.SUBMITTED
+            if record.get("id") != watched.id or not is_ended:
+                self.left.append(job)  # it has another job, or someone is about that
             elif record["state"].startswith("ended: cancelled"):
                 self.ledger.cancelled.append(job.label)
             else:
@@ -299,8 +353,10 @@ class SlurmBatch:
     def _fail(self, watched: _Watched, job: Job, error: str) -> None:
         self.pause = FIRST_PAUSE_S
         watched.jobs.remove(job)
-        if slurm_record.note_end(job.folder, watched.id, f"failed: {error}"):
-            self.ledger.fail(job, error, job=watched.id)
+        watched.has_settled = True
+        if self._note_end(watched, job, f"failed: {error}"):
+            with self._told_once(""):
+                self.ledger.fail(job, error, job=watched.id)
         else:
             self.ledger.failed.append(job.label)
         self.say(f"failed: {job.label} (job {watched.id}): {error}")
@@ -308,9 +364,15 @@ class SlurmBatch:
     def _cancelled(self, watched: _Watched, job: Job) -> None:
         self.pause = FIRST_PAUSE_S
         watched.jobs.remove(job)
-        if slurm_record.note_end(job.folder, watched.id, "cancelled"):
-            self.ledger.log(job, event="cancelled", job=watched.id)
+        if self._note_end(watched, job, "cancelled"):
+            self._log(job, event="cancelled", job=watched.id)
         self.ledger.cancelled.append(job.label)
+
+    def _note_end(self, watched: _Watched, job: Job, how: str) -> bool:
+        """Whether it is ours to tell how a run ended; no other batch has."""
+        with self._told_once(""):
+            return slurm_record.note_end(job.folder, watched.id, how)
+        return True  # it cannot be noted
 
     def _leave(self) -> None:
         """Ends the watch; the jobs with it only if someone at a terminal wants that."""
@@ -322,10 +384,9 @@ class SlurmBatch:
         if asks and not _confirm_leaving(len(self.watched)):
             self._cancel(numbers)
             return
-        where = shlex.quote(self.args.runs_dir)
         self.say(
             f"batch stopped, and its {len(self.watched)} jobs stay in the queue: "
-            f"bin/run_batch --status --runs_dir {where} shows them, "
+            f"{_status_command(self.args)} shows them, "
             f"scancel {' '.join(numbers)} ends them, and the same command, without "
             "--force, watches them again"
         )
@@ -344,6 +405,23 @@ class SlurmBatch:
             f"batch stopped, and its jobs cancelled: {', '.join(self.watched)}; the "
             "same command, without --force, goes on from here"
         )
+
+
+def _number(job: Job) -> str | None:
+    """The id of the job that a run has or had."""
+    return (runs.read_job(job.folder) or {}).get("id")
+
+
+def _status_command(args: argparse.Namespace) -> str:
+    """What shows the runs of this batch."""
+    words = ["bin/run_batch", "--status", "--runs_dir", args.runs_dir]
+    if args.configs != "configs":
+        words += ["--configs", args.configs]
+    if args.seeds != 1:
+        words += ["--seeds", str(args.seeds)]
+    for prefix in args.filter:
+        words += ["--filter", prefix]
+    return shlex.join(words)
 
 
 def _confirm_leaving(count: int) -> bool:

@@ -28,6 +28,7 @@ from fer_jax.stop import SIGNALS
 
 REGISTERED_S = 120  # so long may a shared file system take to show job.json
 HELD_S = 300  # and so long a file server to forget the lock of a node that died
+MAX_STALLED = 3
 POLL_S = 0.5
 _STOPS = {128 + number for number in SIGNALS}
 _KILLED = 128 + signal.SIGKILL
@@ -49,10 +50,12 @@ class Pack:
         """For runs whose paths are absolute: the job may begin in another folder."""
         self.todo = todo
         self._child: subprocess.Popen[str] | None = None
+        self._under_way: tuple[Run, tuple[int, int]] | None = None
+        self._stalled = 0  # requeues in a row that found a run where it had begun
 
     def __getstate__(self) -> dict[str, object]:
         """What is pickled: no process."""
-        return {"todo": self.todo, "_child": None}
+        return vars(self) | {"_child": None}
 
     def __call__(self) -> None:
         """Trains what is not settled; exits with another status than 0 if one failed.
@@ -79,7 +82,25 @@ class Pack:
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
             _await_end(self._child)
+            self._note_progress()
         return DelayedSubmission(self)
+
+    def _note_progress(self) -> None:
+        """Gives a run up that is requeued again and again and takes no step.
+
+        Where loading and compiling alone take a job's whole time, it would do so for
+        ever. The next job of the run finds that it has failed.
+        """
+        run, begun_at = self._under_way
+        is_further = _progress(run.folder) != begun_at or runs.is_finished(run.folder)
+        self._stalled = 0 if is_further else self._stalled + 1
+        if self._stalled >= MAX_STALLED and runs.failure(run.folder) is None:
+            runs.note_failure(
+                run.folder,
+                f"its job was requeued {self._stalled} times in a row and it took no "
+                "step; give more --time, which must suffice to load the data and to "
+                "compile, too",
+            )
 
     def _settle(self, run: Run, environment: JobEnvironment) -> int:
         """Trains a run; returns its exit status, and notes in its folder if it failed.
@@ -108,12 +129,14 @@ class Pack:
             sys.exit(status)
         if status and runs.failure(run.folder) is None:
             runs.note_failure(run.folder, error)
+        self._stalled = 0
         return status
 
     def _train(self, run: Run) -> tuple[int, str]:
         """The status of a run's process, and its last line on stderr."""
         print(f"training {run.label}: {' '.join(run.command)}", flush=True)
         last: list[str] = []
+        self._under_way = run, _progress(run.folder)
         with subprocess.Popen(
             run.command,
             stderr=subprocess.PIPE,
@@ -147,6 +170,13 @@ def _is_ours(run: Run, job_id: str) -> bool:
         return (runs.read_job(run.folder) or {}).get("id") == job_id
 
     return _wait_until(is_named, REGISTERED_S)
+
+
+def _progress(folder: Path) -> tuple[int, int]:
+    """How many epochs a run has done, and the step of its newest checkpoint."""
+    names = (path.name for path in (folder / runs.CHECKPOINTS).glob("*"))
+    steps = [int(name) for name in names if name.isdecimal()]
+    return runs.epochs_done(folder), max(steps, default=0)
 
 
 def _wait_until(is_so: Callable[[], bool], seconds: float) -> bool:

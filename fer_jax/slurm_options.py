@@ -43,7 +43,9 @@ _OWN = {  # what the batch itself decides, and what decides it
     **dict.fromkeys(
         ("output", "error", "open_mode", "requeue", "no_requeue", "chdir", "wrap")
         + ("srun_args", "use_srun", "stderr_to_stdout", "additional_parameters")
-        + ("map_count", "command", "folder", "parsable", "test_only", "hold"),
+        + ("map_count", "command", "folder", "parsable", "test_only", "hold", "quiet")
+        + ("wait", "export", "export_file", "teardown", "cluster", "clusters")
+        + ("help", "usage", "version"),
         "the batch relies on its own value",
     ),
 }
@@ -74,26 +76,41 @@ def options(items: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for item in items:
-        key, equals, value = item.partition("=")
-        name = key.strip().lstrip("-").replace("-", "_")
-        if not (name and equals and value):
-            raise UserError(
-                f"--slurm is {item}; expected KEY=VALUE, as in --slurm cpus_per_task=8 "
-                "(=true for an option without a value)"
-            )
-        if name in _OWN:
-            raise UserError(f"--slurm {name}= cannot be given: {_OWN[name]}")
+        name, value = _split(item)
         if name in found:
             raise UserError(f"--slurm {name}= is given twice; give it once")
         if name in _NUMBERS and not (value.isascii() and value.isdigit()):
             raise UserError(f"--slurm {name} is {value}; expected a whole number")
         found[name] = int(value) if name in _NUMBERS else value
-        if value == "true":
+        if value == "true" and name != "setup":
             found[name] = True
     for name in ("nodes", "ntasks_per_node"):
         if found.get(name, 1) < 1:
             raise UserError(f"--slurm {name} is 0; expected 1 or more")
     return found
+
+
+def _split(item: str) -> tuple[str, str]:
+    """The name and the value of a `--slurm` item that may be given."""
+    key, _, value = item.partition("=")
+    name = key.strip().lstrip("-").replace("-", "_")
+    if not (re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) and value):
+        raise UserError(
+            f"--slurm is {item!r}; expected KEY=VALUE, as in --slurm cpus_per_task=8 "
+            "(=true for an option without a value)"
+        )
+    if name in _OWN:
+        raise UserError(f"--slurm {name}= cannot be given: {_OWN[name]}")
+    # sbatch would take it for the longer one, and we would not know.
+    longer = [each for each in (*_OWN, *_NUMBERS, *_GPUS) if each.startswith(name)]
+    if longer and name not in longer:
+        raise UserError(
+            f"--slurm {name}= cannot be given: it could be short for {longer[0]}; "
+            "write the option's whole name"
+        )
+    if name != "setup" and not value.isprintable():  # a line of its own in the script
+        raise UserError(f"--slurm {name} is {value!r}; expected one line of text")
+    return name, value
 
 
 def refuse(args: argparse.Namespace) -> None:

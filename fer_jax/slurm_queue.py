@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 
 from fer_jax.errors import UserError
+from fer_jax.slurm_env import without_slurm
 
 # Of `man squeue`, JOB STATE CODES: all that is not over.
 ACTIVE = {
@@ -77,14 +78,14 @@ def parse_queue(text: str) -> dict[str, Entry]:
     return found
 
 
-def queue() -> dict[str, Entry]:
-    """This user's jobs, by their ids, as "123" or "123_0".
+def queue(*, everyones: bool = False) -> dict[str, Entry]:
+    """This user's jobs, or everyone's, by their ids, as "123" or "123_0".
 
     Raises:
       QueueError: if the controller does not answer.
     """
-    user = str(os.geteuid())
-    text = _ask("squeue", "-h", "-r", "-t", "all", "-u", user, "-O", _FORMAT)
+    whose = [] if everyones else ["-u", str(os.geteuid())]
+    text = _ask("squeue", "-a", "-h", "-r", "-t", "all", *whose, "-O", _FORMAT)
     return parse_queue(text)
 
 
@@ -165,6 +166,7 @@ def _ask(*command: str) -> str:
             errors="replace",
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            env=without_slurm(os.environ),
             process_group=0,  # Ctrl-C is for us
         )
     except (OSError, subprocess.TimeoutExpired) as error:

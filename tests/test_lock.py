@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import subprocess
 import sys
 import threading
@@ -54,6 +56,39 @@ def test_who_only_looks_keeps_nobody_out(tmp_path):
     finally:
         over.set()
         looker.join()
+
+
+def test_who_looks_asks_for_what_a_reader_may_have(tmp_path, monkeypatch):
+    """As NFS has it: no lock for us alone on a file that is open for reading."""
+    real = fcntl.flock
+
+    def flock(file, how):
+        if how & fcntl.LOCK_EX and not file.writable():
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert holder(tmp_path).startswith("process ")
+    assert holder(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOLCK, None),  # no locks here, which the run itself tells
+        (errno.EBADF, "another process, perhaps ("),
+        (errno.EIO, "another process, perhaps ("),
+    ],
+)
+def test_what_cannot_be_asked_is_not_nobody(tmp_path, monkeypatch, number, told):
+    def flock(*_):
+        raise OSError(number, "it cannot be")
+
+    with locked(tmp_path):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        by = holder(tmp_path)
+    assert by == told or by.startswith(told)
 
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path):

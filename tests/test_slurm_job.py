@@ -178,6 +178,61 @@ def test_submitits_signal_waits_until_the_run_has_saved(run, tmp_path):
     assert runs.failure(each.folder) is None
 
 
+# What `REQUEUED` is in one process: the signal comes while the run is under way.
+BEGINS = "import time; (folder / 'began').touch(); time.sleep(60)"
+
+
+def requeued(pack, monkeypatch):
+    """Lets a pack train until its run has begun, and requeues it as submitit does."""
+
+    def signalled(process):
+        folder = pack.todo[0].folder
+        while not (folder / "began").exists():
+            time.sleep(0.01)
+        (folder / "began").unlink()
+        monkeypatch.setattr(slurm_job, "_await_end", real)
+        again.append(pickle.dumps(pack.checkpoint().function))
+        raise SystemExit
+
+    again, real = [], slurm_job._await_end
+    monkeypatch.setattr(slurm_job, "_await_end", signalled)
+    with pytest.raises(SystemExit):
+        pack()
+    return pickle.loads(again[0])
+
+
+def test_a_run_that_is_requeued_without_a_step_fails(run, monkeypatch):
+    each = run("a", BEGINS)
+    pack = Pack([each, run("b", DONE)])
+    for _ in range(2):
+        pack = requeued(pack, monkeypatch)
+    assert runs.failure(each.folder) is None
+    pack = requeued(pack, monkeypatch)
+    assert "requeued 3 times in a row and it took no" in runs.failure(each.folder)
+    assert "give more --time" in runs.failure(each.folder)
+    assert status(pack) == 1  # and the next run has its turn
+    assert runs.is_finished(pack.todo[1].folder)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    ["len(list(folder.glob('checkpoints/*')))", "0"],
+    ids=["a step each time", "an epoch each time"],
+)
+def test_a_run_that_comes_further_is_requeued_any_number_of_times(
+    run, monkeypatch, steps
+):
+    saves = f"""
+(folder / "checkpoints" / str({steps} + 1)).mkdir(parents=True, exist_ok=True)
+with (folder / "metrics.jsonl").open("a") as file:
+    file.write("{{}}\\n" * ({steps} == 0))
+"""
+    pack = Pack([run("a", saves + BEGINS)])
+    for _ in range(5):
+        pack = requeued(pack, monkeypatch)
+    assert runs.failure(pack.todo[0].folder) is None
+
+
 def test_job_json_that_is_damaged_is_told(run):
     each = run("a", DONE)
     (each.folder / runs.JOB).write_text(json.dumps({"id": "12"}))

@@ -85,6 +85,7 @@ def test_jobs_find_this_package(monkeypatch):
     setup = parameters("--slurm", "setup=module load cuda")["setup"]
     assert setup[0] == "module load cuda"
     assert setup[1].startswith("export PYTHONPATH=/")
+    assert parameters("--slurm", "setup=true")["setup"][0] == "true"  # a command
 
 
 @pytest.mark.parametrize(
@@ -97,13 +98,25 @@ def test_jobs_find_this_package(monkeypatch):
         (["--time=never"], "--time is never; expected minutes"),
         (["--time=4"], "--time is 4; expected 5 minutes or more, for 90 s before"),
         (["--time=5", "--slurm=signal_delay_s=600"], "expected 13 minutes or more"),
-        (["--slurm=mem"], "--slurm is mem; expected KEY=VALUE"),
-        (["--slurm=mem="], "--slurm is mem=; expected KEY=VALUE"),
+        (["--slurm=mem"], "--slurm is 'mem'; expected KEY=VALUE"),
+        (["--slurm=mem="], "--slurm is 'mem='; expected KEY=VALUE"),
         (["--slurm=nodes=many"], "--slurm nodes is many; expected a whole number"),
         (["--slurm=nodes=0"], "--slurm nodes is 0; expected 1 or more"),
         (["--slurm=mem=1", "--slurm=mem=2"], "--slurm mem= is given twice"),
         (["--slurm=time=5"], "--slurm time= cannot be given: --time gives"),
         (["--slurm=array=1-3"], "--slurm array= cannot be given"),
+        (["--slurm=wait=true"], "--slurm wait= cannot be given"),
+        (["--slurm=export=NONE"], "--slurm export= cannot be given"),
+        (["--slurm=teardown=x"], "--slurm teardown= cannot be given"),
+        (["--slurm=clusters=b"], "--slurm clusters= cannot be given"),
+        (["--slurm=qu=true"], "qu= cannot be given: it could be short for quiet"),
+        (["--slurm=arr=1-3"], "it could be short for array_parallelism; write the"),
+        (["--slurm=ntasks-per-n=2"], "it could be short for ntasks_per_node"),
+        (["--slurm=a b=2"], "--slurm is 'a b=2'; expected KEY=VALUE"),
+        (
+            ["--slurm=comment=a\n#SBATCH -a 1"],
+            r"comment is 'a\n#SBATCH -a 1'; expected",
+        ),
         (["--slurm=open-mode=truncate"], "--slurm open_mode= cannot be given"),
         (["--gpus-per-job=-1"], "--gpus-per-job is -1; expected 0 or more"),
         (["--gpus-per-job=1", "--slurm=gres=gpu:2"], "both ask for GPUs; give one"),

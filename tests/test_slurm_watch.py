@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import json
+import signal
 import time
 
 import pytest
 from conftest import ROOT
 from rich.console import Console
 
-from fer_jax import config, lock, runs, slurm, slurm_queue
+from fer_jax import config, lock, runs, slurm, slurm_queue, slurm_record
 from fer_jax.batch import _parse
 from fer_jax.errors import UserError
 from fer_jax.ledger import Ledger
@@ -36,8 +37,8 @@ def jobs(tmp_path):
 class Queue:
     """A scheduler of which the test says what becomes of the jobs, as they come.
 
-    `ends[n]` is what the n-th job does: it writes files, and returns its state, or None
-    if it stays in the queue.
+    `ends[n]` is what the n-th job does: it writes files, and returns its state or
+    what the queue shows, or None if it stays in the queue.
     """
 
     def __init__(self, *ends):
@@ -57,7 +58,9 @@ class Queue:
         for number, (end, pack) in self.states.items():
             state = end(pack) if callable(end) else end
             if state != "forgotten":
-                entries[number] = Entry(state or "RUNNING", 0, "node1", "None")
+                is_entry = isinstance(state, Entry)
+                running = Entry(state or "RUNNING", 0, "node1", "None")
+                entries[number] = state if is_entry else running
         return entries
 
 
@@ -78,7 +81,13 @@ def batch(monkeypatch, tmp_path):
     """Runs a batch to its end; returns its status and what it printed."""
     for name in ("FIRST_PAUSE_S", "LAST_PAUSE_S", "LAG_S"):
         monkeypatch.setattr(slurm, name, 0.01)
-    monkeypatch.setattr(slurm_queue, "end_of", lambda number, state: state or "gone")
+
+    def end_of(number, state):
+        end_of.asked.append(number)
+        return state or "gone"
+
+    end_of.asked = []
+    monkeypatch.setattr(slurm_queue, "end_of", end_of)
 
     def run(queue, jobs, *flags):
         monkeypatch.setattr(slurm, "submit", queue.submit)
@@ -137,6 +146,44 @@ def test_memory_that_does_not_suffice_is_no_reason_to_try_again(batch, jobs):
     assert "the job's memory did not suffice (job 1 ended: OUT_OF_MEMORY" in error
     assert "--slurm mem=..., or lower training.batch_size" in error
     assert runs.is_finished(jobs[1].folder)
+
+
+def test_a_run_that_is_always_killed_fails_none_behind_it(batch, jobs):
+    """Attempts are those of the run that was under way."""
+    queue = Queue("FAILED", "FAILED", "FAILED", finish_the_first, "FAILED", finish)
+    status, said = batch(queue, jobs, "--pack", "3")
+    labels = [job.label for job in jobs]
+    assert queue.packs == [labels] * 3 + [labels[1:]] + [labels[2:]] * 2
+    assert status == 1
+    assert "1 of 3 runs failed: baseline/seed_1;" in said
+    assert runs.failure(jobs[0].folder).startswith("its job was lost 3 times (job 3")
+    assert runs.read_job(jobs[2].folder)["attempt"] == 3
+
+
+def waits_and_vanishes(restarts=0):
+    """A job that waits when it is first looked at, and then has no record."""
+    seen = []
+
+    def end(pack):
+        seen.append(pack)
+        return "forgotten" if len(seen) > 1 else Entry("PENDING", restarts)
+
+    return end
+
+
+def test_a_waiting_job_that_vanishes_was_cancelled(batch, jobs, tmp_path):
+    queue = Queue(waits_and_vanishes(), finish)
+    status, said = batch(queue, jobs[:2])
+    assert (status, len(queue.packs)) == (1, 2)
+    assert "1 of 2 runs cancelled: baseline/seed_1" in said
+    # That one had run before, or has begun since: its record is only too old.
+    again = Queue(waits_and_vanishes(restarts=1), finish)
+    assert batch(again, jobs[:1])[0] == 0
+    assert len(again.packs) == 2
+    (jobs[2].folder.parents[1] / "log_1").touch()
+    begun = Queue(waits_and_vanishes(), finish)
+    assert batch(begun, jobs[2:])[0] == 0
+    assert len(begun.packs) == 2
 
 
 def test_cancelled_jobs_are_not_submitted_again(batch, jobs):
@@ -223,7 +270,80 @@ def test_a_submission_that_is_refused_later_is_tried_again(batch, jobs):
     queue = Full("NODE_FAIL", finish)
     status, said = batch(queue, jobs[:1])
     assert (status, queue.refusals) == (0, 3)
-    assert said.count("QOSMaxSubmitJob") == 1
+    assert said.count("QOSMaxSubmitJob") == said.count("lost:") == 1
+    assert slurm_queue.end_of.asked == ["1"]  # nor is anything judged twice
+
+
+def test_memory_is_charged_once_while_the_rest_is_refused(batch, jobs):
+    class Full(Queue):
+        refusals = 0
+
+        def submit(self, *arguments):
+            if self.packs and self.refusals < 3:
+                self.refusals += 1
+                raise UserError("SLURM does not take 1 jobs (QOSMaxSubmitJob)")
+            return super().submit(*arguments)
+
+    status, said = batch(Full("OUT_OF_MEMORY", finish), jobs, "--pack", "3")
+    assert status == 1
+    assert "1 of 3 runs failed: baseline/seed_1;" in said
+
+
+def test_what_cannot_be_written_after_a_submission_ends_nothing(
+    batch, jobs, monkeypatch, tmp_path
+):
+    """The log's place is taken, and the disk is full when a job is to be noted."""
+    (tmp_path / "batch_log.jsonl").mkdir()
+    write, refused = runs.write_json, []
+
+    def is_full(path, value):
+        if path.name == runs.JOB and not refused:
+            refused.append(path)
+            raise OSError(28, "No space left on device")
+        write(path, value)
+
+    def leaves_the_first(pack):
+        finish(type(pack)(pack.todo[1:]))
+        return "COMPLETED"
+
+    monkeypatch.setattr(runs, "write_json", is_full)
+    queue = Queue(leaves_the_first, finish)
+    status, said = batch(queue, jobs[:2], "--pack", "2")
+    assert status == 0, said
+    assert queue.packs == [[job.label for job in jobs[:2]], [jobs[0].label]]
+    assert said.count("batch_log.jsonl cannot be written") == 1
+    assert "No space left on device; job 1 leaves baseline/seed_1" in said
+
+
+def test_a_run_whose_claim_another_has_is_not_failed(batch, jobs, monkeypatch):
+    """It is about the run when the job is lost, and does nothing with it then."""
+    held = []
+    monkeypatch.setattr(slurm_record, "CLAIM_S", 0.05)
+
+    class Theirs(Queue):
+        def queue(self):
+            if held:
+                held.pop().close()
+            elif len(self.packs) == 1:
+                held.append(lock.claim(jobs[0].folder))
+            return super().queue()
+
+    queue = Theirs("NODE_FAIL", finish)
+    status, said = batch(queue, jobs[:1])
+    assert (status, len(queue.packs)) == (0, 2), said
+
+
+def test_what_is_left_behind_is_told_with_the_plan(batch, jobs, monkeypatch):
+    monkeypatch.setattr(slurm.sys.stdin, "isatty", lambda: False, raising=False)
+    flags = ["--seeds", "3", "--filter", "base", "--configs", "my configs"]
+
+    def stops(pack):
+        signal.raise_signal(signal.SIGTERM)
+
+    status, said = batch(Queue(stops), jobs[:1], *flags)
+    assert status == 128 + signal.SIGTERM
+    plan = "--configs 'my configs' --seeds 3 --filter base shows them"
+    assert plan in said
 
 
 def test_a_run_that_another_batch_submitted_meanwhile_is_followed(
