@@ -22,6 +22,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
 from fer_jax import runs
+from fer_jax.child import NO_BARS, how_it_ended
 from fer_jax.errors import LOST
 from fer_jax.lock import holder
 from fer_jax.stop import SIGNALS
@@ -142,8 +143,7 @@ class Pack:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            # No bars in a log, even where FORCE_COLOR is set.
-            env=os.environ | {"TTY_COMPATIBLE": "0", "PYTHONUNBUFFERED": "1"},
+            env=os.environ | NO_BARS | {"PYTHONUNBUFFERED": "1"},
         ) as self._child:
             reader = threading.Thread(target=_pass_on, args=(self._child.stderr, last))
             reader.daemon = True
@@ -152,11 +152,7 @@ class Pack:
             reader.join(timeout=5)  # a process of its own may hold the pipe open
             code = self._child.wait()
         self._child = None
-        error = last[0].removeprefix("error: ") if last else ""
-        if code < 0:
-            error = error or f"killed by {signal.Signals(-code).name}"
-            code = 128 - code
-        return code, error or f"exit status {code}"
+        return how_it_ended(code, last[0] if last else "")
 
 
 def _is_ours(run: Run, job_id: str) -> bool:
