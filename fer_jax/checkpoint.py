@@ -51,6 +51,7 @@ class Checkpoints:
         """
         # What goes wrong comes as an exception, and is told once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        hosts.of_first(lambda: folder.mkdir(parents=True, exist_ok=True))
         self._folder = folder.resolve()
         self.left_out = hosts.of_first(lambda: _sort_out(self._folder))
         policies = ocp.training.preservation_policies
@@ -181,7 +182,6 @@ def _sort_out(folder: Path) -> list[str]:
     Raises:
       UserError: if some are damaged and none is left; nothing is removed then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     steps = [path for path in folder.glob("*") if path.name.isdecimal()]
     steps.sort(key=lambda path: int(path.name), reverse=True)
     problems = {path: problem for path in steps if (problem := _problem(path))}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from fer_jax import config as config_lib
 from fer_jax import train as train_lib
@@ -71,6 +72,21 @@ def tiny_csv(tmp_path_factory):
 
 def tiny_config(*overrides: str):
     return config_lib.load(ROOT / "configs/baseline.yaml", [*TINY, *overrides])
+
+
+def write_tiny_configs(folder: Path, experiments: dict, **training) -> Path:
+    """A folder of experiments: the baseline, tiny, and what changes from it by name."""
+    base = yaml.safe_load((ROOT / "configs/baseline.yaml").read_text())
+    for item in TINY:
+        key, value = item.split("=")
+        section, name = key.split(".")
+        base[section][name] = yaml.safe_load(value.replace("3e-3", "0.003"))
+    base["training"] |= training
+    (folder / "baseline.yaml").write_text(yaml.safe_dump(base))
+    for name, change in experiments.items():
+        described = {"extends": "baseline.yaml", "name": name, "description": "?"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
+    return folder
 
 
 @pytest.fixture(scope="session")

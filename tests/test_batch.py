@@ -9,8 +9,7 @@ import types
 from collections import Counter
 
 import pytest
-import yaml
-from conftest import ROOT, TINY, environment
+from conftest import ROOT, environment, write_tiny_configs
 from same_run import assert_same_run
 
 from fer_jax import batch, plan, runs, workers
@@ -27,25 +26,16 @@ HOLD = (
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
     """A folder of three tiny experiments; the second cannot be trained."""
-    folder = tmp_path_factory.mktemp("configs")
-    base = yaml.safe_load((ROOT / "configs/baseline.yaml").read_text())
-    for item in TINY:
-        key, value = item.split("=")
-        section, name = key.split(".")
-        base[section][name] = yaml.safe_load(value.replace("3e-3", "0.003"))
-    base["training"]["epochs"] = 2
-    (folder / "baseline.yaml").write_text(yaml.safe_dump(base))
-    for name, change in {
+    changes = {
         "batch_huge": {"training": {"batch_size": 4096}},
         # Long enough to be interrupted in the middle.
         "loss_focal": {
             "loss": {"type": "focal"},
             "training": {"epochs": 60, "patience": 0},
         },
-    }.items():
-        described = {"extends": "baseline.yaml", "name": name, "description": "?"}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
-    return folder
+    }
+    folder = tmp_path_factory.mktemp("configs")
+    return write_tiny_configs(folder, changes, epochs=2)
 
 
 def run_batch(*arguments, **options):

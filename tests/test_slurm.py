@@ -13,8 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ROOT, TINY, environment
+from conftest import ROOT, environment, write_tiny_configs
 from same_run import assert_same_run
 from slurm.cluster import cluster, missing
 
@@ -51,21 +50,9 @@ def slurm():
 def configs(tmp_path_factory):
     """A short experiment, one that can be met in the middle, and one that fails."""
     folder = tmp_path_factory.mktemp("configs")
-    base = yaml.safe_load((ROOT / "configs/baseline.yaml").read_text())
-    for item in TINY:
-        key, value = item.split("=")
-        section, name = key.split(".")
-        base[section][name] = yaml.safe_load(value.replace("3e-3", "0.003"))
-    base["training"] |= {"epochs": 2, "patience": 0}
-    (folder / "baseline.yaml").write_text(yaml.safe_dump(base))
-    for name, training in {
-        "long": {"epochs": 8},
-        "huge": {"batch_size": 4096},
-    }.items():
-        described = {"extends": "baseline.yaml", "name": name, "description": "?"}
-        text = yaml.safe_dump(described | {"training": training})
-        (folder / f"{name}.yaml").write_text(text)
-    return folder
+    changes = {"long": {"epochs": 8}, "huge": {"batch_size": 4096}}
+    changes = {name: {"training": change} for name, change in changes.items()}
+    return write_tiny_configs(folder, changes, epochs=2, patience=0)
 
 
 @pytest.fixture

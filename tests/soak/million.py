@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_process import run_part
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -245,32 +245,15 @@ MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 }
 
 
-def run_part(args: argparse.Namespace, part: str, count: int, cache: Path) -> dict:
-    """A part in a process of its own: its figures, and its peak memory in MB."""
-    command = [sys.executable, __file__, "--part", part, "--images", str(count)]
-    for name in ("image_size", "steps", "read_s", "all_pairs", "at_once"):
-        if (value := getattr(args, name)) is not None:
-            command += [f"--{name}", str(value)]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"FER_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    told = ", ".join(f"{key} {value:,.2f}" for key, value in found.items())
-    print(f"{part:>8}: {told}", flush=True)
-    return found
-
-
 def measure_all(args: argparse.Namespace, count: int, folder: Path) -> dict[str, dict]:
     """Every part for so many images, in order."""
     pixels = count * args.image_size**2 / 1e6
     print(f"{count:,} images of {args.image_size}, {pixels:,.0f} MB of pixels")
     cache = folder / f"{count}"
+    names = ("image_size", "steps", "read_s", "all_pairs", "at_once")
+    options = {"images": count} | {name: getattr(args, name) for name in names}
     return {
-        part: run_part(args, part, count, cache)
+        part: run_part(__file__, part, options, cache)
         for part in PARTS
         if not args.only or part in args.only
     }

@@ -10,9 +10,7 @@ a process takes that has read a tenth.
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_process import run_part
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,22 +105,6 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return found | {"seconds": time.monotonic() - started, "peak_mb": peak}
 
 
-def _part(args: argparse.Namespace, part: str, root: Path, cache: Path) -> dict:
-    command = [sys.executable, __file__, "--part", part, "--root", str(root)]
-    command += ["--image_size", str(args.image_size), "--steps", str(args.steps)]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"FER_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    told = ", ".join(f"{key} {value:,.2f}" for key, value in found.items())
-    print(f"{part:>9}: {told}", flush=True)
-    return found
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; 0 if memory stayed bounded and the losses agree."""
     parser = argparse.ArgumentParser(description="Measure streaming from disk.")
@@ -142,10 +125,12 @@ def main(argv: list[str] | None = None) -> int:
             generate(root, count, args.image_size)
             pixels = count * args.image_size**2 * 3 / 1e6
             print(f"{count:,} images of {args.image_size}, {pixels:,.0f} MB of pixels")
+            options = {"root": root, "image_size": args.image_size, "steps": args.steps}
             for part in ("prepare", "read"):
-                peaks[name, part] = _part(args, part, root, cache)["peak_mb"]
+                found = run_part(__file__, part, options, cache)
+                peaks[name, part] = found["peak_mb"]
         for part in ("streamed", "resident") if args.steps else ():
-            losses[part] = _part(args, part, root, cache)["loss"]
+            losses[part] = run_part(__file__, part, options, cache)["loss"]
     grown = {
         part: peaks["whole", part] - peaks["tenth", part]
         for part in ("prepare", "read")
