@@ -26,11 +26,12 @@ def test_long_runs_do_not_grow(tiny_csv):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_streaming_needs_little_memory_and_changes_no_number():
-    done = soak("stream.py", "--images", 600, "--image_size", 64, "--steps", 2,
+def test_streaming_needs_little_memory():
+    # Without its training steps, whose numbers test_streaming.py compares.
+    done = soak("stream.py", "--images", 600, "--image_size", 64, "--steps", 0,
                 "--most_mb", 100)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "streamed: " in done.stdout and "resident: " in done.stdout
+    assert done.stdout.count("read: ") == 2
 
 
 def test_memory_is_bounded_whatever_the_size_of_the_set():
