@@ -3,7 +3,9 @@
     python tests/soak/growth.py --epochs 200 --from 20
 
 On the embedded set. Between the epoch `--from` and the last the resident memory may
-grow by 5 %, open files not at all and threads by one, as medians over ten epochs.
+grow by 5 % and one block, open files not at all and threads by one, as medians over ten
+epochs. The block is what a step takes at once: where what lies free is in pieces, the heap
+grows by it, now and then in the first hundreds of epochs; what leaks grows in each.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 10  # epochs over which a median is taken
+BLOCK_MB = 64
 sys.path.insert(0, str(ROOT))
 
 
@@ -82,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in early:
         growth = 100 * (late[name] / early[name] - 1)
         print(f"{name:>10} {early[name]:8.1f} {late[name]:8.1f} {growth:+.1f} %")
-    grown = late["memory_mb"] > 1.05 * early["memory_mb"]
+    grown = late["memory_mb"] > 1.05 * early["memory_mb"] + BLOCK_MB
     grown |= late["files"] > early["files"]
     # The libraries' pools begin and end a thread now and then; what leaks leaks often.
     grown |= late["threads"] > early["threads"] + 1
