@@ -5,7 +5,7 @@
 On the embedded set. Between the epoch `--from` and the last the resident memory may
 grow by 5 % and one block, open files not at all and threads by one, as medians over ten
 epochs. The block is what a step takes at once: where what lies free is in pieces, the
-heap grows by it, now and then in the first hundreds of epochs; what leaks grows in each.
+heap grows by it, now and then in the first hundreds of epochs; a leak grows in each.
 """
 
 import argparse
