@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from fer_jax.slurm_env import without_slurm
 from fer_jax.slurm_queue import ACTIVE
 
 ASK_S = 10.0
@@ -44,8 +45,6 @@ class Moment:
 
 def active_jobs() -> frozenset[str] | None:
     """As `Moment.jobs`; `squeue` is asked once, and has `ASK_S` for its answer."""
-    # Settings of the user's own could hide jobs.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.geteuid())]
     try:
         # Into a file: a pipe may be held open by what a killed wrapper has started.
@@ -53,7 +52,7 @@ def active_jobs() -> frozenset[str] | None:
             subprocess.run(
                 [*command, "-o", "%i %T"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
-                env=env, check=True, timeout=ASK_S,
+                env=without_slurm(os.environ), check=True, timeout=ASK_S,
             )  # fmt: skip
             out.seek(0)
             lines = [line.split() for line in out]

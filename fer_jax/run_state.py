@@ -18,6 +18,7 @@ from fer_jax.config import parse
 from fer_jax.errors import UserError
 from fer_jax.heartbeat import FRESH_S, HEARTBEAT, Beat
 from fer_jax.moment import Moment, written
+from fer_jax.slurm_record import SUBMITTED
 
 # In the order in which a summary counts them.
 STATES = (
@@ -128,7 +129,7 @@ def _sign(
         signs.append((written(folder / HEARTBEAT), "beat"))
     if failure := runs.failure(folder):
         signs.append((written(folder / runs.FAILED), "failed"))
-    if job and job["state"] == "submitted":
+    if job and job["state"] == SUBMITTED:
         signs.append((written(folder / runs.JOB), "queued"))
     newest = max(signs)[1] if signs else ""
     in_job = f"job {job['id']}" if job else ""

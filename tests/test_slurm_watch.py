@@ -257,16 +257,19 @@ def test_a_controller_that_is_away_for_a_while(batch, jobs):
     assert said.count("Unable to contact slurm controller; trying again") == 1
 
 
+class Full(Queue):
+    """Takes the first jobs, and others only when asked for the fourth time."""
+
+    refusals = 0
+
+    def submit(self, *arguments):
+        if self.packs and self.refusals < 3:
+            self.refusals += 1
+            raise UserError("SLURM does not take 1 jobs (QOSMaxSubmitJob)")
+        return super().submit(*arguments)
+
+
 def test_a_submission_that_is_refused_later_is_tried_again(batch, jobs):
-    class Full(Queue):
-        refusals = 0
-
-        def submit(self, *arguments):
-            if self.packs and self.refusals < 3:
-                self.refusals += 1
-                raise UserError("SLURM does not take 1 jobs (QOSMaxSubmitJob)")
-            return super().submit(*arguments)
-
     queue = Full("NODE_FAIL", finish)
     status, said = batch(queue, jobs[:1])
     assert (status, queue.refusals) == (0, 3)
@@ -275,15 +278,6 @@ def test_a_submission_that_is_refused_later_is_tried_again(batch, jobs):
 
 
 def test_memory_is_charged_once_while_the_rest_is_refused(batch, jobs):
-    class Full(Queue):
-        refusals = 0
-
-        def submit(self, *arguments):
-            if self.packs and self.refusals < 3:
-                self.refusals += 1
-                raise UserError("SLURM does not take 1 jobs (QOSMaxSubmitJob)")
-            return super().submit(*arguments)
-
     status, said = batch(Full("OUT_OF_MEMORY", finish), jobs, "--pack", "3")
     assert status == 1
     assert "1 of 3 runs failed: baseline/seed_1;" in said
