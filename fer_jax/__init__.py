@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fer_jax.predictor import Predictor
+    from fer_jax.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,6 @@ def load_pretrained(path: str | Path | None = None) -> Predictor:
     Raises:
       fer_jax.errors.UserError: if it is missing, damaged, or of another format.
     """
-    from fer_jax.predictor import load  # only here, as importing JAX takes seconds
+    from fer_jax.inference.predictor import load
 
     return load(path)

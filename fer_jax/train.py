@@ -17,22 +17,25 @@ import jax
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax import data, experiment, hosts, models, runs
-from fer_jax.checkpoint import Checkpoints
-from fer_jax.compiled import keep_compiled
+from fer_jax import data, models, runs
 from fer_jax.config import Config
-from fer_jax.console import make_console, print_scores
-from fer_jax.data import fold
-from fer_jax.data.audit import Audit, audit
+from fer_jax.data import folds as fold
+from fer_jax.data.duplicates.audit import Audit, audit
 from fer_jax.errors import Lost, UserError, run_command
-from fer_jax.experiment import Experiment
-from fer_jax.fit import fit
-from fer_jax.heartbeat import beating
-from fer_jax.lock import LOCK, locked
-from fer_jax.memory import keep_memory
-from fer_jax.record import describe, predict_all, write_result
-from fer_jax.stop import Interrupted
-from fer_jax.tensorboard import Board, has_board, write_finished
+from fer_jax.runs.heartbeat import beating
+from fer_jax.runs.lock import LOCK, locked
+from fer_jax.runs.tensorboard import Board, has_board, write_finished
+from fer_jax.system import files
+from fer_jax.system.compilation_cache import keep_compiled
+from fer_jax.system.console import make_console, print_scores
+from fer_jax.system.memory import keep_memory
+from fer_jax.system.signals import Interrupted
+from fer_jax.training import processes
+from fer_jax.training import setup as experiment
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.loop import fit
+from fer_jax.training.result import describe, predict_all, write_result
+from fer_jax.training.setup import Experiment
 
 _LATE_S = 10.0
 # Each kind of device, and of what connects them, says it in its own way.
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     keep_memory()
     keep_compiled()
-    hosts.join()
+    processes.join()
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
     try:
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 tensorboard=args.tensorboard,
                 overrides=args.overrides,
                 config_path=args.config,
-                console=make_console() if hosts.is_first() else None,
+                console=make_console() if processes.is_first() else None,
             )
     except Interrupted as stop:
         return 128 + stop.signum
@@ -139,11 +142,11 @@ def train(
         stream=config.data.stream,
         room=experiment.room_for_images(),
     )
-    hosts.check_same("data set", dataset.fingerprint)
-    hosts.check_same("config", config_lib.dump(config))
-    hosts.check_same("code", json.dumps(runs.environment("", "")))
+    processes.check_same("data set", dataset.fingerprint)
+    processes.check_same("config", config_lib.dump(config))
+    processes.check_same("code", json.dumps(runs.environment("", "")))
     make_audit = functools.partial(audit, dataset, console)
-    look = functools.cache(lambda: hosts.in_turn(make_audit))
+    look = functools.cache(lambda: processes.in_turn(make_audit))
     dataset = data.choose(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     # Once for a data set, and not at a long run's end.
@@ -155,19 +158,19 @@ def train(
             held.enter_context(locked(folder))
             return _take(config, dataset, folder, force)
 
-        finished_before = hosts.of_first(take)
+        finished_before = processes.of_first(take)
         _check_shared(folder)
         _announce(console, config, dataset, parts, folder)
         if finished_before:
             console.print("already finished; --force repeats it")
         else:
             # Else the files would fall behind the record.
-            followed = hosts.is_first() and (tensorboard or has_board(folder))
+            followed = processes.is_first() and (tensorboard or has_board(folder))
             board = Board(folder) if followed else None
             asked = {"config_path": config_path, "overrides": list(overrides)}
             _attempt(config, dataset, audited, parts, folder, asked, board, console)
-        result = hosts.of_first(lambda: runs.read_result(folder))
-        if finished_before and tensorboard and hosts.is_first():
+        result = processes.of_first(lambda: runs.read_result(folder))
+        if finished_before and tensorboard and processes.is_first():
             write_finished(folder, result)
             console.print("TensorBoard's files were written from its record")
     try:
@@ -198,22 +201,22 @@ def _take(config: Config, dataset: data.Dataset, folder: Path, force: bool) -> b
         )
     finished = runs.is_finished(folder)
     if not finished and not runs.is_started(folder):
-        runs.write_json(folder / runs.DATA, described)
-        runs.write_text(folder / runs.CONFIG, config_lib.dump(config))
+        files.write_json(folder / runs.DATA, described)
+        files.write_text(folder / runs.CONFIG, config_lib.dump(config))
     return finished
 
 
 def _check_shared(folder: Path) -> None:
     """Refuses to go on where the processes do not see one and the same folder."""
     lock = folder / LOCK
-    own = hosts.of_first(lambda: lock.read_text("utf-8"))
+    own = processes.of_first(lambda: lock.read_text("utf-8"))
     # A file server may show it some seconds late.
     until = time.monotonic() + _LATE_S
     while (seen := lock.read_text("utf-8") if lock.is_file() else "") != own:
         if time.monotonic() > until:
             break
         time.sleep(0.2)
-    hosts.check_same(f"runs folder in place of {folder.parents[1]}", seen)
+    processes.check_same(f"runs folder in place of {folder.parents[1]}", seen)
 
 
 def _attempt(
@@ -227,7 +230,7 @@ def _attempt(
     console: Console,
 ) -> None:
     """Begins the run in a folder, or goes on with it, to its end."""
-    first, nothing = hosts.is_first(), contextlib.nullcontext()
+    first, nothing = processes.is_first(), contextlib.nullcontext()
     with (
         beating(folder, str(parts.devices)) if first else nothing as heart,
         runs.noting_failure(folder) if first else nothing,
@@ -276,7 +279,7 @@ def _device_errors() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not hosts.are_one() and any(words in str(error) for words in _LOST):
+        if not processes.are_one() and any(words in str(error) for words in _LOST):
             raise Lost(
                 f"another process of the run is lost, or does not answer "
                 f"({str(error)[:200]}); see what the others say, and start all of them "
@@ -316,4 +319,4 @@ def _announce(
 
 
 if __name__ == "__main__":
-    raise SystemExit(hosts.ending(lambda: run_command(main)))
+    raise SystemExit(processes.ending(lambda: run_command(main)))

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import runs
-from fer_jax.labels import EMOTIONS
+from fer_jax.emotions import EMOTIONS
 from fer_jax.metrics import confusion_matrix, from_confusion
+from fer_jax.system import files
 
 SPLITS = ("val", "test")
 FINGERPRINT = "0123456789abcdef"
@@ -132,9 +133,9 @@ def write(runs_dir, result):
     for split, arrays in result["arrays"].items():
         runs.write_predictions(folder, split, **arrays)
     kept = {key: value for key, value in result.items() if key != "arrays"}
-    runs.write_json(folder / "result.json", kept)
+    files.write_json(folder / "result.json", kept)
     epochs = range(1, result["epochs_run"] + 1)
-    runs.write_jsonl(folder / "metrics.jsonl", [make_row(epoch) for epoch in epochs])
+    files.write_jsonl(folder / "metrics.jsonl", [make_row(epoch) for epoch in epochs])
     return folder
 
 

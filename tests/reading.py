@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_jax.data import sources
+from fer_jax.data.sources import locate as sources
 from fer_jax.errors import UserError
 
 

@@ -8,9 +8,10 @@ import json
 import jax
 import numpy as np
 
-from fer_jax import config, data, experiment
-from fer_jax.checkpoint import Checkpoints
-from fer_jax.train_step import zero_sums
+from fer_jax import config, data
+from fer_jax.training import setup as experiment
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.step import zero_sums
 
 APART = {"timing", "train_s", "wall_s", "images_per_s"}
 APART |= {"overrides", "config_path"}

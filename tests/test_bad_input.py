@@ -27,8 +27,9 @@ from conftest import ROOT
 from fake_runs import make_result, write
 from PIL import Image
 
-from fer_jax import batch, compare, data, runs, train
+from fer_jax import compare, data, runs, train
 from fer_jax import config as config_lib
+from fer_jax.batch import cli as batch
 from fer_jax.errors import run_command
 
 BASELINE = ROOT / "configs/baseline.yaml"

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fer_jax import config
+from fer_jax.batch.plan import RECIPES
 from fer_jax.errors import UserError
-from fer_jax.plan import RECIPES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASELINE = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_jax.labels import EMOTIONS, class_names, emotion
+from fer_jax.emotions import EMOTIONS, class_names, emotion
 
 
 def test_the_order_is_that_of_fer2013():

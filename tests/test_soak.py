@@ -1,16 +1,6 @@
 """The soaks of tests/soak in a short form."""
 
-import subprocess
-import sys
-
-from conftest import ROOT, environment
-
-
-def soak(name, *arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "tests/soak" / name, *map(str, arguments)],
-        env=environment(), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+from run_soak import soak
 
 
 def test_killed_runs_and_batches_end_like_undisturbed_ones():

@@ -14,8 +14,9 @@ from fer_jax import runs
 from fer_jax.bench.contest import Contender, contest
 from fer_jax.bench.parts import PARTS
 from fer_jax.bench.report import Options
-from fer_jax.console import make_console
 from fer_jax.errors import UserError
+from fer_jax.system import files
+from fer_jax.system.console import make_console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.rule(name, align="left")
         report |= PARTS[name](options)
         if args.json:  # after each part: a later one may fail
-            runs.write_json(args.json, report)
+            files.write_json(args.json, report)
     if args.json:
         console.print(f"written to {args.json}")
     return 0

@@ -13,19 +13,19 @@ import numpy as np
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax import experiment
-from fer_jax.augment import normalise
-from fer_jax.augmentation import make_augment
 from fer_jax.bench.contest import Setup
 from fer_jax.bench.settings import BASELINE, PLAIN, random_images
-from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import Dataset
 from fer_jax.data.records import Split
-from fer_jax.evaluate import predict_split
-from fer_jax.fit import fit
-from fer_jax.labels import EMOTIONS
-from fer_jax.memory import keep_memory
-from fer_jax.train_step import zero_sums
+from fer_jax.emotions import EMOTIONS
+from fer_jax.system.memory import keep_memory
+from fer_jax.training import setup as experiment
+from fer_jax.training.augment import make_augment
+from fer_jax.training.augment_ops import normalise
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.evaluate import predict_split
+from fer_jax.training.loop import fit
+from fer_jax.training.step import zero_sums
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"

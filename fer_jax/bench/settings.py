@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.labels import EMOTIONS
+from fer_jax.emotions import EMOTIONS
 
 BASELINE = Path(__file__).resolve().parents[2] / "configs/baseline.yaml"
 PLAIN = (  # the network alone

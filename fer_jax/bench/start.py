@@ -25,7 +25,8 @@ class _Done(BaseException):
 
 def first_step(*, batch: int, image_size: int) -> Setup:
     """Trains until the bar would show the first step."""
-    from fer_jax import console, train
+    from fer_jax import train
+    from fer_jax.system import console
 
     def advance(*_: Any) -> None:
         raise _Done

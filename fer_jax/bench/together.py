@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import experiment, losses, models, optimizer
-from fer_jax.augmentation import make_augment
+from fer_jax import models
 from fer_jax.bench.contest import Contender, Process, Setup
 from fer_jax.bench.ours import AT_ONCE, device_memory, load_config, random_dataset
 from fer_jax.config import Config
-from fer_jax.train_step import make_train_step, zero_sums
+from fer_jax.training import losses, optimizer
+from fer_jax.training import setup as experiment
+from fer_jax.training.augment import make_augment
+from fer_jax.training.step import make_train_step, zero_sums
 
 
 def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:

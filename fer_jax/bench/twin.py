@@ -28,7 +28,7 @@ def autocast() -> torch.autocast:
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
-    """As `fer_jax.augment.normalise`, from uint8 `[B, 1, H, W]`."""
+    """As `fer_jax.training.augment_ops.normalise`, from uint8 `[B, 1, H, W]`."""
     images = images.float()
     mean = images.mean((1, 2, 3), keepdim=True)
     deviation = images.std((1, 2, 3), correction=0, keepdim=True)
@@ -62,7 +62,7 @@ class Training:
     def __init__(self, arch: str, compiled: bool, labels: torch.Tensor):
         """`labels` int64 `[N]` are those of the training set, for the weights."""
         self.network = make_network(arch, compiled)
-        # As fer_jax.losses.class_weights.
+        # As fer_jax.training.losses.class_weights.
         weights = 1.0 / torch.log1p(torch.bincount(labels).float())
         self._weights = weights / weights.mean()
         kernels = [p for p in self.network.parameters() if p.ndim > 1]

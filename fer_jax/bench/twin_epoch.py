@@ -23,7 +23,7 @@ from fer_jax.bench.twin import (
     on_device,
     synchronise,
 )
-from fer_jax.labels import EMOTIONS
+from fer_jax.emotions import EMOTIONS
 
 
 class _Faces(Dataset):

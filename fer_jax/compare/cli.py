@@ -28,10 +28,10 @@ from fer_jax.compare.results import (
 )
 from fer_jax.compare.summary import BASELINE, SORTS, Summary, summarise
 from fer_jax.compare.watch import watch
-from fer_jax.console import make_console
 from fer_jax.errors import UserError
-from fer_jax.output import check_target, write_whole
-from fer_jax.runs import failure, test_reads
+from fer_jax.runs.folder import failure, test_reads
+from fer_jax.system.console import make_console
+from fer_jax.system.files import check_target, write_whole
 
 _EPILOG = """examples:
   bin/compare                                     all runs, on val

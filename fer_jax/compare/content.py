@@ -18,7 +18,7 @@ from fer_jax.compare.results import ABSENT, Run, data_sets, differing_keys
 from fer_jax.compare.statistics import Reliability
 from fer_jax.compare.summary import Experiment, Leader, Summary, metrics_of
 from fer_jax.errors import UserError
-from fer_jax.runs import failure, read_metrics
+from fer_jax.runs.folder import failure, read_metrics
 
 _CURVES = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from fer_jax.output import write_whole
+from fer_jax.system.files import write_whole
 
 _SCRIPTS = ("basics", "colours", "tables", "texts", "charts", "report")
 # The function that plotly.js is handed in as; its comment and its content are kept.

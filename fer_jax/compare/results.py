@@ -10,7 +10,7 @@ import pandas as pd
 
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
-from fer_jax.runs import RESULT, failure, is_finished, read_result
+from fer_jax.runs.folder import RESULT, failure, is_finished, read_result
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 CLASS_METRICS = ("f1", "precision", "recall")

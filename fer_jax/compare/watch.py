@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fer_jax.errors import UserError
-from fer_jax.runs import FAILED, RESULT
+from fer_jax.runs.folder import FAILED, RESULT
 
 _LOOK_S = 2.0  # between two looks at the folder
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from fer_jax.data.prepare import Dataset
 from fer_jax.data.records import USAGES, Split
+from fer_jax.emotions import EMOTIONS, emotion
 from fer_jax.errors import UserError
-from fer_jax.labels import EMOTIONS, emotion
 
 NAME = "fer2013new.csv"
 FILTERS = ("published", "outliers", "none")

@@ -22,12 +22,15 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from fer_jax.console import progress
-from fer_jax.data import blocks, signatures, sources
+from fer_jax.data import array_records as blocks
+from fer_jax.data import signatures
+from fer_jax.data.lazy_images import chunks, is_stored, taken
 from fer_jax.data.records import Problems, Source, Split, Stored
-from fer_jax.data.stored_images import chunks, is_stored, taken
+from fer_jax.data.sources import locate as sources
 from fer_jax.errors import UserError
-from fer_jax.memory import available_memory
+from fer_jax.system.cache import cache_root
+from fer_jax.system.console import progress
+from fer_jax.system.memory import available_memory
 
 FORMAT = 1  # raised when prepared copies of before are no longer to be used
 
@@ -147,14 +150,6 @@ def load(
     }
     told = signatures.notes(counts)
     return dataclasses.replace(dataset, notes=(*dataset.notes, *told))
-
-
-def cache_root() -> Path:
-    """The folder for what can be made anew: `$FER_CACHE_DIR`, or the user's cache."""
-    if own := os.environ.get("FER_CACHE_DIR"):
-        return Path(os.path.expanduser(own))
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base)) / "fer_jax"
 
 
 def _unwritable(cache: Path, error: Exception | str) -> UserError:

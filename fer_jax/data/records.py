@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from fer_jax import labels
-from fer_jax.data.stored_images import Images
+from fer_jax import emotions
+from fer_jax.data.lazy_images import Images
 from fer_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -111,7 +111,7 @@ class Source:
     description: str
     key: str
     path: Path | None = None
-    class_names: tuple[str, ...] = labels.EMOTIONS
+    class_names: tuple[str, ...] = emotions.EMOTIONS
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
     boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
     bad: tuple[tuple[str, str], ...] = ()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fer_jax.models.convolution import conv_on_cpu
+from fer_jax.models.cpu.convolution import conv_on_cpu
 
 
 def uniform(bound: float) -> nnx.Initializer:

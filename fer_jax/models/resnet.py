@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import Head, SqueezeExcitation, batch_norm, conv, scaled
+from fer_jax.models.layers import (
+    Head,
+    SqueezeExcitation,
+    batch_norm,
+    conv,
+    scaled,
+)
 
 WIDTHS = (64, 128, 256, 512)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # blocks of each stage

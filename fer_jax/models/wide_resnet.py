@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import Head, SqueezeExcitation, batch_norm, conv, scaled
+from fer_jax.models.layers import (
+    Head,
+    SqueezeExcitation,
+    batch_norm,
+    conv,
+    scaled,
+)
 
 STEM, WIDTHS, DEPTH = 16, (128, 256, 512), 2  # 8 x 16, 32 and 64; blocks a stage
 

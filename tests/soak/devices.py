@@ -38,9 +38,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from fer_jax import config as config_lib  # noqa: E402
-from fer_jax import data, experiment  # noqa: E402
-from fer_jax.evaluate import predict_split  # noqa: E402
+from fer_jax import config as config_lib
+from fer_jax import data
+from fer_jax.training import setup as experiment
+from fer_jax.training.evaluate import predict_split
 
 MOST = {"first_loss": 1e-6, "first_update": 1e-4, "logits": 1e-5}
 GROWN, LEAST = 100, 1e-3

@@ -156,7 +156,7 @@ def memory_mb():
 
 def facts(dataset):
     """What can be counted of identical and blank images, in words."""
-    from fer_jax.data import duplicates
+    from fer_jax.data.duplicates import search as duplicates
 
     images = np.concatenate([split.images for split in dataset.splits.values()])
     labels = np.concatenate([split.labels for split in dataset.splits.values()])
@@ -212,7 +212,7 @@ def sheets(images, copies, which, folder):
 
 def search(every, near):
     """Finds the copies, and prints what that takes."""
-    from fer_jax.data import duplicates
+    from fer_jax.data.duplicates import search as duplicates
 
     before, start = memory_mb(), time.monotonic()
     copies = duplicates.find(every, near=near or duplicates.NEAR)
@@ -226,7 +226,7 @@ def search(every, near):
 
 def compare(every, near, copies):
     """The search in cells beside the whole one: which of its pairs are found."""
-    from fer_jax.data import candidates
+    from fer_jax.data.duplicates import candidates
 
     whole = set(map(tuple, copies.pairs.tolist()))
     candidates.ALL_PAIRS = 0
@@ -252,7 +252,8 @@ def main(argv=None):
     parser.add_argument("--sheets", type=Path, help="a folder for pictures of pairs")
     args = parser.parse_args(argv)
 
-    from fer_jax.data import duplicates, load
+    from fer_jax.data import load
+    from fer_jax.data.duplicates import search as duplicates
 
     rng = np.random.default_rng(args.seed)
     images = facts(load(args.data_root))

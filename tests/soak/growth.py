@@ -37,7 +37,8 @@ def train(
     epochs: int, image_size: int, data_root: str | None
 ) -> list[dict[str, float]]:
     """Trains in a temporary folder; what was measured after each epoch."""
-    from fer_jax import fit, train
+    from fer_jax import train
+    from fer_jax.training import loop as fit
 
     measured, write = [], fit._write_metrics
 

@@ -56,7 +56,9 @@ MOMENTS = {
 
 def child(argv: list[str]) -> None:
     """Trains in this process, which kills itself where SOAK_KILL says, if it does."""
-    from fer_jax import checkpoint, fit, runs, train
+    from fer_jax import runs, train
+    from fer_jax.training import checkpoints as checkpoint
+    from fer_jax.training import loop as fit
 
     moment, count, delay = json.loads(os.environ["SOAK_KILL"])
     entered = Counter()

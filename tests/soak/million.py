@@ -85,8 +85,8 @@ def generated(count: int, size: int) -> Iterator[Any]:
 def load(args: argparse.Namespace) -> Any:
     """The data set, as any other is loaded, but for where its images come from."""
     from fer_jax import data
-    from fer_jax.data import sources
     from fer_jax.data.records import Source, digest
+    from fer_jax.data.sources import locate as sources
 
     def read(source, image_size, channels, problems, advance):
         return generated(args.images, args.image_size)
@@ -117,7 +117,8 @@ def open_again(args: argparse.Namespace) -> dict[str, float]:
 
 def read(args: argparse.Namespace) -> dict[str, float]:
     """Batches in training's order, by so many threads, for `--read_s` seconds each."""
-    from fer_jax.data import pipeline, stored_images
+    from fer_jax.data import batches as pipeline
+    from fer_jax.data import lazy_images as stored_images
 
     images, found = load(args).splits["train"].images, {}
     for threads in (1, 2, 4, 8):
@@ -162,10 +163,11 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     """So many steps with images read as they go, and as many of the same batch."""
     import jax
 
-    from fer_jax import config, experiment
-    from fer_jax.compiled import keep_compiled
-    from fer_jax.memory import keep_memory, return_memory
-    from fer_jax.train_step import zero_sums
+    from fer_jax import config
+    from fer_jax.system.compilation_cache import keep_compiled
+    from fer_jax.system.memory import keep_memory, return_memory
+    from fer_jax.training import setup as experiment
+    from fer_jax.training.step import zero_sums
 
     keep_memory()
     keep_compiled()
@@ -205,8 +207,9 @@ def train(args: argparse.Namespace) -> dict[str, float]:
 
 def audit(args: argparse.Namespace) -> dict[str, float]:
     """The audit, and how many of the planted copies it finds."""
-    from fer_jax.data import audit as audit_lib
-    from fer_jax.data import candidates, duplicates
+    from fer_jax.data.duplicates import audit as audit_lib
+    from fer_jax.data.duplicates import candidates
+    from fer_jax.data.duplicates import search as duplicates
 
     candidates.ALL_PAIRS = args.all_pairs or candidates.ALL_PAIRS
     candidates._ASKED = args.at_once or candidates._ASKED

@@ -18,7 +18,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fer_jax.compare import statistics  # noqa: E402
+from fer_jax.compare import statistics
 
 ROUNDS, DRAWS, RESIDUAL = 4000, 3000, 0.5
 LEVELS = (0.05, 0.05 / 11)

@@ -18,8 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fer_jax.compare import statistics  # noqa: E402
-from fer_jax.labels import EMOTIONS  # noqa: E402
+from fer_jax.compare import statistics
+from fer_jax.emotions import EMOTIONS
 
 # The images of each emotion in FER2013's PrivateTest.
 FER2013 = (491, 55, 528, 879, 594, 416, 626)

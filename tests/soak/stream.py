@@ -47,7 +47,7 @@ def _load(args: argparse.Namespace, stream: str) -> Any:
 
 def _read(args: argparse.Namespace) -> dict[str, float]:
     """All batches of an epoch or two, as training draws them, without training."""
-    from fer_jax.data import pipeline
+    from fer_jax.data import batches as pipeline
 
     images = _load(args, "always").splits["train"].images
     batches = iter(
@@ -66,9 +66,10 @@ def _train(args: argparse.Namespace, stream: str) -> dict[str, float]:
     """So many steps of one epoch, the first of which compiles and does not count."""
     import jax
 
-    from fer_jax import config, experiment
-    from fer_jax.memory import keep_memory
-    from fer_jax.train_step import zero_sums
+    from fer_jax import config
+    from fer_jax.system.memory import keep_memory
+    from fer_jax.training import setup as experiment
+    from fer_jax.training.step import zero_sums
 
     keep_memory()
     settings = (

@@ -1,0 +1,1 @@
+"""The audit: what is wrong with the images and labels of a data set."""

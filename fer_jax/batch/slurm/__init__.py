@@ -1,0 +1,1 @@
+"""The runs of a batch as jobs of a SLURM cluster."""

@@ -1,0 +1,1 @@
+"""Images that show one photograph: how they are found, and what is reported."""

@@ -1,0 +1,1 @@
+"""A trained model in use: load it, predict with it, export it."""

@@ -1,0 +1,1 @@
+"""Convolutions for a CPU, composed of what XLA compiles well there."""

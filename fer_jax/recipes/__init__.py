@@ -1,0 +1,1 @@
+"""Which changes help most: the ablation and the best recipe."""

@@ -1,0 +1,334 @@
+"""The run folder: its files, atomic writes, and what may go on in it.
+
+runs/<name>/seed_<n>/config.yaml      the resolved config
+                     data.json        which images: fingerprint, classes, counts
+                     metrics.jsonl    one object an epoch
+                     checkpoints/     the last two and the best
+                     dynamics/        what each epoch said of each training image
+                     tensorboard/     event files, where they were asked for
+                     predictions_<split>.npz   rows, image_ids, clean, labels, logits
+                     test_reads.jsonl one object each time test was evaluated; kept
+                     result.json      written last: its presence means finished
+                     failed.json      why the newest attempt failed, if it did
+                     heartbeat.json   where it runs, and its step, while it does; one
+                                      that is older than a minute is of a killed run
+                     job.json         the scheduler's job that has the run, if one has:
+                                      {"executor": "slurm", "id": "123_0", "time": when
+                                      it was submitted (seconds since 1970), "attempt":
+                                      1, 2 after one was lost, "log": a path, "state":
+                                      "submitted", or "ended: " and how}
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fer_jax.config import flatten, parse
+from fer_jax.errors import Lost, UserError
+from fer_jax.system import files
+from fer_jax.system.signals import Interrupted
+
+CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
+TEST_READS = "test_reads.jsonl"
+CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
+JOB = "job.json"
+TENSORBOARD, DYNAMICS = "tensorboard", "dynamics"
+RESULT_FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def run_dir(runs_dir: str | Path, name: str, seed: int) -> Path:
+    """Where the run of an experiment with a seed lives."""
+    return Path(runs_dir) / name / f"seed_{seed}"
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's `result.json`.
+
+    Raises:
+      UserError: if it cannot be read, is cut off, or is of another format.
+    """
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is cut off or is not JSON ({error}); repeat that run with --force"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    found = result.get("format") if isinstance(result, dict) else None
+    if found != RESULT_FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}, and this version reads format "
+            f"{RESULT_FORMAT}; repeat that run with --force, or use the version that "
+            "wrote it"
+        )
+    return result
+
+
+def write_predictions(
+    folder: Path,
+    split: str,
+    *,
+    rows: np.ndarray,
+    image_ids: np.ndarray,
+    clean: np.ndarray,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    label_sets: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:
+    """Writes `predictions_<split>.npz` atomically.
+
+    Args:
+      folder: the run folder.
+      split: "val" or "test".
+      rows: int32 `[N]`, each image's place in its source.
+      image_ids: int32 `[N]`, equal for images that are identical.
+      clean: bool `[N]`, whether an image has no copy among those trained on.
+      labels: int32 `[N]`, the true classes; -1 where the chosen labels have none.
+      logits: float32 `[N, C]`.
+      label_sets: by name, int32 `[N]`, what other label sets say; written as
+        `labels_<name>`.
+    """
+    with (
+        files.replacing(folder / f"predictions_{split}.npz") as partial,
+        partial.open("wb") as file,
+    ):
+        np.savez(
+            file,
+            rows=rows,
+            image_ids=image_ids,
+            clean=clean,
+            labels=labels,
+            logits=logits,
+            **{f"labels_{name}": each for name, each in label_sets.items()},
+        )
+
+
+def note_test_read(folder: Path, step: int) -> None:
+    """Appends to the ledger that test is evaluated with the checkpoint of a step.
+
+    `clear` leaves the ledger: a run that is repeated has seen test before.
+    """
+    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
+    with (folder / TEST_READS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_reads(folder: Path) -> int:
+    """How often test was evaluated in a run folder, as far as its ledger tells."""
+    try:
+        return (folder / TEST_READS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def stored_test_logits(folder: Path, step: int) -> np.ndarray | None:
+    """The logits of test, if it was evaluated with the checkpoint of that step.
+
+    So an attempt that ended between them and its result does not read test again.
+    """
+    try:
+        last = (folder / TEST_READS).read_text("utf-8").splitlines()[-1]
+        with np.load(folder / "predictions_test.npz", allow_pickle=False) as file:
+            return file["logits"] if json.loads(last)["step"] == step else None
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def noting_failure(folder: Path) -> Iterator[None]:
+    """Has `failed.json` say what ended this attempt, unless it is not the run's fault.
+
+    A signal is not, nor that another process is lost; the run can go on. What an
+    earlier attempt left is removed first.
+    """
+    (folder / FAILED).unlink(missing_ok=True)
+    try:
+        yield
+    except (Interrupted, Lost):
+        raise
+    except UserError as error:
+        note_failure(folder, str(error))
+        raise
+    except Exception as error:
+        note_failure(folder, f"{type(error).__name__}: {error}")
+        raise
+
+
+def note_failure(folder: Path, error: str) -> None:
+    """Writes `failed.json`, if that can be: the error itself must not be lost."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / FAILED, {"time": now, "error": " ".join(error.split())})
+
+
+def failure(folder: Path) -> str | None:
+    """What ended the newest attempt at an unfinished run; None if nothing did."""
+    if is_finished(folder) or not os.path.isfile(folder / FAILED):
+        return None
+    try:
+        return str(json.loads((folder / FAILED).read_text("utf-8"))["error"])
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return f"unknown: {FAILED} cannot be read"
+
+
+def read_job(folder: Path) -> dict[str, Any] | None:
+    """The content of `job.json`; None where no scheduler's job ever had the run.
+
+    Raises:
+      UserError: if it is damaged, so that nobody knows whether a job has the run.
+    """
+    path = folder / JOB
+    if not os.path.isfile(path):
+        return None
+    try:
+        job = json.loads(path.read_text("utf-8"))
+        kinds = {"id": str, "state": str, "log": str, "time": float, "attempt": int}
+        return job | {key: kind(job[key]) for key, kind in kinds.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        raise UserError(
+            f"{path} cannot be read, so that nobody knows whether a job has the run; "
+            "look with squeue, and remove the file if none has"
+        ) from None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has a result."""
+    return os.path.isfile(folder / RESULT)  # False, where Path may raise
+
+
+def is_started(folder: Path) -> bool:
+    """Whether the run has begun, finished or not."""
+    return os.path.isfile(folder / CONFIG)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one an epoch.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    path = folder / METRICS
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def epochs_done(folder: Path) -> int:
+    """How many epochs the run's metrics tell of; 0 where there are none."""
+    try:
+        return (folder / METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+NO_MATTER = ("name", "description", "device", "data.stream")
+
+
+def differences(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> list[str]:
+    """In what the run in a folder differs from this config and these images.
+
+    The name, the description, how many devices share the work and where the images lie
+    while they are not needed say nothing about the numbers and do not count.
+
+    Returns:
+      sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a
+      run may go on, or where none has begun.
+
+    Raises:
+      UserError: if the folder's own files cannot be read.
+    """
+    if not is_started(folder):
+        return []
+    try:
+        if not os.path.isfile(folder / DATA):  # a pipe would be waited for
+            raise FileNotFoundError
+        path = folder / CONFIG
+        old = flatten(parse(path.read_text("utf-8"), str(path)))
+        old_data = json.loads((folder / DATA).read_text("utf-8"))
+        old["data set"] = _data_set(old_data)
+    except (
+        *(OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError),
+        UserError,
+    ):
+        raise UserError(
+            f"{folder} holds a run whose {CONFIG} or {DATA} is missing or damaged; "
+            "start it anew with --force"
+        ) from None
+    new = flatten(config)
+    new["data set"] = _data_set(data)
+    keys = ("fingerprint", "chosen")
+    if all(old_data.get(key, "") == data.get(key, "") for key in keys):
+        new["data set"] = old["data set"]
+    return [
+        f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
+        for key in [*new, *(key for key in old if key not in new)]
+        if key not in NO_MATTER and old.get(key) != new.get(key)
+    ]
+
+
+def _data_set(data: Mapping[str, Any]) -> str:
+    chosen = data.get("chosen", "")
+    told = (
+        f"{data['fingerprint']}, of which {chosen}" if chosen else data["fingerprint"]
+    )
+    return f"{data['description']} [{told}]"
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run has written, and nothing else.
+
+    The checkpoints go before the config: a run that was cleared in part, and has
+    begun nothing, is new, and must not go on from them.
+    """
+    (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
+    for name in (CHECKPOINTS, TENSORBOARD, DYNAMICS):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for pattern in ("predictions_*.npz", ".*.partial", FAILED):
+        for path in folder.glob(pattern):
+            path.unlink()
+    for name in (METRICS, DATA, CONFIG):
+        (folder / name).unlink(missing_ok=True)
+
+
+def environment(device: str, compute_dtype: str) -> dict[str, Any]:
+    """What a run is computed with: packages, code, device."""
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(root), f"--git-dir={root / '.git'}"]  # and no one else's
+    try:
+        commit = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = None  # installed from a package, or no git at hand
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "git_commit": commit,
+        "device": device,
+        "compute_dtype": compute_dtype,
+    }

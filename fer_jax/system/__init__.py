@@ -1,0 +1,1 @@
+"""What we ask of the terminal, the disk and the process."""

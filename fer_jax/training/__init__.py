@@ -1,0 +1,1 @@
+"""One run: settings and images in, a finished run folder out."""

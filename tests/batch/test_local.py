@@ -1,0 +1,119 @@
+"""What a batch on this machine makes of its runs: scripts that train nothing."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import types
+
+import pytest
+from conftest import tiny_config
+from rich.console import Console
+
+from fer_jax import runs
+from fer_jax.batch import local
+from fer_jax.batch.local import LocalBatch
+from fer_jax.batch.log import Ledger
+from fer_jax.batch.plan import LOG, Job
+from fer_jax.runs.lock import locked
+from fer_jax.system import files
+
+FAILS = "import sys; sys.exit('error: the disk is full')"
+
+
+@pytest.fixture
+def job(tmp_path):
+    config = tiny_config()
+    folder = runs.run_dir(tmp_path, config.name, config.training.seed)
+    folder.mkdir(parents=True)
+    return Job(tmp_path / "baseline.yaml", config, folder, "new", 0)
+
+
+@pytest.fixture
+def batch(job, tmp_path, monkeypatch):
+    """A function that makes a batch of the one job, which is to be a script."""
+
+    def make(script, seconds=None, **args):
+        args = {"gpus_per_job": 0, "budget": None, "force": False} | args
+        command = [sys.executable, "-c", script]
+        monkeypatch.setattr(local, "train_command", lambda *_: command)
+        ledger = Ledger(Console(width=200), tmp_path, 1)
+        args = argparse.Namespace(**args)
+        return LocalBatch(args, ledger, 1, [job], lambda _: seconds)
+
+    return make
+
+
+def events(tmp_path):
+    lines = (tmp_path / LOG).read_text().splitlines()
+    return [(e["event"], e.get("error")) for e in map(json.loads, lines)]
+
+
+def at(path, age):
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_a_run_that_fails_after_its_result_has_failed(batch, job, tmp_path, capsys):
+    result = job.folder / runs.RESULT
+    script = f"open({str(result)!r}, 'w').write('{{}}'); {FAILS}"
+    assert batch(script).run() == 1
+    assert events(tmp_path) == [("started", None), ("failed", "the disk is full")]
+    told = capsys.readouterr().out
+    assert f"failed: {job.label} (exit status 1): the disk is full" in told
+    assert "another process" not in told
+
+
+def test_a_run_that_met_a_finished_one_is_left_to_it(batch, job, tmp_path, capsys):
+    result = str(job.folder / runs.RESULT)
+    # As from a process that ended just before.
+    script = f"import os; open({result!r}, 'w'); os.utime({result!r}, (9, 9)); {FAILS}"
+    assert batch(script).run() == 0
+    assert events(tmp_path)[1:] == [("left to another process", "the disk is full")]
+    assert f"{job.label}: finished in another process" in capsys.readouterr().out
+
+
+def test_a_run_in_a_folder_that_is_held_is_left_to_its_holder(job):
+    files.write_json(job.folder / runs.RESULT, {})
+    assert not local._is_elsewhere(job, 0.0, force=False)
+    with locked(job.folder):
+        assert local._is_elsewhere(job, 0.0, force=False)
+
+
+def test_the_budget_begins_when_the_batch_runs(batch, tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    made = batch("", seconds=300, budget=10)
+    monkeypatch.setattr(local, "time", clock)
+    clock.now = 3600.0  # an hour before somebody answers
+    assert made.run() == 0
+    assert [event for event, _ in events(tmp_path)] == ["started", "finished"]
+
+
+def test_a_budget_that_is_too_short_starts_nothing(batch, tmp_path, capsys):
+    assert batch("", seconds=300, budget=4).run() == 0
+    assert "the budget of 4 min leaves no time" in capsys.readouterr().out
+    assert not (tmp_path / LOG).exists()
+
+
+def test_what_failed_before_the_batch_runs_is_tried_again(batch, job, tmp_path):
+    made = batch("")
+    runs.note_failure(job.folder, "no")  # while somebody was asked
+    assert made.run() == 0
+    assert [event for event, _ in events(tmp_path)] == ["started", "finished"]
+
+
+@pytest.mark.parametrize("name", [runs.RESULT, runs.FAILED])
+def test_what_another_process_settles_meanwhile_is_left(batch, job, capsys, name):
+    made = batch(FAILS, force=True)
+    next_free = made._next_free
+
+    def settled():
+        files.write_json(job.folder / name, {"error": "no"})
+        at(job.folder / name, -1)
+        return next_free()
+
+    made._next_free = settled
+    assert made.run() == (name == runs.FAILED)
+    how = "failed" if name == runs.FAILED else "finished"
+    assert f"{job.label}: {how} in another process" in capsys.readouterr().out

@@ -1,0 +1,37 @@
+import pytest
+from conftest import HARD, ROOT, tiny_config, write_tiny_csv
+
+from fer_jax import data
+from fer_jax.batch import plan
+from fer_jax.errors import UserError
+
+
+def test_order_follows_the_phases():
+    names = [config.name for _, config in plan.find_configs(ROOT / "configs", [])]
+    assert names == list(plan.PHASES)
+    by_name = plan.find_configs(ROOT / "configs", ["lr_"], "name")
+    assert [config.name for _, config in by_name] == ["lr_high", "lr_low"]
+
+
+def test_filters_that_match_nothing_name_what_there_is():
+    with pytest.raises(
+        UserError, match=r"no experiment begins with los-; .*loss_focal"
+    ):
+        plan.find_configs(ROOT / "configs", ["los-"])
+
+
+def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
+    folder, result = finished_run
+    path = ROOT / "configs/baseline.yaml"
+
+    def state(config, csv=tiny_csv, runs_dir=folder.parents[1]):
+        dataset = data.load(str(csv), image_size=config.data.image_size)
+        return plan.plan_job(path, config, 0, runs_dir, dataset)
+
+    assert state(tiny_config(*HARD)).state == "finished"
+    assert state(tiny_config(*HARD), runs_dir=tmp_path).state == "new"
+    blocked = state(tiny_config(*HARD, "training.lr=1e-3"))
+    assert blocked.state == "blocked"
+    assert "training.lr is 0.003 there and 0.001 here" in blocked.reason
+    other = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
+    assert "data set is" in state(tiny_config(*HARD), csv=other).reason

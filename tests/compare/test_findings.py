@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+from fake_runs import make_config, make_labels, make_result, write
+
+from fer_jax.compare import load_runs, statistics
+from fer_jax.compare.findings import findings, seeds_note
+from fer_jax.compare.summary import summarise
+from fer_jax.emotions import EMOTIONS
+
+LABELS = make_labels(n=700)
+FEAR, DISGUST = EMOTIONS.index("fear"), EMOTIONS.index("disgust")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "DRAWS", 1000)
+    monkeypatch.setattr(statistics, "MIN_DRAWS", 1000)
+    monkeypatch.setattr(statistics, "MAX_DRAWS", 1000)
+
+
+def predict(name, seed, skill=0.6, better=None, labels=LABELS):
+    """Predictions of a skill, on the images of the class `better` of 0.95."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    chance = np.where(labels == better, 0.95, skill)
+    wrong = (labels + rng.integers(1, len(EMOTIONS), len(labels))) % len(EMOTIONS)
+    return np.where(rng.random(len(labels)) < chance, labels, wrong)
+
+
+def run(folder, name, question="does it help?", seeds=(1, 2, 3), **options):
+    minutes, labels = options.pop("minutes", 1), options.get("labels", LABELS)
+    for seed in seeds:
+        chosen = predict(name, seed, **options)
+        result = make_result(
+            name, seed, description=question, labels=labels, chosen=chosen
+        )
+        result["timing"]["train_s"] = 60 * minutes
+        write(folder, result)
+
+
+def found_in(folder):
+    summary = summarise(load_runs(folder)[0], "val")
+    return {finding.question: finding for finding in findings(summary)}, summary
+
+
+def test_a_real_gain_is_better_and_noise_is_not_shown(tmp_path):
+    run(tmp_path, "baseline")
+    run(tmp_path, "gain", "does skill help?", skill=0.85)
+    run(tmp_path, "loss", "does less skill hurt?", skill=0.35)
+    run(tmp_path, "same", "does nothing help?")
+    found, summary = found_in(tmp_path)
+    assert found["does skill help?"].verdict == "better"
+    assert found["does less skill hurt?"].verdict == "worse"
+    nothing = found["does nothing help?"]
+    assert nothing.verdict == "not shown"
+    assert nothing.answer.startswith("same: macro F1 ")
+    assert "n.s." in nothing.answer and "would mostly have shown" in nothing.answer
+    overall = found["Which experiments differ from the baseline?"]
+    assert "better: gain; worse: loss; 1 of 3 not shown to differ" in overall.answer
+    assert overall.verdict == "mixed"
+    # The figures in words are those of the tests.
+    gain = next(each for each in summary.experiments if each.name == "gain")
+    row = gain.versus.loc["macro_f1"]
+    told = f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, "
+    assert told in found["does skill help?"].answer
+
+
+def test_the_emotions_that_a_question_names_are_answered(tmp_path):
+    run(tmp_path, "baseline")
+    run(tmp_path, "focal", "Does focal loss help Fear and disgust?", better=FEAR)
+    finding = found_in(tmp_path)[0]["Does focal loss help Fear and disgust?"]
+    assert "fear F1 +" in finding.answer and "disgust F1 " in finding.answer
+    assert "happy" not in finding.answer
+    assert "fear recall +" in finding.answer  # it is significant
+    assert "disgust recall" not in finding.answer  # it is not
+    assert finding.verdict == "mixed"  # fear is better, disgust is not shown to be
+
+
+def test_a_question_of_rare_ones_tells_recall_and_precision(tmp_path):
+    kept = (LABELS != DISGUST) | (np.arange(len(LABELS)) < 200)
+    labels = LABELS[kept]
+    run(tmp_path, "baseline", labels=labels)
+    run(tmp_path, "even", "Do weights help the rare ones?", labels=labels)
+    answer = found_in(tmp_path)[0]["Do weights help the rare ones?"].answer
+    for metric in ("F1", "recall", "precision"):
+        assert f"disgust {metric} " in answer
+    assert "fear" not in answer
+    run(tmp_path / "even", "baseline")
+    run(tmp_path / "even", "b", "Do weights help the rare ones?")
+    answer = found_in(tmp_path / "even")[0]["Do weights help the rare ones?"].answer
+    assert answer.startswith("b: no emotion is rare here, macro F1 ")
+
+
+def test_accuracy_is_told_where_it_is_asked_for(tmp_path):
+    run(tmp_path, "baseline")
+    run(tmp_path, "batch", "Do larger batches cost accuracy?")
+    answer = found_in(tmp_path)[0]["Do larger batches cost accuracy?"].answer
+    assert answer.startswith("batch: accuracy ")
+    run(tmp_path, "ema", "Does EMA raise balanced accuracy?")
+    run(tmp_path, "both", "Does it cost accuracy to gain macro F1?")
+    found, _ = found_in(tmp_path)
+    answer = found["Does EMA raise balanced accuracy?"].answer
+    assert answer.startswith("ema: balanced accuracy ")
+    assert ", accuracy" not in answer and "macro F1" not in answer
+    answer = found["Does it cost accuracy to gain macro F1?"].answer
+    assert answer.startswith("both: accuracy ") and ", macro F1 " in answer
+
+
+def test_experiments_of_one_question_are_one_answer(tmp_path):
+    run(tmp_path, "baseline")
+    run(tmp_path, "lr_low", "which rate?", skill=0.3)
+    run(tmp_path, "lr_high", "which rate?", skill=0.9)
+    finding = found_in(tmp_path)[0]["which rate?"]
+    assert finding.experiments == ["lr_high", "lr_low"]
+    assert finding.answer.count("macro F1") == 2
+    assert finding.verdict == "mixed"
+
+
+def test_the_time_is_told_where_it_differs(tmp_path):
+    run(tmp_path, "baseline")
+    run(tmp_path, "long", "do longer runs help?", minutes=3)
+    run(tmp_path, "alike", "and this?", minutes=1.1)
+    found, _ = found_in(tmp_path)
+    assert found["do longer runs help?"].answer.endswith(", training 3.0 times as long")
+    assert "as long" not in found["and this?"].answer
+
+
+def test_one_seed_speaks_of_networks_only(tmp_path):
+    run(tmp_path, "baseline", seeds=(1,))
+    run(tmp_path, "gain", skill=0.9, seeds=(1,))
+    _, summary = found_in(tmp_path)
+    assert "these networks, not the settings" in seeds_note(summary)
+    row = summary.experiments[0].versus.loc["accuracy"]
+    assert (row["test"], bool(row["real"])) == ("McNemar", True)
+    run(tmp_path, "baseline", seeds=(2, 3))
+    _, summary = found_in(tmp_path)
+    assert "stands in for theirs" in seeds_note(summary)
+    assert set(summary.experiments[0].versus["test"]) == {"permutation"}
+
+
+def test_without_a_baseline_nothing_is_said(tmp_path):
+    run(tmp_path, "a")
+    run(tmp_path, "b", skill=0.9)
+    assert found_in(tmp_path)[0] == {}
+
+
+def test_configs_play_no_part(tmp_path):
+    # The words rest on predictions alone: equal ones are never a finding.
+    labels = make_labels(n=100)
+    for name, lr in {"baseline": 1e-3, "lr": 1e-1}.items():
+        for seed in (1, 2):
+            config = make_config(training__lr=lr)
+            options = {"labels": labels, "chosen": (labels + 1) % 7, "config": config}
+            write(tmp_path, make_result(name, seed, **options))
+    found, _ = found_in(tmp_path)
+    (finding,) = found.values()
+    assert finding.verdict == "not shown"
+    assert "their predictions do not differ" in finding.answer
+
+
+def test_against_another_baseline_the_description_is_no_question(tmp_path):
+    for name in ("baseline", "a", "b"):
+        run(tmp_path, name, f"is {name} better than baseline?", seeds=(1, 2))
+    summary = summarise(load_runs(tmp_path)[0], "val", baseline="a")
+    questions = {finding.question for finding in findings(summary)}
+    assert {"b against a?", "baseline against a?"} < questions
+    assert not any("better than" in question for question in questions)
+
+
+def test_odd_descriptions_are_one_printable_line(tmp_path):
+    run(tmp_path, "baseline", seeds=(1,))
+    run(tmp_path, "a", "does\n\x1b[31mit  help?", seeds=(1,))
+    run(tmp_path, "b", "", seeds=(1,))
+    run(tmp_path, "c", "long " * 1000, seeds=(1,))
+    questions = list(found_in(tmp_path)[0])
+    assert "does [31mit help?" in questions
+    assert "b against baseline?" in questions
+    assert max(map(len, questions)) <= 200

@@ -1,0 +1,81 @@
+"""The model that ships: small, whole, and as good as its record says."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import fer_jax
+from fer_jax import data
+from fer_jax.emotions import EMOTIONS
+from fer_jax.inference import model_file
+from fer_jax.inference.predictor import SHIPPED
+
+FER2013 = Path(
+    os.environ.get("FER2013_CSV", ROOT.parent / "shared/fer2013/fer2013.csv.xz")
+)
+shipped = pytest.mark.skipif(
+    not (SHIPPED / model_file.MODEL).exists(),
+    reason=f"no trained model in {SHIPPED} yet",
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fer_jax.load_pretrained()
+
+
+def test_what_it_may_be_used_for_ships_with_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    kept = project["tool"]["setuptools"]["package-data"]["fer_jax"]
+    assert SHIPPED.relative_to(ROOT) == Path("fer_jax/pretrained")
+    assert "pretrained/*" in kept
+    text = (SHIPPED / "README.md").read_text()
+    for words in ("FER2013", "Goodfellow", "research", "not measured", "not one that"):
+        assert words in text
+
+
+@shipped
+def test_it_is_small_and_knows_the_seven_emotions(model):
+    assert (SHIPPED / model_file.WEIGHTS).stat().st_size <= 10_000_000
+    tensors = model_file.read(SHIPPED).tensors.values()
+    assert {tensor.dtype for tensor in tensors} == {np.dtype(np.float16)}
+    assert model.labels == EMOTIONS
+    assert model.info["seed_note"] != "not stated"
+    assert "dirty" not in model.info["git_commit"]
+
+
+@shipped
+def test_probabilities_sum_to_one_for_faces_of_any_size(model):
+    rng = np.random.default_rng(0)
+    sizes = ((48, 48), (47, 51), (13, 7), (301, 200))
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    found = model.predict(images)
+    assert found.shape == (4, 7) and found.dtype == np.float32 and (found >= 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+@shipped
+def test_a_mirrored_face_has_the_same_probabilities(model):
+    if model.info["preprocessing"]["views"] == "one":
+        pytest.skip("it sees each face once, and not mirrored")
+    side = model.image_size
+    images = np.random.default_rng(1).integers(0, 256, (4, side, side), dtype=np.uint8)
+    mirrored = model.predict(images[:, :, ::-1])
+    np.testing.assert_allclose(mirrored, model.predict(images), atol=1e-4)
+
+
+@shipped
+@pytest.mark.skipif(not FER2013.exists(), reason="needs FER2013: name it FER2013_CSV")
+def test_its_accuracy_is_what_its_record_says(model):
+    channels = model.channels
+    dataset = data.load(str(FER2013), image_size=model.image_size, channels=channels)
+    val = dataset.splits["val"]  # PublicTest, by FER2013's own labels
+    told = model.info["scores"]["val"]
+    told = told.get("label_sets", {}).get("fer2013", told)
+    assert told["n"] == len(val.labels) == 3589
+    guesses = model.predict(np.asarray(val.images)).argmax(axis=1)
+    assert abs((guesses == val.labels).mean() - told["accuracy"]) <= 0.003

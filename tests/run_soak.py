@@ -1,0 +1,13 @@
+"""Runs one of the scripts in tests/soak."""
+
+import subprocess
+import sys
+
+from conftest import ROOT, environment
+
+
+def soak(name, *arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / "tests/soak" / name, *map(str, arguments)],
+        env=environment(), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip

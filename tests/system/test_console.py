@@ -1,0 +1,55 @@
+import io
+import subprocess
+import sys
+
+from conftest import environment
+from rich.console import Console
+
+from fer_jax.system.console import print_scores
+
+
+def printed(result, width):
+    console = Console(file=io.StringIO(), width=width)
+    print_scores(console, result)
+    return console.file.getvalue()
+
+
+def test_scores_fit_80_columns_and_hold_every_class(finished_run):
+    _, result = finished_run
+    text = printed(result, 80)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for name in result["data"]["class_names"]:
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        scores = result["test"]["per_class"][name]
+        expected = [f"{100 * scores['f1']:.1f}", str(scores["support"])]
+        assert line.split()[-2:] == expected
+    (line,) = [line for line in lines if line.split()[:1] == ["accuracy"]]
+    assert line.split()[2:] == ["128", f"{100 * result['test']['accuracy']:.1f}", "128"]
+
+
+def test_a_run_without_test_shows_val_alone(finished_run):
+    _, result = finished_run
+    only_val = {key: value for key, value in result.items() if key != "test"}
+    text = printed(only_val, 80)
+    assert "val" in text
+    assert "test" not in text
+
+
+def test_a_closed_pipe_ends_with_141_and_no_traceback():
+    code = (
+        "from fer_jax.system.console import make_console\n"
+        "from fer_jax.errors import run_command\n"
+        "def main():\n"
+        "    console = make_console()\n"
+        "    while True: console.print('x' * 100)\n"
+        "raise SystemExit(run_command(main))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
