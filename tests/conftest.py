@@ -27,15 +27,17 @@ TINY = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def caches(tmp_path_factory):
-    """Prepared data and compiled steps go to folders that end with the tests."""
+def caches(tmp_path_factory, pytestconfig):
+    """Prepared data go to a folder that ends with the tests.
+
+    Compiled programs stay in pytest's own cache (.pytest_cache), so that the next
+    `pytest` need not compile them again; `pytest --cache-clear` forgets them.
+    """
     folder = tmp_path_factory.mktemp("caches")
-    base = tmp_path_factory.getbasetemp()
-    # What one process of the tests has compiled, the others need not.
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    compiled = pytestconfig.cache.mkdir("xla")
     own = {
         "FER_CACHE_DIR": str(folder / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(shared / "xla"),
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     import jax  # the settings are also told to a JAX that is already imported
