@@ -415,6 +415,18 @@ def test_one_emotion(tmp_path, capsys):
     assert "Comparison" not in capsys.readouterr().out
 
 
+def test_an_emotion_without_images_is_a_sentence(tmp_path, capsys):
+    write(tmp_path, make_result("baseline", 1, without=("disgust",)))
+    write(tmp_path, make_result("b", 1, without=("disgust",)))
+    with pytest.raises(UserError, match="no val image is of disgust; there are images"):
+        main(["--runs_dir", str(tmp_path), "--emotion", "disgust"])
+    assert capsys.readouterr().out == ""
+    write(tmp_path, make_result("c", 1, data=OTHER))  # another set, which has some
+    text = command_text(capsys, tmp_path, "--emotion", "disgust", "--mixed")
+    names = {line.split()[0] for line in rows(section(text, "val: disgust"))}
+    assert "c" in names and not {"baseline", "b"} & names
+
+
 def test_scores_are_shown_clean_of_images_that_train_has(tmp_path):
     labels = np.arange(70) % 7
     for name, share in {"a": 1.0, "b": 0.5}.items():
