@@ -17,9 +17,9 @@ from fer_jax.compare.results import (
     CLASS_METRICS,
     METRICS,
     Run,
-    differing_keys,
 )
 from fer_jax.compare.summary import Experiment, Leader, Summary, data_marks
+from fer_jax.config import differing_keys
 
 METRIC_WORDS = {
     "accuracy": "accuracy",

@@ -9,9 +9,8 @@ import pandas as pd
 from fer_jax import config as config_lib
 from fer_jax.compare import Run
 from fer_jax.compare.summary import Experiment, summarise
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
-from fer_jax.runs.folder import NO_MATTER
 
 # For a CPU: a narrow network, smaller images, and a part of train.
 SMALL = {
@@ -249,7 +248,7 @@ def _without_copies(configs: Sequence[Config]) -> list[Config]:
     """The first of those that differ in their names alone."""
     kept: dict[str, Config] = {}
     for config in configs:
-        kept.setdefault(str(settings_of(flatten(config.model_dump()))), config)
+        kept.setdefault(str(compared_settings(config.model_dump())), config)
     return list(kept.values())
 
 
@@ -275,12 +274,6 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
         place = values[section[0]] if section else values
         place[last] = value
     return config_lib.validate(values, f"the ablation {values['name']}")
-
-
-def settings_of(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config by dotted keys, what makes it another experiment."""
-    apart = (*NO_MATTER, "training.seed")
-    return {key: value for key, value in flat.items() if key not in apart}
 
 
 def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
