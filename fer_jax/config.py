@@ -67,10 +67,10 @@ class Training(_Section):
 class Loss(_Section):
     """The loss, and whether rare classes weigh more in it."""
 
-    type: Literal["cross_entropy", "focal"]
+    type: Literal["ce", "focal"]
     label_smoothing: float = Field(ge=0, lt=1)
     focal_gamma: float = Field(ge=0, le=20)  # read when type is focal
-    self_targets: float = Field(ge=0, lt=1)  # the network's own share of a target
+    bootstrap: float = Field(ge=0, lt=1)  # the share of a target that is predicted
     use_class_weights: bool
 
 
@@ -103,15 +103,15 @@ class Data(_Section):
     contempt: bool  # an eighth class, which FER+ labels have
     deduplicate: Literal["none", "exact", "near"]  # of train images, copies of others
     fold: int = Field(ge=0, le=5)  # that fifth of train takes val's place; 0: none
-    train_images: int = Field(ge=0)  # at most so many, of all classes; 0: all
+    train_subset: int = Field(ge=0)  # so many of train, stratified; 0: all
     weighted_sampler: bool  # draws classes evenly, with replacement
     stream: Literal["auto", "always", "never"]  # auto: what does not fit in memory
 
 
 class Evaluation(_Section):
-    """From how many views of an image its class is predicted."""
+    """Test-time augmentation: the views of an image that a prediction averages."""
 
-    views: Literal["one", "flip", "ten_crop"]
+    tta: Literal["none", "flip", "ten_crop"]
 
 
 def _check_device(value: Any) -> Any:
@@ -148,6 +148,43 @@ class Tree:
     origins: dict[str, str]
 
 
+# Other names of keys and values, of older versions mostly: files with them still work.
+_KEYS = {
+    "loss.self_targets": "loss.bootstrap",
+    "data.train_images": "data.train_subset",
+    "evaluation.views": "evaluation.tta",
+}
+_VALUES = {
+    "loss.type": {"cross_entropy": "ce"},
+    "evaluation.tta": {"one": "none"},
+}
+
+
+def with_current_names(values: Mapping[Any, Any], where: str = "") -> dict[Any, Any]:
+    """Nested settings with today's names of keys and values.
+
+    Raises:
+      UserError: if a key is given under its old and its new name; names `where`.
+    """
+    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for old, new in _KEYS.items():
+        name, _, key = old.partition(".")
+        section, current = found.get(name), new.partition(".")[2]
+        if isinstance(section, dict) and key in section:
+            if current in section:
+                raise UserError(
+                    f"{where}: {old} is the old name of {new}, which is given too; "
+                    f"remove {old}"
+                )
+            section[current] = section.pop(key)
+    for dotted, names in _VALUES.items():
+        name, _, key = dotted.partition(".")
+        section = found.get(name)
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = names.get(section[key], section[key])
+    return found
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file with what it extends, applies overrides, and validates.
 
@@ -176,6 +213,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             )
         for part in reversed(parts):
             value = {part: value}
+        value = with_current_names(value, f"--set {item}")
         tree = _merge(tree, value, f"--set {item}")
     return validate(tree.values, str(path), tree.origins)
 
@@ -194,7 +232,7 @@ def validate(
       UserError: names the first key that is wrong, and the close match of a typo.
     """
     try:
-        config = Config.model_validate(dict(values))
+        config = Config.model_validate(with_current_names(values, where))
     except ValidationError as error:
         details = error.errors(include_url=False)
         message = _explain(details[0], where, origins or {})
@@ -363,7 +401,7 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         if not exists:
             raise UserError(f"{path}: extends {base!r}, which does not exist")
         tree = _read_chain(target, chain)
-    return _merge(tree, values, str(path))
+    return _merge(tree, with_current_names(values, str(path)), str(path))
 
 
 def _merge(base: Tree, values: Mapping[Any, Any], origin: str) -> Tree:

@@ -24,7 +24,7 @@ BASELINE = {
     "training.clip_norm": 0,
     "training.pct_start": 0.3,
     "training.seed": 42,
-    "loss.type": "cross_entropy",
+    "loss.type": "ce",
     "loss.use_class_weights": True,
     "loss.label_smoothing": 0.1,
     "data.channels": 1,
@@ -170,7 +170,7 @@ def test_a_whole_number_serves_where_a_fraction_may_stand(write):
         ("model.dropout=1", "model.dropout is 1"),
         ("model.dropout=-0.1", "model.dropout is -0.1"),
         ("model.arch=7", "model.arch is 7"),
-        ("loss.type=hinge", "'cross_entropy' or 'focal'"),
+        ("loss.type=hinge", "'ce' or 'focal'"),
         ("loss.label_smoothing=1", "loss.label_smoothing is 1"),
         ("loss.focal_gamma=-1", "loss.focal_gamma is -1"),
         ("loss.use_class_weights=1", "loss.use_class_weights is 1"),
@@ -538,3 +538,39 @@ def test_any_bytes_are_loaded_or_refused_in_one_line(folder, content):
 )
 def test_sizes_that_contradict_one_another_are_refused(items, says):
     assert says in refusal(CONFIGS / "baseline.yaml", *items)
+
+
+# --- other names
+
+
+@pytest.mark.parametrize(
+    ("items", "current"),
+    [
+        (["loss.type=cross_entropy"], ["loss.type=ce"]),
+        (["loss.self_targets=0.2"], ["loss.bootstrap=0.2"]),
+        (["data.train_images=500"], ["data.train_subset=500"]),
+        (["evaluation.views=one"], ["evaluation.tta=none"]),
+        (["evaluation.views=flip"], ["evaluation.tta=flip"]),
+        (["evaluation={views: ten_crop}"], ["evaluation.tta=ten_crop"]),
+    ],
+)
+def test_old_names_of_keys_and_values_still_work(write, items, current):
+    new = config.load(CONFIGS / "baseline.yaml", current)
+    assert config.load(CONFIGS / "baseline.yaml", items) == new
+    section, _, rest = items[0].partition(".")
+    if rest:
+        key, _, value = rest.partition("=")
+        text = (
+            f"extends: baseline.yaml\nname: baseline\n{section}: {{{key}: {value}}}\n"
+        )
+        loaded = config.load(write(text)).model_dump()
+        assert loaded == new.model_dump() | {"description": loaded["description"]}
+
+
+def test_a_key_under_its_old_and_its_new_name_is_refused(write):
+    path = write("extends: baseline.yaml\nevaluation: {views: flip, tta: none}\n")
+    message = refusal(path)
+    assert "own.yaml: evaluation.views is the old name of evaluation.tta" in message
+    # Over a file that it extends, the old name wins like any key.
+    path = write("extends: baseline.yaml\nevaluation: {views: flip}\n")
+    assert config.load(path).evaluation.tta == "flip"

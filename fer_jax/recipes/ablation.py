@@ -18,7 +18,7 @@ SMALL = {
     "model.width": 0.5,
     "data.image_size": 32,
     "data.crop_size": 0,
-    "data.train_images": 8000,
+    "data.train_subset": 8000,
     "training.epochs": 12,
     "training.start_size": 0,
     "training.ema_decay": 0.99,
@@ -28,13 +28,13 @@ SMALL = {
 CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "flip_views": (
         "Do mirrored views in evaluation help?",
-        {"evaluation.views": "flip"},
-        {"evaluation.views": "one"},
+        {"evaluation.tta": "flip"},
+        {"evaluation.tta": "none"},
     ),
     "ten_crop": (
         "Do ten views in evaluation, moved and mirrored, help?",
-        {"evaluation.views": "ten_crop"},
-        {"evaluation.views": "flip"},
+        {"evaluation.tta": "ten_crop"},
+        {"evaluation.tta": "flip"},
     ),
     "crops": (
         "Do random crops of 5/6 help?",
@@ -124,10 +124,10 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"loss.label_smoothing": 0.1},
         {"loss.label_smoothing": 0.0},
     ),
-    "self_targets": (
+    "bootstrap": (
         "Do targets that are in part the network's own help?",
-        {"loss.self_targets": 0.2},
-        {"loss.self_targets": 0.0},
+        {"loss.bootstrap": 0.2},
+        {"loss.bootstrap": 0.0},
     ),
     "growing_images": (
         "Do images that grow help?",

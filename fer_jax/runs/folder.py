@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.config import flatten, parse
+from fer_jax.config import flatten, parse, with_current_names
 from fer_jax.errors import Lost, UserError
 from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
@@ -76,6 +76,8 @@ def read_result(folder: Path) -> dict[str, Any]:
             f"{RESULT_FORMAT}; repeat that run with --force, or use the version that "
             "wrote it"
         )
+    if isinstance(result.get("config"), dict):
+        result["config"] = with_current_names(result["config"], str(path))
     return result
 
 
@@ -266,7 +268,8 @@ def differences(
         if not os.path.isfile(folder / DATA):  # a pipe would be waited for
             raise FileNotFoundError
         path = folder / CONFIG
-        old = flatten(parse(path.read_text("utf-8"), str(path)))
+        saved = parse(path.read_text("utf-8"), str(path))
+        old = flatten(with_current_names(saved, str(path)))
         old_data = json.loads((folder / DATA).read_text("utf-8"))
         old["data set"] = _data_set(old_data)
     except (

@@ -660,7 +660,7 @@ def test_csv_round_trip(tmp_path):
         assert cells["training.lr"] == 3e-4
         assert cells["augmentation.horizontal_flip"]
         assert cells["loss"] == test["loss"]  # the metric; the config's are loss.*
-        assert cells["loss.type"] == "cross_entropy"
+        assert cells["loss.type"] == "ce"
         assert cells["macro_f1"] == test["macro_f1"]
         for emotion in EMOTIONS:
             for metric, value in test["per_class"][emotion].items():

@@ -39,6 +39,22 @@ def test_differences_are_named_with_both_values(tmp_path):
     ]
 
 
+def test_a_run_with_old_names_of_keys_is_the_same_run(tmp_path):
+    old = {
+        "loss": {"type": "cross_entropy", "self_targets": 0.1},
+        "data": {"train_images": 0},
+        "evaluation": {"views": "one"},
+    }
+    new = {
+        "loss": {"type": "ce", "bootstrap": 0.1},
+        "data": {"train_subset": 0},
+        "evaluation": {"tta": "none"},
+    }
+    assert runs.differences(started(tmp_path, CONFIG | old), CONFIG | new, DATA) == []
+    files.write_json(tmp_path / runs.RESULT, {"format": 1, "config": CONFIG | old})
+    assert runs.read_result(tmp_path)["config"] == CONFIG | new
+
+
 def test_an_empty_folder_differs_in_nothing(tmp_path):
     assert runs.differences(tmp_path, CONFIG, DATA) == []
 
