@@ -265,7 +265,8 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     """From its command line, through that of each of its processes, to `train`."""
     args = batch._parse(["--jobs", "2", "--runs_dir", str(tmp_path), *flags])
     path = ROOT / "configs/baseline.yaml"
-    command = plan.train_command(Job(path, tiny_config(), tmp_path, "new", 0), args)
+    job = Job(path, tiny_config(), tmp_path, "new", 0)
+    command = plan.train_command(job, args, tmp_path)
     assert command[1:3] == ["-m", "fer_jax.train"]
     taken = {}
     monkeypatch.setattr(train_lib, "train", lambda config, **more: taken.update(more))
