@@ -116,7 +116,7 @@ HARD = (
     "augmentation.horizontal_flip=alternating",
     "augmentation.brightness=0.5",
     "training.ema_decay=0.8",
-    "evaluation.views=flip",
+    "evaluation.tta=flip",
 )
 
 

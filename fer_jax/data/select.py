@@ -52,8 +52,8 @@ def choose(dataset: Dataset, settings: Data, audit: Callable[[], Audit]) -> Data
     chosen = _with_votes(dataset, whole, settings)
     if settings.deduplicate != "none":
         chosen = _deduplicated(chosen, settings.deduplicate, audit())
-    if 0 < settings.train_images < len(chosen.splits["train"].labels):
-        chosen = _limited(chosen, settings.train_images)
+    if 0 < settings.train_subset < len(chosen.splits["train"].labels):
+        chosen = _limited(chosen, settings.train_subset)
     if settings.fold or chosen.left_out or chosen.labels != dataset.labels:
         _check_classes(chosen)
         digest = _digest(dataset.fingerprint, settings.contempt, chosen.splits)
@@ -161,7 +161,7 @@ def _limited(dataset: Dataset, count: int) -> Dataset:
     keep = np.zeros(len(order), bool)
     keep[order[places]] = True
     left_out = {name: dict(reasons) for name, reasons in dataset.left_out.items()}
-    left_out.setdefault("train", {})["beyond data.train_images"] = int((~keep).sum())
+    left_out.setdefault("train", {})["beyond data.train_subset"] = int((~keep).sum())
     chosen = dataclasses.replace(
         dataset,
         splits=dataset.splits | {"train": train.take(keep)},
@@ -177,7 +177,7 @@ def _check_classes(dataset: Dataset) -> None:
         if not count:
             raise UserError(
                 f"no train image of {name!r} is left of {dataset.description} with "
-                "these settings of data (labels, deduplicate, fold, train_images); "
+                "these settings of data (labels, deduplicate, fold, train_subset); "
                 "choose others"
             )
     if not (dataset.splits["val"].labels >= 0).any():

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
+from fer_jax.bench.settings import random_images
 
 from fer_jax import data
-from fer_jax.bench.settings import random_images
 from fer_jax.errors import UserError
 from fer_jax.models.whitening import whitened
 from fer_jax.training import augment_ops
@@ -203,7 +203,7 @@ def test_alternating_flips_show_both_sides_in_two_epochs():
 def test_crops_have_the_size_that_is_asked_for_in_training_and_evaluation(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=24)
     config = tiny_config(
-        *("data.image_size=24", "data.crop_size=20", "evaluation.views=ten_crop")
+        *("data.image_size=24", "data.crop_size=20", "evaluation.tta=ten_crop")
     )
     apply = make_augment(config.augmentation, crop_size=20)
     images = jnp.zeros((4, 24, 24, 1))
