@@ -8,7 +8,8 @@ from conftest import ROOT
 from slurm.cluster import PROGRAMS
 
 TOOLS = ("bash", "dirname", "mktemp", "rm")
-SHOWN = "apt-get pip ruff lint-imports mypy pytest".split()  # each shows how it is called
+# Each shows how it is called.
+SHOWN = ("apt-get", "pip", "ruff", "lint-imports", "mypy", "pytest")
 BROWSER = ("chromium", "chromedriver")
 
 
