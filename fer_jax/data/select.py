@@ -53,8 +53,8 @@ def select_images(
     selected = _with_votes(selected, dataset, settings)
     if settings.deduplicate != "none":
         selected = _deduplicated(selected, settings.deduplicate, audit())
-    if 0 < settings.train_images < len(selected.splits["train"].labels):
-        selected = _limited(selected, settings.train_images)
+    if 0 < settings.train_subset < len(selected.splits["train"].labels):
+        selected = _limited(selected, settings.train_subset)
     if selected.fingerprint != dataset.fingerprint or selected.left_out:
         _check_classes(selected)
     if settings.fold or selected.left_out or selected.labels != dataset.labels:
@@ -142,7 +142,7 @@ def _deduplicated(dataset: Dataset, kind: str, audit: Audit) -> Dataset:
     # By row, because images without a label are gone already.
     keep = ~np.isin(dataset.splits["train"].rows, audit.rows[train & leaks])
     words = {"exact": "exact", "near": "exact or near"}[kind]
-    return _train_subset(
+    return _with_train(
         dataset,
         keep,
         reason=f"{kind} copy",
@@ -159,15 +159,15 @@ def _limited(dataset: Dataset, count: int) -> Dataset:
     # Evenly spaced among images sorted by class.
     keep = np.zeros(len(order), bool)
     keep[order[np.arange(count) * len(order) // count]] = True
-    return _train_subset(
+    return _with_train(
         dataset,
         keep,
-        reason="beyond data.train_images",
+        reason="beyond data.train_subset",
         note=f"train is {count:,} of {len(order):,} images",
     )
 
 
-def _train_subset(
+def _with_train(
     dataset: Dataset, keep: np.ndarray, *, reason: str, note: str
 ) -> Dataset:
     """With the train images where `keep`, bool `[N]`, is true."""
@@ -188,7 +188,7 @@ def _check_classes(dataset: Dataset) -> None:
         if not count:
             raise UserError(
                 f"no train image of {name!r} is left of {dataset.description} with "
-                "these settings of data (labels, deduplicate, fold, train_images); "
+                "these settings of data (labels, deduplicate, fold, train_subset); "
                 "choose others"
             )
     if not (dataset.splits["val"].labels >= 0).any():

@@ -79,7 +79,7 @@ class Predictor:
             raise UserError(f"{where}: {error}") from None
         self._predict = evaluate.make_predict(
             network,
-            views=preprocessing.views,
+            views="none" if preprocessing.views == "one" else preprocessing.views,
             crop_size=preprocessing.crop_size,
             apart=jax.default_backend() == "cpu",
         )

@@ -98,7 +98,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         weights=weights,
         label_smoothing=config.loss.label_smoothing,
         focal_gamma=config.loss.focal_gamma if config.loss.type == "focal" else 0.0,
-        self_targets=config.loss.self_targets,
+        bootstrap=config.loss.bootstrap,
     )
     sampling = (
         pipeline.sampler_weights(labels) if config.data.weighted_sampler else None
@@ -132,7 +132,7 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         ),
         predict=evaluate.make_predict(
             network,
-            views=config.evaluation.views,
+            views=config.evaluation.tta,
             crop_size=config.data.crop_size,
             devices=shared,
         ),

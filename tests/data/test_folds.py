@@ -198,15 +198,15 @@ def test_copies_are_in_the_same_fold(tmp_path):
 
 
 def test_a_smaller_train_keeps_the_classes_shares(dataset):
-    found = select(dataset, "data.train_images=64")
+    found = select(dataset, "data.train_subset=64")
     counts = np.bincount(found.splits["train"].labels, minlength=7)
     assert counts.sum() == 64 and (np.abs(counts - np.array(COUNTS) / 2) <= 1).all()
     assert found.fingerprint == dataset.fingerprint and found.subset
-    assert found.left_out["train"] == {"beyond data.train_images": 64}
-    again = select(dataset, "data.train_images=64").splits["train"].rows
+    assert found.left_out["train"] == {"beyond data.train_subset": 64}
+    again = select(dataset, "data.train_subset=64").splits["train"].rows
     np.testing.assert_array_equal(found.splits["train"].rows, again)
     assert (np.diff(again) > 0).all()
-    assert select(dataset, "data.train_images=1000").subset == ""
+    assert select(dataset, "data.train_subset=1000").subset == ""
 
 
 def test_a_run_on_a_fold_is_scored_on_it_and_on_val(dataset, tmp_path):
