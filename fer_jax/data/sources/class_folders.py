@@ -17,7 +17,7 @@ from fer_jax.data.records import (
     Source,
     digest,
     either,
-    fit,
+    resize_to_square,
 )
 from fer_jax.errors import UserError
 
@@ -161,7 +161,7 @@ def decode(
                     image = upright(image, "RGB" if channels > 1 else "L")
                     if face := _inside(box, image.size):
                         pixels = np.asarray(image.crop(face))
-                        return fit(pixels, image_size, channels), kind
+                        return resize_to_square(pixels, image_size, channels), kind
                     wrong = f"has {size} pixels, expected some in its face box {box}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]

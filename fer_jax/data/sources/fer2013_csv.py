@@ -23,7 +23,7 @@ from fer_jax.data.records import (
     Problems,
     Source,
     either,
-    fit,
+    resize_to_square,
 )
 from fer_jax.errors import UserError
 
@@ -82,7 +82,7 @@ def read_csv(
                 problems.add(split or UNKNOWN, f":{line} {error}")
                 continue
             side = len(values)
-            image = fit(values, image_size, channels)
+            image = resize_to_square(values, image_size, channels)
             yield Found(split, image, int(label), row, f"{side} x {side} grey")
             if row % 256 == 0:
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)

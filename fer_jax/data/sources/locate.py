@@ -14,19 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax.data.array_records import RecordWriter, Shape
 from fer_jax.data.records import (
     SPLITS,
     UNKNOWN,
     Found,
-    Heap,
     Problems,
-    Shelf,
     Source,
     Split,
     Stored,
     digest,
     few_kinds,
-    fit,
+    resize_to_square,
 )
 from fer_jax.data.sources import (
     affectnet as affectnet_source,
@@ -97,33 +96,35 @@ def locate(data_root: str | None) -> Source:
 
 def read(
     source: Source,
-    image_size: int,
-    channels: int = 1,
+    shape: Shape,
+    store: RecordWriter,
     *,
     skip_bad: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,
-    shelf: Shelf | None = None,
 ) -> Contents:
-    """Reads all images of `source`, `image_size` square, and carves val if missing.
+    """Reads all images of `source` and adds them to `store` one by one.
 
-    `channels` is 1 for grey images or 3 for colour; what is grey at the source then
-    has three equal ones. `advance` is told now and then which fraction is done. The
-    images are put on `shelf` one by one, None being one in memory.
+    Args:
+      source: of `locate`.
+      shape: (S, S, C) of the images; grey values are repeated if C is 3.
+      store: receives the images.
+      skip_bad: drop and count bad rows and images instead of refusing them.
+      advance: called now and then with the fraction done.
 
     Raises:
       UserError: where a file is unusable, where a split or class has no images, and
         (without `skip_bad`) where a row or an image is bad.
     """
     readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
-    shelf, problems = Heap() if shelf is None else shelf, Problems()
+    problems = Problems()
     # Of each image its label and its row, 8 bytes where a list would take 130.
     told: dict[str, array] = defaultdict(lambda: array("i"))
     kinds: dict[str, Counter] = defaultdict(Counter)
     reader = readers[source.kind]
-    for found in reader(source, image_size, channels, problems, advance):
+    for found in reader(source, shape[0], shape[2], problems, advance):
         if problems.counts and not skip_bad:
             continue  # the rest is read for what is wrong with it
-        shelf.add(found)
+        store.add(found.split, found.image)
         told[found.split].extend((found.label, found.row))
         kinds[found.split][found.kind] += 1
     if not skip_bad:
@@ -136,12 +137,9 @@ def read(
         raise UserError(f"{source.path} has no good image in {split}; mend some")
     splits = {
         split: Split(images, *np.array(told[split], np.int32).reshape(-1, 2).T)
-        for split, images in shelf.images().items()
+        for split, images in store.images().items()
     }
     _check_classes(source, splits)
-    if "val" not in splits:
-        splits["train"], splits["val"] = _carve(source, splits["train"])
-        notes.append("val was carved from train: 10 % of each class, seed 0")
     ordered = {name: splits[name] for name in SPLITS if name in splits}
     stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
     return Contents(ordered, problems, tuple(notes), stored)
@@ -153,26 +151,12 @@ def _check_classes(source: Source, splits: dict[str, Split]) -> None:
             f"{source.path} has no Training rows; add them, or give another"
         )
     counts = np.bincount(splits["train"].labels, minlength=len(source.class_names))
-    # Carving val must leave each class an image to train on.
-    needed = 1 if "val" in splits else 2
     for name, count in zip(source.class_names, counts, strict=True):
-        if count < needed:
+        if not count:
             raise UserError(
-                f"{source.path} has {count} good train images of the class {name!r}, "
-                f"expected at least {needed}; add some, or leave the class out"
+                f"{source.path} has 0 good train images of the class {name!r}, "
+                "expected at least 1; add some, or leave the class out"
             )
-
-
-def _carve(source: Source, train: Split) -> tuple[Split, Split]:
-    """Splits train into train and val: a tenth of each class, at least one image."""
-    rng = np.random.default_rng(0)
-    to_val = np.zeros(len(train.labels), bool)
-    for label in range(len(source.class_names)):
-        members = np.flatnonzero(train.labels == label)
-        # rng.random's stream is the same in every numpy; that of choice may change.
-        shuffled = members[np.argsort(rng.random(len(members)), kind="stable")]
-        to_val[shuffled[: max(1, round(len(members) / 10))]] = True
-    return train.take(~to_val), train.take(to_val)
 
 
 def _read_embedded(
@@ -185,7 +169,7 @@ def _read_embedded(
     for i, split in enumerate(embedded.SIZES):
         images, targets = embedded.generate(split)
         for row, (image, label) in enumerate(zip(images, targets, strict=True)):
-            image = fit(image, image_size, channels)
+            image = resize_to_square(image, image_size, channels)
             yield Found(split, image, int(label), row, "48 x 48 grey")
         advance((i + 1) / len(embedded.SIZES))
 
