@@ -17,6 +17,7 @@ SPLITS = ("train", "val", "test")
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # FER2013's
 UNKNOWN = "unknown"  # the split of a row that does not say
 SHOWN_PROBLEMS = 20
+Shape = tuple[int, int, int]  # (S, S, C) of an image
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
 # How many images of each split are stored in which format, size and mode.
 Stored = dict[str, dict[str, int]]
@@ -90,34 +91,6 @@ class Heap:
         return {split: np.stack(images) for split, images in self._images.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What a data root names, before any image is read.
-
-    Attributes:
-      kind: "embedded", "csv" or "folder".
-      description: the source in words for people.
-      key: a digest that changes when the content does.
-      path: the file or folder, None for the embedded set.
-      class_names: the classes, in the order of the labels.
-      listing: for a folder, split by split, sorted (relative path, label) pairs.
-      boxes: by relative path, the part of an image that counts, where not all does.
-      bad: what is wrong with the listing itself: splits, and texts that go on where
-        `path` stops.
-      notes: what must be said aloud about the listing.
-    """
-
-    kind: str
-    description: str
-    key: str
-    path: Path | None = None
-    class_names: tuple[str, ...] = emotions.EMOTIONS
-    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
-    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
-    bad: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 @dataclasses.dataclass
 class Problems:
     """Bad rows or images: the first few in words, and how many each split has."""
@@ -140,6 +113,33 @@ class Problems:
         raise UserError(
             f"{path}{self.first[0]}{others}; mend them or drop them with --skip_bad"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a data root names, before any image is read.
+
+    Attributes:
+      kind: "embedded", "csv" or "folder".
+      description: the source in words for people.
+      key: a digest that changes when the content does.
+      path: the file or folder, None for the embedded set.
+      class_names: the classes, in the order of the labels.
+      listing: for a folder, split by split, sorted (relative path, label) pairs.
+      boxes: by relative path, the part of an image that counts, where not all does.
+      problems: bad labels in the listing.
+      notes: what must be said aloud about the listing.
+    """
+
+    kind: str
+    description: str
+    key: str
+    path: Path | None = None
+    class_names: tuple[str, ...] = emotions.EMOTIONS
+    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
+    problems: Problems = dataclasses.field(default_factory=Problems)
+    notes: tuple[str, ...] = ()
 
 
 def digest(*parts: object) -> str:
