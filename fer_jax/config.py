@@ -9,15 +9,24 @@ import difflib
 import math
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
+from fer_jax import emotions
 from fer_jax.errors import UserError
+from fer_jax.metrics import Metric
 
 MAX_BYTES = 64 * 1024  # a config of the shipped size is 1 KiB
 MAX_CHAIN = 20  # files that extend one another
@@ -67,10 +76,10 @@ class Training(_Section):
 class Loss(_Section):
     """The loss, and whether rare classes weigh more in it."""
 
-    type: Literal["cross_entropy", "focal"]
+    type: Literal["ce", "focal"]
     label_smoothing: float = Field(ge=0, lt=1)
     focal_gamma: float = Field(ge=0, le=20)  # read when type is focal
-    self_targets: float = Field(ge=0, lt=1)  # the network's own share of a target
+    bootstrap: float = Field(ge=0, lt=1)  # the share of a target that is predicted
     use_class_weights: bool
 
 
@@ -103,15 +112,33 @@ class Data(_Section):
     contempt: bool  # an eighth class, which FER+ labels have
     deduplicate: Literal["none", "exact", "near"]  # of train images, copies of others
     fold: int = Field(ge=0, le=5)  # that fifth of train takes val's place; 0: none
-    train_images: int = Field(ge=0)  # at most so many, of all classes; 0: all
+    train_subset: int = Field(ge=0)  # so many of train, stratified; 0: all
     weighted_sampler: bool  # draws classes evenly, with replacement
     stream: Literal["auto", "always", "never"]  # auto: what does not fit in memory
 
 
 class Evaluation(_Section):
-    """From how many views of an image its class is predicted."""
+    """Test-time augmentation: the views of an image that a prediction averages."""
 
-    views: Literal["one", "flip", "ten_crop"]
+    tta: Literal["none", "flip", "ten_crop"]
+
+
+def _check_emotion(name: str) -> str:
+    """Refuses a typo of a known emotion; class folders may have any other names."""
+    close = difflib.get_close_matches(name.lower(), emotions.NAMES, 1, cutoff=0.8)
+    if close and name.lower() not in emotions.NAMES:
+        raise PydanticCustomError("emotion", f"Input should be {close[0]!r}")
+    return name
+
+
+RARE = "rare"  # stands for the emotions with less than half an even share of images
+
+
+class Asks(_Section):
+    """Which scores answer the description: the F1 of emotions, or overall metrics."""
+
+    metrics: list[Metric] = ["macro_f1"]  # decisive where no emotion is named
+    emotions: list[Annotated[str, AfterValidator(_check_emotion)]] = []
 
 
 def _check_device(value: Any) -> Any:
@@ -131,6 +158,7 @@ class Config(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     description: str
+    asks: Asks = Asks()
     device: _Device
     model: Model
     training: Training
@@ -146,6 +174,43 @@ class Tree:
 
     values: dict[str, Any]
     origins: dict[str, str]
+
+
+# Other names of keys and values, of older versions mostly: files with them still work.
+_KEYS = {
+    "loss.self_targets": "loss.bootstrap",
+    "data.train_images": "data.train_subset",
+    "evaluation.views": "evaluation.tta",
+}
+_VALUES = {
+    "loss.type": {"cross_entropy": "ce"},
+    "evaluation.tta": {"one": "none"},
+}
+
+
+def with_current_names(values: Mapping[Any, Any], where: str = "") -> dict[Any, Any]:
+    """Nested settings with today's names of keys and values.
+
+    Raises:
+      UserError: if a key is given under its old and its new name; names `where`.
+    """
+    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for old, new in _KEYS.items():
+        name, _, key = old.partition(".")
+        section, current = found.get(name), new.partition(".")[2]
+        if isinstance(section, dict) and key in section:
+            if current in section:
+                raise UserError(
+                    f"{where}: {old} is the old name of {new}, which is given too; "
+                    f"remove {old}"
+                )
+            section[current] = section.pop(key)
+    for dotted, names in _VALUES.items():
+        name, _, key = dotted.partition(".")
+        section = found.get(name)
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = names.get(section[key], section[key])
+    return found
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -176,6 +241,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             )
         for part in reversed(parts):
             value = {part: value}
+        value = with_current_names(value, f"--set {item}")
         tree = _merge(tree, value, f"--set {item}")
     return validate(tree.values, str(path), tree.origins)
 
@@ -194,7 +260,7 @@ def validate(
       UserError: names the first key that is wrong, and the close match of a typo.
     """
     try:
-        config = Config.model_validate(dict(values))
+        config = Config.model_validate(with_current_names(values, where))
     except ValidationError as error:
         details = error.errors(include_url=False)
         message = _explain(details[0], where, origins or {})
@@ -229,6 +295,41 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+# What a run is called and asks, how many devices share it, and where its images are
+# kept decide none of its numbers.
+_NOT_COMPARED = ("name", "description", "asks", "device", "data.stream")
+
+
+def compared_settings(
+    config: Mapping[str, Any], *, seed: bool = False
+) -> dict[str, Any]:
+    """The settings that decide the numbers of an experiment, by dotted key.
+
+    This defines "the same experiment": equal settings. With `seed`, the same run.
+
+    Args:
+      config: settings, nested or by dotted key.
+      seed: keep `training.seed`.
+    """
+    ignored = _NOT_COMPARED if seed else (*_NOT_COMPARED, "training.seed")
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in ignored and key.partition(".")[0] not in ignored
+    }
+
+
+def differing_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not equal in all flat configs; absent is None."""
+    configs = list(configs)
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [
+        key
+        for key in keys
+        if any(each.get(key) != configs[0].get(key) for each in configs)
+    ]
 
 
 def dump(config: Config) -> str:
@@ -363,7 +464,7 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         if not exists:
             raise UserError(f"{path}: extends {base!r}, which does not exist")
         tree = _read_chain(target, chain)
-    return _merge(tree, values, str(path))
+    return _merge(tree, with_current_names(values, str(path)), str(path))
 
 
 def _merge(base: Tree, values: Mapping[Any, Any], origin: str) -> Tree:

@@ -107,7 +107,7 @@ HARD = (
     "augmentation.horizontal_flip=alternating",
     "augmentation.cutmix_alpha=1.0",
     "training.ema_decay=0.8",
-    "evaluation.views=flip",
+    "evaluation.tta=flip",
 )
 
 

@@ -1,5 +1,6 @@
 """Experiments from YAML: the shipped files, what is refused, and how it is told."""
 
+import copy
 import functools
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ BASELINE = {
     "training.clip_norm": 0,
     "training.pct_start": 0.3,
     "training.seed": 42,
-    "loss.type": "cross_entropy",
+    "loss.type": "ce",
     "loss.use_class_weights": True,
     "loss.label_smoothing": 0.1,
     "data.channels": 1,
@@ -110,7 +111,7 @@ def test_an_experiment_differs_from_the_baseline_as_said_and_in_nothing_else(nam
     changed = {
         key: value
         for key, value in found.items()
-        if value != base[key] and key not in ("name", "description")
+        if value != base[key] and key in config.compared_settings(base)
     }
     assert changed == EXPERIMENTS[name]
     # What the file repeats of the baseline is part of its question.
@@ -170,7 +171,7 @@ def test_a_whole_number_serves_where_a_fraction_may_stand(write):
         ("model.dropout=1", "model.dropout is 1"),
         ("model.dropout=-0.1", "model.dropout is -0.1"),
         ("model.arch=7", "model.arch is 7"),
-        ("loss.type=hinge", "'cross_entropy' or 'focal'"),
+        ("loss.type=hinge", "'ce' or 'focal'"),
         ("loss.label_smoothing=1", "loss.label_smoothing is 1"),
         ("loss.focal_gamma=-1", "loss.focal_gamma is -1"),
         ("loss.use_class_weights=1", "loss.use_class_weights is 1"),
@@ -538,3 +539,105 @@ def test_any_bytes_are_loaded_or_refused_in_one_line(folder, content):
 )
 def test_sizes_that_contradict_one_another_are_refused(items, says):
     assert says in refusal(CONFIGS / "baseline.yaml", *items)
+
+
+# --- other names
+
+
+@pytest.mark.parametrize(
+    ("items", "current"),
+    [
+        (["loss.type=cross_entropy"], ["loss.type=ce"]),
+        (["loss.self_targets=0.2"], ["loss.bootstrap=0.2"]),
+        (["data.train_images=500"], ["data.train_subset=500"]),
+        (["evaluation.views=one"], ["evaluation.tta=none"]),
+        (["evaluation.views=flip"], ["evaluation.tta=flip"]),
+        (["evaluation={views: ten_crop}"], ["evaluation.tta=ten_crop"]),
+    ],
+)
+def test_old_names_of_keys_and_values_still_work(write, items, current):
+    new = config.load(CONFIGS / "baseline.yaml", current)
+    assert config.load(CONFIGS / "baseline.yaml", items) == new
+    section, _, rest = items[0].partition(".")
+    if rest:
+        key, _, value = rest.partition("=")
+        text = (
+            f"extends: baseline.yaml\nname: baseline\n{section}: {{{key}: {value}}}\n"
+        )
+        loaded = config.load(write(text)).model_dump()
+        assert loaded == new.model_dump() | {"description": loaded["description"]}
+
+
+def test_a_key_under_its_old_and_its_new_name_is_refused(write):
+    path = write("extends: baseline.yaml\nevaluation: {views: flip, tta: none}\n")
+    message = refusal(path)
+    assert "own.yaml: evaluation.views is the old name of evaluation.tta" in message
+    # Over a file that it extends, the old name wins like any key.
+    path = write("extends: baseline.yaml\nevaluation: {views: flip}\n")
+    assert config.load(path).evaluation.tta == "flip"
+
+
+# --- what is asked, and what is compared
+
+
+def test_a_config_says_which_scores_answer_its_question(write):
+    asked = {}
+    for path in CONFIGS.glob("*.yaml"):
+        asks = config.load(path).asks
+        asked[path.stem] = (asks.metrics, asks.emotions)
+    usual = (["macro_f1"], [])
+    assert asked.pop("loss_focal") == (["macro_f1"], ["fear", "disgust"])
+    for name in ("balance_no_weights", "balance_weighted_sampler"):
+        assert asked.pop(name) == (["macro_f1"], ["rare"])
+    for name in ("batch_256", "best", "speedrun"):
+        assert asked.pop(name) == (["accuracy"], [])
+    assert set(map(str, asked.values())) == {str(usual)}
+    # A complete config of an older version has no such key.
+    values = config.load(CONFIGS / "baseline.yaml").model_dump()
+    del values["asks"]
+    assert config.validate(values, "old.yaml").asks == config.Asks()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{metrics: [f1]}", "asks.metrics.0 is 'f1'; expected 'accuracy', 'macro_f1'"),
+        ("{emotions: [fear, disgut]}", "asks.emotions.1 is 'disgut'; expected 'disg"),
+        ("{emotion: fear}", "asks.emotion is not a known key; did you mean asks.emo"),
+        ("{emotions: fear}", "asks.emotions is 'fear'; expected a list"),
+    ],
+)
+def test_an_unknown_score_is_refused(write, text, problem):
+    path = write(f"extends: baseline.yaml\nasks: {text}\n")
+    assert problem in refusal(path)
+
+
+def test_emotions_of_class_folders_may_have_any_name(write):
+    asks = "{emotions: [boredom, Happiness, rare, confused]}"
+    path = write(f"extends: baseline.yaml\nasks: {asks}\n")
+    assert len(config.load(path).asks.emotions) == 4
+
+
+def test_the_same_experiment_is_one_whose_compared_settings_are_equal():
+    values = config.load(CONFIGS / "baseline.yaml").model_dump()
+    other = copy.deepcopy(values)
+    other |= {"name": "b", "description": "?", "device": 2}
+    other["asks"] = {"metrics": ["accuracy"], "emotions": []}
+    other["data"]["stream"] = "never"
+    same = config.compared_settings(values, seed=True)
+    assert config.compared_settings(other, seed=True) == same
+    assert config.compared_settings(config.flatten(other), seed=True) == same
+    other["training"]["seed"] = 7
+    assert config.compared_settings(other) == config.compared_settings(values)
+    found = [config.compared_settings(each, seed=True) for each in (values, other)]
+    assert config.differing_keys(found) == ["training.seed"]
+    other["training"]["lr"] = 1.0
+    found = [config.compared_settings(each) for each in (values, other)]
+    assert config.differing_keys(found) == ["training.lr"]
+
+
+def test_flatten_and_differing_keys():
+    nested = {"a": {"b": {"c": 1}, "d": [1]}, "e": {}}
+    assert config.flatten(nested) == {"a.b.c": 1, "a.d": [1], "e": {}}
+    configs = [{"x": 1, "y": 2}, {"x": 1.0, "y": 3}, {"x": 1, "y": 2, "z": None}]
+    assert config.differing_keys(configs) == ["y"]  # absent is None

@@ -179,7 +179,7 @@ def describe(
             "resize": "the square in the middle, bicubic with antialiasing (Pillow)",
             "normalisation": "(x - mean) / (deviation + 8), of each image itself",
             "crop_size": config["data"]["crop_size"],
-            "views": config["evaluation"]["views"],
+            "views": config["evaluation"]["tta"],
         },
         "scores": {
             split: _scores(result[split])

@@ -46,7 +46,7 @@ class Preprocessing(_Section):
     image_size: int = Field(ge=16, le=512)
     channels: Literal[1, 3]
     crop_size: int = Field(ge=0, le=512)  # what the network sees of it; 0: all
-    views: Literal["one", "flip", "ten_crop"]  # of which the mean is taken
+    views: Literal["none", "one", "flip", "ten_crop"]  # "one": older for "none"
 
     @model_validator(mode="after")
     def _is_part(self) -> "Preprocessing":

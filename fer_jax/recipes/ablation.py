@@ -9,16 +9,15 @@ import pandas as pd
 from fer_jax import config as config_lib
 from fer_jax.compare import Run
 from fer_jax.compare.summary import Experiment, summarise
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
-from fer_jax.runs.folder import NO_MATTER
 
 # For a CPU: a narrow network, smaller images, and a part of train.
 SMALL = {
     "model.width": 0.5,
     "data.image_size": 32,
     "data.crop_size": 0,
-    "data.train_images": 8000,
+    "data.train_subset": 8000,
     "training.epochs": 12,
     "training.start_size": 0,
     "training.ema_decay": 0.99,
@@ -28,13 +27,13 @@ SMALL = {
 CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "flip_views": (
         "Do mirrored views in evaluation help?",
-        {"evaluation.views": "flip"},
-        {"evaluation.views": "one"},
+        {"evaluation.tta": "flip"},
+        {"evaluation.tta": "none"},
     ),
     "ten_crop": (
         "Do ten views in evaluation, moved and mirrored, help?",
-        {"evaluation.views": "ten_crop"},
-        {"evaluation.views": "flip"},
+        {"evaluation.tta": "ten_crop"},
+        {"evaluation.tta": "flip"},
     ),
     "crops": (
         "Do random crops of 5/6 help?",
@@ -124,10 +123,10 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"loss.label_smoothing": 0.1},
         {"loss.label_smoothing": 0.0},
     ),
-    "self_targets": (
+    "bootstrap": (
         "Do targets that are in part the network's own help?",
-        {"loss.self_targets": 0.2},
-        {"loss.self_targets": 0.0},
+        {"loss.bootstrap": 0.2},
+        {"loss.bootstrap": 0.0},
     ),
     "growing_images": (
         "Do images that grow help?",
@@ -249,7 +248,7 @@ def _without_copies(configs: Sequence[Config]) -> list[Config]:
     """The first of those that differ in their names alone."""
     kept: dict[str, Config] = {}
     for config in configs:
-        kept.setdefault(str(settings_of(flatten(config.model_dump()))), config)
+        kept.setdefault(str(compared_settings(config.model_dump())), config)
     return list(kept.values())
 
 
@@ -275,12 +274,6 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
         place = values[section[0]] if section else values
         place[last] = value
     return config_lib.validate(values, f"the ablation {values['name']}")
-
-
-def settings_of(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config by dotted keys, what makes it another experiment."""
-    apart = (*NO_MATTER, "training.seed")
-    return {key: value for key, value in flat.items() if key not in apart}
 
 
 def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:

@@ -25,9 +25,9 @@ from fer_jax import compare, runs
 from fer_jax import config as config_lib
 from fer_jax.batch import cli as batch
 from fer_jax.compare import Run
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings
 from fer_jax.errors import UserError
-from fer_jax.recipes.ablation import COLUMNS, ablate, settings_of, verdicts
+from fer_jax.recipes.ablation import COLUMNS, ablate, verdicts
 from fer_jax.system import files
 from fer_jax.system.console import make_console
 
@@ -72,11 +72,11 @@ def _finished(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
     Raises:
       UserError: if there is none of the first.
     """
-    asked = {each.name: settings_of(flatten(each.model_dump())) for each in configs}
+    asked = {each.name: compared_settings(each.model_dump()) for each in configs}
     found = [
         run
         for run in compare.load_runs(runs_dir, [])[0]
-        if asked.get(run.name) == settings_of(run.config)
+        if asked.get(run.name) == compared_settings(run.config)
     ]
     first = configs[0].name
     if not any(run.name == first for run in found):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.data.lazy_images import StoredImages, in_turn, is_stored
+from fer_jax.data.lazy_images import StoredImages, read_ahead
 from fer_jax.models import Network
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.devices import Devices
@@ -20,7 +20,7 @@ PredictFn = Callable[[Any, Any, jax.Array, jax.Array | None], jax.Array]
 def make_predict(
     network: Network,
     *,
-    views: Literal["one", "flip", "ten_crop"] = "one",
+    views: Literal["none", "flip", "ten_crop"] = "none",
     crop_size: int = 0,
     apart: bool = False,
     devices: Devices | None = None,
@@ -63,7 +63,7 @@ def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
 
     Args:
       images: float `[B, H, W, C]`.
-      views: "one", "flip" (with the mirror image) or "ten_crop" (the corners and the
+      views: "none", "flip" (with the mirror image) or "ten_crop" (the corners and the
         centre, each with its mirror image; Krizhevsky et al. 2012). Where the network
         sees the whole image, the corners are those of one whose edge goes on outside
         for a twelfth of the side, so that the image is moved, as in training.
@@ -82,7 +82,7 @@ def see(images: jax.Array, *, views: str, crop_size: int) -> list[jax.Array]:
     if views == "ten_crop":
         corners += [(0, 0), (0, right), (down, 0), (down, right)]
     seen = [images[:, y : y + tall, x : x + wide] for y, x in corners]
-    if views != "one":
+    if views in ("flip", "ten_crop"):
         seen += [view[:, :, ::-1] for view in seen]
     return seen
 
@@ -116,9 +116,9 @@ def predict_split(
     def divided(rows: np.ndarray) -> jax.Array:
         return devices.divide(rows, batch_size) if devices else jnp.asarray(rows)
 
-    if is_stored(images):
+    if isinstance(images, StoredImages):
         own = indices[:, devices.own(batch_size)] if devices else indices
-        drawn = ((divided(batch), None) for batch in in_turn(images, own))
+        drawn = ((divided(batch), None) for batch in read_ahead(images, own))
     else:
         drawn = ((images, divided(chosen)) for chosen in indices)
     logits = []

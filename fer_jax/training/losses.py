@@ -35,7 +35,7 @@ def softmax_loss(
     weights: jax.Array | None = None,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
-    self_targets: float = 0.0,
+    bootstrap: float = 0.0,
 ) -> jax.Array:
     """Cross-entropy (gamma 0) or focal loss of a softmax, averaged over the batch.
 
@@ -47,7 +47,7 @@ def softmax_loss(
     `torch.nn.functional.cross_entropy(logits, y, w, label_smoothing=…)`, and
     without weights the divisor is the batch size. The focal factor is that of Lin
     et al. 2017 (arXiv:1708.02002), extended from hard labels class by class. With
-    `self_targets` b the smoothed label becomes (1 - b) t + b p: soft bootstrapping of
+    `bootstrap` b the smoothed label becomes (1 - b) t + b p: soft bootstrapping of
     Reed et al. 2015 (arXiv:1412.6596), for noisy labels. p is differentiated as well,
     which draws it to what it is nearest to; held fixed it would only scale gradients.
 
@@ -57,7 +57,7 @@ def softmax_loss(
       weights: float `[C]`, or None for equal weights.
       label_smoothing: in [0, 1).
       focal_gamma: at least 0; how strongly easy examples are discounted.
-      self_targets: in [0, 1); the share of a target that the network itself predicts.
+      bootstrap: in [0, 1); the share of a target that the network itself predicts.
 
     Returns:
       float32 scalar.
@@ -65,8 +65,8 @@ def softmax_loss(
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     weights = jnp.ones(log_p.shape[-1]) if weights is None else weights
     targets = smooth_labels(labels, label_smoothing)
-    if self_targets:
-        targets = (1.0 - self_targets) * targets + self_targets * jnp.exp(log_p)
+    if bootstrap:
+        targets = (1.0 - bootstrap) * targets + bootstrap * jnp.exp(log_p)
     terms = -log_p * targets
     if focal_gamma:
         # 1 - p without cancellation; at p = 1 its power has no finite gradient.

@@ -53,7 +53,7 @@ SHAPES = {
     3: {"width": 0.5, "squeeze_excitation": True, "norm": "fixed_scale"},
 }
 SEEN = {
-    1: {"crop_size": 0, "views": "one"},
+    1: {"crop_size": 0, "views": "none"},
     3: {"crop_size": 14, "views": "ten_crop"},
 }
 

@@ -87,9 +87,9 @@ def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
 
 
 def test_no_two_configs_are_alike_and_none_cannot_be_built():
-    own = ablation.changed(LAPTOP, {"evaluation.views": "ten_crop"})
+    own = ablation.changed(LAPTOP, {"evaluation.tta": "ten_crop"})
     found = changes(ablate(own, small=False))
-    assert found["flip_views"] == {"evaluation.views": "flip"}
+    assert found["flip_views"] == {"evaluation.tta": "flip"}
     assert "without_ten_crop" not in found
     own = ablation.changed(LAPTOP, {"model.arch": "vgg"})
     names = set(changes(ablate(own, small=False)))
@@ -103,7 +103,7 @@ def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
     assert found["without_mixup"] == {"augmentation.mixup_alpha": 0.0}
     assert found["sam"] == {"training.sam_rho": 0.05}
     assert found["without_growing_images"] == {"training.start_size": 0}
-    assert found["ten_crop"] == {"evaluation.views": "ten_crop"}
+    assert found["ten_crop"] == {"evaluation.tta": "ten_crop"}
     assert found["crops"] == {"data.crop_size": 40}
     # Muon has AdamW's rates, and SGD its own.
     assert set(found["muon"]) == {"training.optimizer", "training.momentum"}
@@ -117,7 +117,7 @@ def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
 def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
     assert all(each.data.fold == 1 for each in ablate(BEST, small=False))
     for each in ablate(LAPTOP, small=True):
-        assert each.data.train_images == 8000 and each.data.image_size == 32
+        assert each.data.train_subset == 8000 and each.data.image_size == 32
         assert each.model.width == 0.5 and each.training.epochs == 12
 
 

@@ -9,8 +9,8 @@ from conftest import environment
 
 from fer_jax import runs
 from fer_jax.errors import UserError
-from fer_jax.system.signals import Interrupted
 from fer_jax.system import files
+from fer_jax.system.signals import Interrupted
 
 CONFIG = {"name": "a", "description": "?", "training": {"lr": 0.1, "seed": 1}}
 DATA = {"description": "faces.csv", "fingerprint": "f" * 16}
@@ -24,7 +24,9 @@ def started(folder, config=CONFIG, data=DATA):
 
 
 def test_the_same_run_has_no_differences(tmp_path):
-    renamed = CONFIG | {"description": "another wording"}
+    # An old run without `asks`, on other devices and with its images elsewhere.
+    renamed = CONFIG | {"description": "another wording", "asks": {"emotions": []}}
+    renamed |= {"device": 2, "data": {"stream": "always"}}
     moved = DATA | {"description": "faces.csv.xz"}  # the same images, compressed
     assert runs.differences(started(tmp_path), renamed, moved) == []
 
@@ -37,6 +39,22 @@ def test_differences_are_named_with_both_values(tmp_path):
         "training.clip is absent there and 1.0 here",
         f"data set is faces.csv [{'f' * 16}] there and more.csv [{'0' * 16}] here",
     ]
+
+
+def test_a_run_with_old_names_of_keys_is_the_same_run(tmp_path):
+    old = {
+        "loss": {"type": "cross_entropy", "self_targets": 0.1},
+        "data": {"train_images": 0},
+        "evaluation": {"views": "one"},
+    }
+    new = {
+        "loss": {"type": "ce", "bootstrap": 0.1},
+        "data": {"train_subset": 0},
+        "evaluation": {"tta": "none"},
+    }
+    assert runs.differences(started(tmp_path, CONFIG | old), CONFIG | new, DATA) == []
+    files.write_json(tmp_path / runs.RESULT, {"format": 1, "config": CONFIG | old})
+    assert runs.read_result(tmp_path)["config"] == CONFIG | new
 
 
 def test_an_empty_folder_differs_in_nothing(tmp_path):

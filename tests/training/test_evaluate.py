@@ -119,7 +119,7 @@ def test_keys_and_types_of_the_scores():
 
 def test_the_views_are_the_parts_of_an_image_and_their_mirror_images():
     images = np.arange(2 * 6 * 6, dtype=np.float32).reshape(2, 6, 6, 1)
-    (whole,) = see(images, views="one", crop_size=0)
+    (whole,) = see(images, views="none", crop_size=0)
     np.testing.assert_array_equal(whole, images)
     plain, mirrored = see(images, views="flip", crop_size=4)
     np.testing.assert_array_equal(plain, images[:, 1:5, 1:5])

@@ -191,7 +191,7 @@ def test_other_settings_in_the_folder_are_refused_by_name(finished_run, tiny_csv
     with pytest.raises(UserError) as error:
         train(config, data_root=str(tiny_csv), runs_dir=finished_run[0].parents[1])
     assert "training.lr is 0.003 there and 0.001 here" in str(error.value)
-    assert "loss.type is cross_entropy there and focal here" in str(error.value)
+    assert "loss.type is ce there and focal here" in str(error.value)
     assert "seed is" not in str(error.value)
 
 

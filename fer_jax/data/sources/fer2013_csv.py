@@ -89,9 +89,7 @@ def read_csv(
             if row % 256 == 0:
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)
     if side is None and not problems.counts:
-        raise UserError(
-            f"{source.path} has no rows below its header; fetch it again"
-        )
+        raise UserError(f"{source.path} has no rows below its header; fetch it again")
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:

@@ -77,9 +77,7 @@ class Listing:
                 for (split, label), count in sorted(self._left_out.items())
             )
             notes = (f"images without an emotion label are left out: {counts}", *notes)
-        stamps = [
-            self.stamps[path] for files in listing.values() for path, _ in files
-        ]
+        stamps = [self.stamps[path] for files in listing.values() for path, _ in files]
         boxes = sorted(self.boxes.items())
         return Source(
             kind="folder",
@@ -130,4 +128,3 @@ def image_paths(root: Path, folder: Path) -> Iterator[str]:
         raise UserError(
             f"{folder} holds no {either(SUFFIXES)} image; add some or remove the folder"
         )
-
