@@ -16,9 +16,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from fer_jax.data.lazy_images import StoredImages
-from fer_jax.data.records import SPLITS, Split
-
-Shape = tuple[int, int, int]  # (S, S, C) of an image
+from fer_jax.data.records import SPLITS, Shape, Split
 
 _BLOCK_BYTES = 2**16  # of pixels in a record, unless one image is larger
 

@@ -22,9 +22,8 @@ import numpy as np
 from rich.console import Console
 
 from fer_jax.data import array_records
-from fer_jax.data.array_records import Shape
 from fer_jax.data.lazy_images import StoredImages, chunks, read_pixels
-from fer_jax.data.records import Problems, Source, Split, Stored
+from fer_jax.data.records import Problems, Shape, Source, Split, Stored
 from fer_jax.data.sources import locate as sources
 from fer_jax.errors import UserError
 from fer_jax.system.cache import cache_root

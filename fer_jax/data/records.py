@@ -17,6 +17,7 @@ SPLITS = ("train", "val", "test")
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # FER2013's
 UNKNOWN = "unknown"  # the split of a row that names none
 SHOWN_PROBLEMS = 20
+Shape = tuple[int, int, int]  # (S, S, C) of an image
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
 # By split: how many images are stored in which format, size and mode.
 Stored = dict[str, dict[str, int]]
@@ -65,33 +66,6 @@ class Found(NamedTuple):
     kind: str  # how it is stored: format (if it has one), size and mode
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A data root before any image is read.
-
-    Attributes:
-      kind: "embedded", "csv" or "folder".
-      description: the source in words.
-      key: a digest that changes with the content.
-      path: the file or folder; None for the embedded set.
-      class_names: the classes, in the order of the labels.
-      listing: for a folder, by split, sorted (relative path, label) pairs.
-      boxes: by relative path, the part of an image to read, if not all of it.
-      bad: problems of the listing itself: (split, text that continues `path`) pairs.
-      notes: what the user must know about the listing.
-    """
-
-    kind: str
-    description: str
-    key: str
-    path: Path | None = None
-    class_names: tuple[str, ...] = emotions.EMOTIONS
-    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
-    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
-    bad: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 @dataclasses.dataclass
 class Problems:
     """Bad rows or images: the first few in words, and a count by split."""
@@ -114,6 +88,33 @@ class Problems:
         raise UserError(
             f"{path}{self.first[0]}{others}; mend them or drop them with --skip_bad"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data root before any image is read.
+
+    Attributes:
+      kind: "embedded", "csv" or "folder".
+      description: the source in words.
+      key: a digest that changes with the content.
+      path: the file or folder; None for the embedded set.
+      class_names: the classes, in the order of the labels.
+      listing: for a folder, by split, sorted (relative path, label) pairs.
+      boxes: by relative path, the part of an image to read, if not all of it.
+      problems: bad labels in the listing.
+      notes: what the user must know about the listing.
+    """
+
+    kind: str
+    description: str
+    key: str
+    path: Path | None = None
+    class_names: tuple[str, ...] = emotions.EMOTIONS
+    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
+    problems: Problems = dataclasses.field(default_factory=Problems)
+    notes: tuple[str, ...] = ()
 
 
 def digest(*parts: object) -> str:
