@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "default: $FER_DATA_ROOT, else the embedded set",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
+    parser.add_argument(
+        "--resolved",
+        metavar="FILE",
+        help="read the resolved settings from FILE; CONFIG is only named in the "
+        "record. bin/run_batch uses it, so that a run trains what was planned",
+    )
     parser.add_argument("--seed", type=int, help="the same as --set training.seed=N")
     parser.add_argument(
         "--set",
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _device_errors():
             train(
-                config_lib.load(args.config, args.overrides),
+                config_lib.load(args.resolved or args.config, args.overrides),
                 data_root=args.data_root,
                 runs_dir=args.runs_dir,
                 force=args.force,

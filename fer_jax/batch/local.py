@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import functools
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO
 
 from fer_jax import runs
@@ -54,7 +56,10 @@ class LocalBatch:
         workers, told = self.workers, False
         # Only now: who was asked whether to start may have taken hours to say so.
         self.began, self.since = time.monotonic(), file_time(self.ledger.runs_dir)
-        with workers.at_work():
+        with (
+            workers.at_work(),
+            tempfile.TemporaryDirectory(prefix="fer_jax_") as self.settings,
+        ):
             while workers.jobs or (self.left and not workers.signals):
                 if workers.are_free:
                     self._leave_what_has_no_time()
@@ -121,7 +126,8 @@ class LocalBatch:
             self.console.print(told)
         self.ledger.log(job, event="started", jobs=self.at_once)
         self.started[job.label] = file_time(job.folder)
-        self.workers.start(job, train_command(job, self.args))
+        command = train_command(job, self.args, Path(self.settings))
+        self.workers.start(job, command)
 
     def _end(self, ended: Ended) -> None:
         """Logs how a run's process ended, and draws the consequences."""

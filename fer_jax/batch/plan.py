@@ -16,6 +16,7 @@ from fer_jax import config as config_lib
 from fer_jax import runs
 from fer_jax.config import Config, Data
 from fer_jax.errors import UserError
+from fer_jax.system import files
 
 if TYPE_CHECKING:  # it brings JAX along, and the plan itself needs none
     from fer_jax.data import Dataset
@@ -132,10 +133,16 @@ def plan_job(
     return Job(path, config, folder, "blocked" if reason else state, epochs, reason)
 
 
-def train_command(job: Job, args: argparse.Namespace) -> list[str]:
-    """The command that trains a job, as the batch's own arguments want it."""
+def train_command(job: Job, args: argparse.Namespace, folder: Path) -> list[str]:
+    """Returns the command that trains a run, and writes its settings to `folder`.
+
+    The child reads the settings that were planned, and not the YAML file, which may
+    have changed since.
+    """
+    resolved = folder / f"{job.label.replace('/', '_')}.yaml"
+    files.write_text(resolved, config_lib.dump(job.config))
     command = [sys.executable, "-m", "fer_jax.train", str(job.path)]
-    command += ["--runs_dir", str(args.runs_dir)]
+    command += ["--resolved", str(resolved), "--runs_dir", str(args.runs_dir)]
     command += ["--seed", str(job.config.training.seed)]
     if args.data_root is not None:
         command += ["--data_root", args.data_root]

@@ -9,10 +9,9 @@ import pandas as pd
 from fer_jax import config as config_lib
 from fer_jax.compare import Run
 from fer_jax.compare.summary import Experiment, summarise
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
-from fer_jax.runs.folder import NO_MATTER
 
 COLUMNS = ("change", "n", "fold", "difference", "val", "difference", "time", "result")
 
@@ -81,7 +80,7 @@ def _without_duplicates(configs: Sequence[Config]) -> list[Config]:
     """The first of each group of configs with the same settings."""
     kept: dict[str, Config] = {}
     for config in configs:
-        kept.setdefault(str(settings_of(flatten(config.model_dump()))), config)
+        kept.setdefault(str(compared_settings(config.model_dump())), config)
     return list(kept.values())
 
 
@@ -107,12 +106,6 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         target = values[section[0]] if section else values
         target[last] = value
     return config_lib.validate(values, f"the ablation {values['name']}")
-
-
-def settings_of(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config by dotted keys, what makes it another experiment."""
-    apart = (*NO_MATTER, "training.seed")
-    return {key: value for key, value in flat.items() if key not in apart}
 
 
 def result_rows(finished: Sequence[Run]) -> list[tuple[str, ...]]:

@@ -21,14 +21,9 @@ from fer_jax import compare, runs
 from fer_jax import config as config_lib
 from fer_jax.batch import cli as batch
 from fer_jax.compare import Run
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings
 from fer_jax.errors import UserError
-from fer_jax.recipes.ablation import (
-    COLUMNS,
-    ablation_configs,
-    result_rows,
-    settings_of,
-)
+from fer_jax.recipes.ablation import COLUMNS, ablation_configs, result_rows
 from fer_jax.system import files
 from fer_jax.system.console import make_console
 
@@ -122,11 +117,11 @@ def _finished_runs(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
     Raises:
       UserError: if none is of the first config.
     """
-    wanted = {each.name: settings_of(flatten(each.model_dump())) for each in configs}
+    wanted = {each.name: compared_settings(each.model_dump()) for each in configs}
     found = [
         run
         for run in compare.load_runs(runs_dir, [])[0]
-        if wanted.get(run.name) == settings_of(run.config)
+        if wanted.get(run.name) == compared_settings(run.config)
     ]
     first = configs[0].name
     if not any(run.name == first for run in found):

@@ -360,7 +360,7 @@ def score(
     """Logits and scores of one split under a state."""
     logits = predict(config, parts, state, split)
     labels = dataset.splits[split].labels
-    return logits, metrics.score_labelled(logits, labels, dataset.class_names)
+    return logits, metrics.score(logits, labels, dataset.class_names)
 
 
 def _record(

@@ -108,7 +108,10 @@ def write_result(
     for split, predicted in logits.items():
         part, clean = dataset.splits[split], is_clean[audited.of(split)]
         score_by = functools.partial(
-            metrics.scores_of, predicted, clean=clean, class_names=dataset.class_names
+            metrics.score_with_clean,
+            predicted,
+            clean=clean,
+            class_names=dataset.class_names,
         )
         scores[split] = score_by(part.labels)
         if part.label_sets:

@@ -211,8 +211,11 @@ def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tm
 
 
 def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
-    configs, tiny_csv, tmp_path
+    tiny_csv, tmp_path
 ):
+    """It trains what was planned, though the config's file has changed meanwhile."""
+    (tmp_path / "configs").mkdir()
+    configs = write_tiny_configs(tmp_path / "configs", {}, epochs=1)
     command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs, "--yes"]
     command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "base"]
     options = {"env": environment(), "stdin": subprocess.PIPE, "text": True}
@@ -224,11 +227,16 @@ def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
             told = f"waiting: baseline/seed_42 is in use by process {holder.pid} "
             waited = any(line.startswith(told) for line in process.stdout)
             begun = (tmp_path / "batch_log.jsonl").exists()
+            (configs / "baseline.yaml").write_text("name: another\n")
             holder.communicate("let go", timeout=60)
             output = process.communicate(timeout=500)[0]
     assert (holder.returncode, process.returncode) == (0, 0), output
     assert waited and not begun
     assert events(tmp_path)[-1] == ("baseline/seed_42", "finished")
+    result = runs.read_result(tmp_path / "baseline/seed_42")
+    assert result["config"]["training"]["epochs"] == 1
+    assert result["config_path"] == str(configs / "baseline.yaml")
+    assert result["overrides"] == ["training.seed=42"]
 
 
 def test_a_failed_run_is_shown_as_failed(configs, tiny_csv, tmp_path):

@@ -1,7 +1,10 @@
+import argparse
+
 import pytest
-from conftest import HARD, ROOT, tiny_config, write_tiny_csv
+from conftest import HARD, ROOT, tiny_config, write_tiny_configs, write_tiny_csv
 
 from fer_jax import data
+from fer_jax import train as train_lib
 from fer_jax.batch import plan
 from fer_jax.errors import UserError
 
@@ -35,3 +38,28 @@ def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
     assert "training.lr is 0.003 there and 0.001 here" in blocked.reason
     other = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
     assert "data set is" in state(tiny_config(*HARD), csv=other).reason
+
+
+def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
+    """The YAML file is edited after the plan was made, and before the run starts."""
+    (path, config), *_ = plan.find_configs(write_tiny_configs(tmp_path, {}), [])
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"seed": 43})}
+    )
+    run = plan.Job(path, config, tmp_path / "run", "new", 0)
+    args = argparse.Namespace(
+        runs_dir=tmp_path, data_root=None, force=0, skip_bad=0, tensorboard=0
+    )
+    (tmp_path / "settings").mkdir()
+    command = plan.train_command(run, args, tmp_path / "settings")
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
+    seen = {}
+    monkeypatch.setattr(
+        train_lib, "train", lambda config, **more: seen.update(more, config=config)
+    )
+    monkeypatch.setattr(train_lib, "keep_memory", lambda: None)
+    monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
+    assert train_lib.main(command[3:]) == 0
+    assert seen["config"] == config
+    assert seen["config_path"] == str(path)
+    assert seen["overrides"] == ["training.seed=43"]

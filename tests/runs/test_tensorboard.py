@@ -15,15 +15,16 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from fer_jax import runs
-from fer_jax.batch import cli as batch, plan
-from fer_jax.runs import tensorboard
-from fer_jax.training import loop as fit
 from fer_jax import train as train_lib
-from fer_jax.errors import UserError
+from fer_jax.batch import cli as batch
+from fer_jax.batch import plan
 from fer_jax.batch.plan import Job
+from fer_jax.errors import UserError
+from fer_jax.runs import tensorboard
+from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import train
-from fer_jax.system import files
+from fer_jax.training import loop as fit
 
 TAGS = {
     "lr": "lr",
@@ -265,7 +266,8 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     """From its command line, through that of each of its processes, to `train`."""
     args = batch._parse(["--jobs", "2", "--runs_dir", str(tmp_path), *flags])
     path = ROOT / "configs/baseline.yaml"
-    command = plan.train_command(Job(path, tiny_config(), tmp_path, "new", 0), args)
+    job = Job(path, tiny_config(), tmp_path, "new", 0)
+    command = plan.train_command(job, args, tmp_path)
     assert command[1:3] == ["-m", "fer_jax.train"]
     taken = {}
     monkeypatch.setattr(train_lib, "train", lambda config, **more: taken.update(more))

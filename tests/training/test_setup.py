@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
+from fer_jax.bench.settings import random_images
 
 from fer_jax import data
-from fer_jax.bench.settings import random_images
 from fer_jax.errors import UserError
 from fer_jax.models.whitening import whitened
 from fer_jax.training import augment_ops

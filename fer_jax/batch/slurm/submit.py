@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ ANSWER_S = 300  # so long may sbatch take
 _LATE = (124, 137)  # the exit status of timeout, and where it had to kill
 
 
-def run_of(job: Job, args: argparse.Namespace) -> Run:
-    """What a job is told of a run, with absolute paths.
+def run_of(job: Job, args: argparse.Namespace, folder: Path) -> Run:
+    """What a job is told of a run, with absolute paths; its settings go to `folder`.
 
     `--force` is left out: who submits clears the folder, and once. Else each requeued
     job would start anew.
@@ -47,17 +47,20 @@ def run_of(job: Job, args: argparse.Namespace) -> Run:
     command = train_command(
         dataclasses.replace(job, path=job.path.absolute()),
         argparse.Namespace(**vars(args) | changed),
+        folder,
     )
     return Run(job.label, job.folder.absolute(), tuple(command))
 
 
 def submit(
-    packs: Sequence[Pack], runs_dir: Path, parameters: Mapping[str, Any]
+    make_packs: Callable[[Path], Sequence[Pack]],
+    runs_dir: Path,
+    parameters: Mapping[str, Any],
 ) -> list[tuple[str, Path]]:
     """Submits a job for each pack, as one array where they are several.
 
     Args:
-      packs: what each job does.
+      make_packs: what each job does; it may write to the submission's folder.
       runs_dir: below it go the files of the submission, and the jobs' logs.
       parameters: for `SlurmExecutor.update_parameters`.
 
@@ -73,6 +76,7 @@ def submit(
     except OSError as error:
         raise _unwritable(place, error) from None
     try:
+        packs = make_packs(folder)
         executor = _Executor(folder, max_num_timeout=MAX_TIMEOUTS)
         executor.update_parameters(**parameters)
         # submitit prints what sbatch complains of, too; we say it ourselves.

@@ -220,7 +220,13 @@ class SlurmBatch:
             return
         for note in slurm_env.notes():
             self._tell(note)
-        packs = [Pack([run_of(job, self.args) for job in group]) for group in groups]
+
+        def packs(folder: Path) -> list[Pack]:
+            return [
+                Pack([run_of(job, self.args, folder) for job in group])
+                for group in groups
+            ]
+
         submitted = submit(packs, self.runs_dir, self.parameters)
         for (number, log), group in zip(submitted, groups, strict=True):
             record = slurm_record.new(number, log, attempt)

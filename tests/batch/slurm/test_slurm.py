@@ -313,7 +313,7 @@ def submitted(tmp_path, code, *flags):
     args = _parse(["--executor", "slurm", *flags])
     parameters = slurm_options.parameters(args, has_gpus=False)
     ((number, log),) = submit(
-        [Pack([Run("one", tmp_path, python)])], tmp_path, parameters
+        lambda _: [Pack([Run("one", tmp_path, python)])], tmp_path, parameters
     )
     record = {"id": number, "time": 1.0, "attempt": 1, "log": "", "state": ""}
     files.write_json(tmp_path / runs.JOB, record)
@@ -366,5 +366,5 @@ def test_submission_of_nothing_good_leaves_no_file(tmp_path):
     args = _parse(["--executor", "slurm", "--slurm", "nodes=9"])
     parameters = slurm_options.parameters(args, has_gpus=False)
     with pytest.raises(UserError, match="nothing was submitted"):
-        submit([Pack([]), Pack([])], tmp_path, parameters)
+        submit(lambda _: [Pack([]), Pack([])], tmp_path, parameters)
     assert list(tmp_path.glob("slurm_jobs/*")) == []

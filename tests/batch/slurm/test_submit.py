@@ -42,10 +42,10 @@ ACCEPTS = "env > seen; echo Submitted batch job 12"
 def test_submissions_of_one_second_have_folders_of_their_own(sbatch, monkeypatch):
     runs_dir = sbatch(ACCEPTS)
     monkeypatch.setattr(slurm_submit.time, "strftime", lambda *_: "now")
-    ((number, log),) = submit([Pack([])], runs_dir, PARAMETERS)
+    ((number, log),) = submit(lambda _: [Pack([])], runs_dir, PARAMETERS)
     sbatch("echo sbatch: error: too many >&2; exit 1")
     with pytest.raises(UserError, match=r"take 1 jobs \(too many\); nothing was"):
-        submit([Pack([])], runs_dir, PARAMETERS)
+        submit(lambda _: [Pack([])], runs_dir, PARAMETERS)
     assert number == "12"
     assert list(runs_dir.glob("slurm_jobs/*")) == [log.parent]
     assert (log.parent / "12_submitted.pkl").exists()
@@ -54,7 +54,7 @@ def test_submissions_of_one_second_have_folders_of_their_own(sbatch, monkeypatch
 
 def test_several_jobs_are_one_array(sbatch):
     runs_dir = sbatch(ACCEPTS)
-    submitted = submit([Pack([])] * 3, runs_dir, PARAMETERS)
+    submitted = submit(lambda _: [Pack([])] * 3, runs_dir, PARAMETERS)
     assert [number for number, _ in submitted] == ["12_0", "12_1", "12_2"]
     folder = submitted[0][1].parent
     assert len(list(folder.glob("12_*_submitted.pkl"))) == 3
@@ -65,12 +65,12 @@ def test_an_sbatch_that_hangs_is_not_waited_for_for_ever(sbatch, monkeypatch):
     monkeypatch.setattr(slurm_submit, "ANSWER_S", 1)
     runs_dir = sbatch("sleep 60")
     with pytest.raises(UserError, match="sbatch did not answer for 1 s"):
-        submit([Pack([])], runs_dir, PARAMETERS)
+        submit(lambda _: [Pack([])], runs_dir, PARAMETERS)
 
 
 def test_ctrl_c_does_not_reach_sbatch(sbatch, tmp_path):
     runs_dir = sbatch(f"ps -o pgid= -p $$ > group; {ACCEPTS}")
-    submit([Pack([])], runs_dir, PARAMETERS)
+    submit(lambda _: [Pack([])], runs_dir, PARAMETERS)
     assert int((tmp_path / "group").read_text()) != os.getpgrp()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
@@ -94,7 +94,7 @@ def shell(monkeypatch):
 
 
 def test_variables_of_the_shell_are_not_the_jobs(sbatch, shell, tmp_path):
-    submit([Pack([])], sbatch(ACCEPTS), PARAMETERS)
+    submit(lambda _: [Pack([])], sbatch(ACCEPTS), PARAMETERS)
     seen = dict(
         line.split("=", 1)
         for line in (tmp_path / "seen").read_text().splitlines()

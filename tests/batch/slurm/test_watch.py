@@ -55,9 +55,9 @@ class Queue:
     def __init__(self, *ends):
         self.ends, self.packs, self.states = list(ends), [], {}
 
-    def submit(self, packs, runs_dir, parameters):
+    def submit(self, make_packs, runs_dir, parameters):
         found = []
-        for pack in packs:
+        for pack in make_packs(runs_dir):
             self.packs.append([run.label for run in pack.todo])
             number = str(len(self.packs))
             self.states[number] = (self.ends.pop(0), pack)
@@ -216,6 +216,29 @@ def test_a_failure_is_the_runs_own(batch, jobs, tmp_path):
     assert status == 1
     assert "failed: baseline/seed_1 (job 1): the loss is not finite" in said
     assert events(tmp_path) == [("1", "submitted"), ("1", "failed")]
+
+
+def settings_of(run):
+    command = run.command
+    return config.load(command[command.index("--resolved") + 1])
+
+
+def test_jobs_train_what_was_planned(batch, jobs, tmp_path):
+    """Each attempt does, whatever has become of the YAML file by then."""
+    path = tmp_path / "changed.yaml"
+    path.write_text("name: changed\n")
+    planned = [dataclasses.replace(job, path=path) for job in jobs]
+
+    def trains(pack):
+        seen.append(settings_of(pack.todo[0]))
+        return "NODE_FAIL" if len(seen) == 1 else finish(pack)
+
+    seen = []
+    queue = Queue(*[trains] * 4)
+    assert (batch(queue, planned)[0], len(queue.packs)) == (0, 4)
+    assert {each.training.seed: each for each in seen} == {
+        job.config.training.seed: job.config for job in jobs
+    }
 
 
 def test_what_is_blocked_is_not_submitted(batch, jobs, tmp_path):
