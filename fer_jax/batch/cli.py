@@ -79,7 +79,7 @@ def _run(args: argparse.Namespace, console: Console, configs: Configs) -> int:
     loaded = {shape: _load(args, shape, console) for shape in shapes}
     audited = functools.cache(lambda shape: audit(loaded[shape], console))
     chosen = {
-        config.data: data.choose(
+        config.data: data.select_images(
             loaded[_shape(config)],
             config.data,
             functools.partial(audited, _shape(config)),
