@@ -145,15 +145,14 @@ def train(
         channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
-        stream=config.data.stream,
-        room=experiment.room_for_images(),
+        memory_limit=experiment.memory_for_images(config.data.stream),
     )
     processes.check_same("data set", dataset.fingerprint)
     processes.check_same("config", config_lib.dump(config))
     processes.check_same("code", json.dumps(runs.environment("", "")))
     make_audit = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: processes.in_turn(make_audit))
-    dataset = data.choose(dataset, config.data, look)
+    dataset = data.select_images(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     # Once for a data set, and not at a long run's end.
     audited = fold.assign(look(), config.data.fold)

@@ -134,7 +134,7 @@ class _Datasets:
                 console=self._console,
             )
         audit = functools.partial(self._audit, size)
-        return data.choose(self._loaded[size], settings, audit)
+        return data.select_images(self._loaded[size], settings, audit)
 
     def audit_all(self) -> None:
         """Audits once what would otherwise be audited by every run."""

@@ -104,7 +104,7 @@ def plan_run(
     described = {
         "description": dataset.description,
         "fingerprint": dataset.fingerprint,
-        "chosen": dataset.chosen,
+        "chosen": dataset.subset,
     }
     try:
         changed = runs.differences(folder, config.model_dump(), described)
