@@ -18,7 +18,7 @@ def test_order_follows_the_phases():
 
 def test_filters_that_match_nothing_name_what_there_is():
     with pytest.raises(
-        UserError, match=r"no experiment begins with los-; .*loss_focal"
+        UserError, match=r"no experiment name starts with los-; .*loss_focal"
     ):
         plan.find_configs(ROOT / "configs", ["los-"])
 
@@ -29,7 +29,7 @@ def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
 
     def state(config, csv=tiny_csv, runs_dir=folder.parents[1]):
         dataset = data.load(str(csv), image_size=config.data.image_size)
-        return plan.plan_job(path, config, 0, runs_dir, dataset)
+        return plan.plan_run(path, config, 0, runs_dir, dataset)
 
     assert state(tiny_config(*HARD)).state == "finished"
     assert state(tiny_config(*HARD), runs_dir=tmp_path).state == "new"
@@ -43,10 +43,8 @@ def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
 def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
     """The YAML file is edited after the plan was made, and before the run starts."""
     (path, config), *_ = plan.find_configs(write_tiny_configs(tmp_path, {}), [])
-    config = config.model_copy(
-        update={"training": config.training.model_copy(update={"seed": 43})}
-    )
-    run = plan.Job(path, config, tmp_path / "run", "new", 0)
+    config = plan.with_seed(config, 1)
+    run = plan.PlannedRun(path, config, tmp_path / "run")
     args = argparse.Namespace(
         runs_dir=tmp_path, data_root=None, force=0, skip_bad=0, tensorboard=0
     )
