@@ -13,11 +13,11 @@ The figures, against one device:
   loss after K: the relative difference of the mean loss of all steps
   work: floating-point operations of a step on each device, in percent of one device's
 
-It fails if the first two rows are more than rounding (`MOST`, or for the update what ten
-controls differ by: an activation that crosses 0 changes a gradient at once), if the loss
-after K steps differs by more than 100 controls and 0.1 % (training amplifies rounding),
-or if the work is not shared. Last, the fewest devices take the K steps in one dispatch,
-as accelerators do, and must reach the same loss within the same limits.
+It fails if the first two rows are more than rounding (`MOST`, or for the update what
+ten controls differ by: an activation that crosses 0 changes a gradient at once), if the
+loss after K steps differs by more than 100 controls and 0.1 % (training amplifies
+rounding), or if the work is not shared. Last, the fewest devices take the K steps in
+one dispatch, as accelerators do, and must reach the same loss within the same limits.
 """
 
 import argparse
