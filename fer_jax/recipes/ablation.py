@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from fer_jax import config as config_lib
-from fer_jax.compare import Run
-from fer_jax.compare.summary import Experiment, summarise
+from fer_jax.compare import FinishedRun, summarise
+from fer_jax.compare.summary import Experiment
+from fer_jax.compare.wording import verdict, with_interval
 from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
 
@@ -276,7 +275,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     return config_lib.validate(values, f"the ablation {values['name']}")
 
 
-def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
+def verdicts(finished: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """What each change did, the best on the fold first.
 
     Returns:
@@ -290,12 +289,9 @@ def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
     rows = []
     for each in fold.experiments:
         cells = [f"{100 * x.mean('accuracy'):.1f}" for x in (each, on_val[each.name])]
-        apart = [_apart(x.versus) for x in (each, on_val[each.name])]
-        told = ""
-        if each.versus is not None:
-            here = each.versus.loc["accuracy"]
-            word = "better" if here["value"] > 0 else "worse"
-            told = word if here["real"] else "n.s."
+        tested = [x.versus.get("accuracy") for x in (each, on_val[each.name])]
+        apart = [with_interval(row, signed=True) if row else "" for row in tested]
+        told = verdict(tested[0]) if tested[0] else ""
         cost = f"{_seconds(each) / _seconds(base):.2f}"
         count = str(len(each.runs))
         rows.append(
@@ -307,10 +303,3 @@ def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
 def _seconds(experiment: Experiment) -> float:
     """How long a run takes on average, with evaluation and checkpoints."""
     return statistics.mean(run.timing["wall_s"] for run in experiment.runs)
-
-
-def _apart(versus: pd.DataFrame | None) -> str:
-    if versus is None:
-        return ""
-    value, low, high = 100 * versus.loc["accuracy", ["value", "low", "high"]]
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -24,7 +24,7 @@ from scipy.special import softmax
 from fer_jax import compare, runs
 from fer_jax import config as config_lib
 from fer_jax.batch import cli as batch
-from fer_jax.compare import Run
+from fer_jax.compare import FinishedRun
 from fer_jax.config import Config, compared_settings
 from fer_jax.errors import UserError
 from fer_jax.recipes.ablation import COLUMNS, ablate, verdicts
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _finished(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
+def _finished(runs_dir: Path, configs: Sequence[Config]) -> list[FinishedRun]:
     """The finished runs of these very configs, and none that others left there.
 
     Raises:
@@ -132,7 +132,7 @@ def _write_configs(folder: Path, configs: Sequence[Config]) -> None:
         files.write_text(path, config_lib.dump(config))
 
 
-def report(finished: Sequence[Run]) -> Table:
+def report(finished: Sequence[FinishedRun]) -> Table:
     """What several seeds of a config reach, one by one and as an ensemble."""
     table = Table(
         title=f"{finished[0].name}: accuracy in %, mean ± sd, n = {len(finished)}",
@@ -153,7 +153,7 @@ def report(finished: Sequence[Run]) -> Table:
     return table
 
 
-def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
+def ensemble_accuracy(finished: Sequence[FinishedRun], split: str) -> float:
     """The accuracy of the mean of the runs' probabilities, 0..1."""
     total, labels = 0.0, np.zeros(0)
     for run in finished:
@@ -165,7 +165,7 @@ def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
     return float((total.argmax(axis=1) == labels)[has].mean())
 
 
-def speed(finished: Sequence[Run]) -> str:
+def speed(finished: Sequence[FinishedRun]) -> str:
     """How long until the mean over the seeds reaches the target on val."""
     histories = [runs.read_metrics(run.folder) for run in finished]
     count = min(map(len, histories))
@@ -200,7 +200,9 @@ def _mean_sd(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _show_ablation(console: Console, finished: Sequence[Run], path: Path) -> None:
+def _show_ablation(
+    console: Console, finished: Sequence[FinishedRun], path: Path
+) -> None:
     """Prints the verdicts, and writes them as Markdown."""
     rows = verdicts(finished)
     table = Table(

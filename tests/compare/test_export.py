@@ -7,10 +7,11 @@ import pytest
 from fake_runs import OTHER, make_config, make_many, make_result, write
 
 from fer_jax.compare import main, statistics
-from fer_jax.compare.export import Sheet, to_html, to_latex, to_markdown
+from fer_jax.compare.export import to_html, to_latex, to_markdown
+from fer_jax.compare.layout import Sheet
 from fer_jax.errors import UserError
 
-HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], [["x_1 & {y}", "<script>"]])
+HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], "lr", [["x_1 & {y}", "<script>"]])
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_a_link_stays_a_link(many, tmp_path):
 def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
     text = save(many, tmp_path / "x.md", "--split", "test")
     blocks = re.split(r"\n\n(?=\*\*)", text.strip())
-    assert len(blocks) == 5  # overall, differences, F1, precision, recall
+    assert len(blocks) == 6  # overall, differences, costs, F1, precision, recall
     *_, notes = blocks[-1].split("\n\n")
     assert notes.startswith("- Intervals are 95 %")
     blocks[-1] = blocks[-1].removesuffix(f"\n\n{notes}")
@@ -145,10 +146,10 @@ def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
 def test_latex_is_booktabs(many, tmp_path):
     text = save(many, tmp_path / "x.tex")
     for command in ("toprule", "midrule", "bottomrule"):
-        assert text.count(rf"\{command}") == 5
+        assert text.count(rf"\{command}") == 6
     assert r"loss\_focal\_weighted\_sampler & 2 & " in text
     for table in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.S):
-        columns = len(re.search(r"\{tabular\}\{(l r*|lr*)\}", table)[1])
+        columns = len(re.search(r"\{tabular\}\{([lr]+)\}", table)[1])
         rows = [line for line in table.split("\n") if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
 
@@ -166,7 +167,7 @@ def test_html_is_well_formed(many, tmp_path):
 
     parser = Counter()
     parser.feed(save(many, tmp_path / "x.html"))
-    assert parser.open == [] and parser.tables == 5
+    assert parser.open == [] and parser.tables == 6
 
 
 def test_what_would_break_out_is_escaped():
