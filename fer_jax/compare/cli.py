@@ -79,11 +79,10 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
         runs = [only_clean(run) for run in runs]
     if args.experiment:
         runs, unfinished = _pick(runs, args.experiment), []
-    _check_names(runs, args)
     _check_split(runs, args.split)
     baseline = args.experiment[1] if args.experiment else args.baseline or BASELINE
     summary = summarise(runs, args.split, args.sort, baseline)
-    _check_summary(summary, args)
+    _check_view(summary, args)
     terminal = Terminal(console, summary, runs, unfinished)
     written = _write(args, terminal)  # first: the reader of a pipe may go away
     if args.experiment:
@@ -209,22 +208,6 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _check_names(runs: Sequence[FinishedRun], args: argparse.Namespace) -> None:
-    """The baseline and the emotion that were asked for exist."""
-    names = list(dict.fromkeys(run.name for run in runs))
-    if args.baseline and args.baseline not in names:
-        raise UserError(
-            f"--baseline {args.baseline}: there is no such experiment; there are "
-            f"{shortlist(names, 20)}"
-        )
-    known = dict.fromkeys(name for run in runs for name in run.class_names)
-    if args.emotion and args.emotion not in known:
-        raise UserError(
-            f"--emotion {args.emotion}: the data have no such emotion; they have "
-            f"{', '.join(known)}"
-        )
-
-
 def _check_split(runs: Sequence[FinishedRun], split: str) -> None:
     if not any(split in run.scores for run in runs):
         others = sorted({name for run in runs for name in run.scores})
@@ -234,19 +217,22 @@ def _check_split(runs: Sequence[FinishedRun], split: str) -> None:
         )
 
 
-def _check_summary(summary: Summary, args: argparse.Namespace) -> None:
-    """What the chosen view shows has results."""
-    names = [each.name for each in summary.experiments]
+def _check_view(summary: Summary, args: argparse.Namespace) -> None:
+    """What was asked for by name has results."""
+    split, names = summary.split, [each.name for each in summary.experiments]
     for name in args.experiment or ():
         if name not in names:
-            raise UserError(
-                f"{name} has no {summary.split} results; use another --split"
-            )
+            raise UserError(f"{name} has no {split} results; use another --split")
+    if args.baseline and not summary.has_baseline:
+        raise UserError(
+            f"--baseline {args.baseline}: no experiment of that name has {split} "
+            f"results; there are {shortlist(dict.fromkeys(names), 20)}"
+        )
     if args.emotion and not summary.support(args.emotion):
         present = [name for name in summary.emotions if summary.support(name)]
         raise UserError(
-            f"--emotion {args.emotion}: no {summary.split} image is of {args.emotion}; "
-            f"there are images of {', '.join(present)}"
+            f"--emotion {args.emotion}: no {split} image is of {args.emotion}; there "
+            f"are images of {', '.join(present)}"
         )
 
 

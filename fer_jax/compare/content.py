@@ -78,7 +78,6 @@ def build(
             "unfinished": [
                 run_name(path) for path, error in errors.items() if not error
             ],
-            "missing": _missing(runs, unfinished),
             "splits": {name: _split(each) for name, each in summaries.items()},
         }
     )
@@ -88,29 +87,28 @@ def notes(summary: Summary) -> list[str]:
     """How the figures of a split were computed, in sentences."""
     found = [
         f"Intervals are {100 * statistics.LEVEL:.0f} % bootstrap intervals over images "
-        f"and seeds ({statistics.DRAWS:,} draws; the same images for all experiments; "
-        "identical images together; seeds by Student's t with their pooled spread, or "
-        "an experiment's own where that is larger).",
+        f"and seeds ({statistics.DRAWS:,} draws). All experiments share the resampled "
+        "images, and identical images are resampled together. Seeds enter by Student's "
+        "t with their pooled spread, or an experiment's own where that is larger.",
         "p is of a permutation test that swaps two experiments' predictions image by "
-        "image, all seeds together, and adds the seeds' spread; of accuracy with one "
-        "seed each, of the exact McNemar test. p (Holm) is corrected for all "
-        "experiments, and by emotion for all emotions as well: each score's tests are "
-        "held at 5 % together, and different scores are not corrected for each other.",
+        "image and adds the seeds' spread; of accuracy with one seed each, of the exact "
+        "McNemar test. p (Holm) is corrected for all experiments, and by emotion for "
+        "all emotions as well; different scores are not corrected for each other.",
         "Detectable is the minimum detectable effect: the true difference that such a "
-        f"test finds with a probability of {100 * statistics.POWER:.0f} % (its power) "
-        "after Holm's correction.",
+        f"test finds with {100 * statistics.POWER:.0f} % power after the correction.",
         "Macro F1 and balanced accuracy average over the emotions that have images.",
     ]
     for images in summary.images.values():
+        of = f"of the {images.n:,} images"
         if images.repeated:
             found.append(
-                f"{images.repeated} of the {images.n:,} images are identical to an "
-                "earlier one and were resampled with it."
+                f"{images.repeated} {of} are identical to an earlier one and were "
+                "resampled with it."
             )
         if images.leaked:
             found.append(
-                f"{images.leaked:,} of the {images.n:,} images have a copy in train, "
-                "exact or near; the clean scores leave them out."
+                f"{images.leaked:,} {of} have a copy in train, exact or near; the clean "
+                "scores leave them out."
             )
         if absent := [name for name, count in images.support.items() if not count]:
             found.append(f"There is no image of {', '.join(absent)}.")
@@ -167,19 +165,6 @@ def _curve(run: FinishedRun) -> dict[str, Any] | None:
         }
     except (UserError, ValueError, KeyError, TypeError):
         return None
-
-
-def _missing(runs: Sequence[FinishedRun], unfinished: Sequence[Path]) -> list[str]:
-    """Seeds that other experiments have and that were not even begun."""
-    known = {run_name(path) for path in unfinished} | {run.label for run in runs}
-    missing = []
-    for fingerprint in dict.fromkeys(run.fingerprint for run in runs):
-        group = [run for run in runs if run.fingerprint == fingerprint]
-        seeds = sorted({run.seed for run in group})
-        for name in dict.fromkeys(run.name for run in group):
-            labels = (f"{name}/seed_{seed}" for seed in seeds)
-            missing += [label for label in labels if label not in known]
-    return missing
 
 
 def _split(summary: Summary) -> dict[str, Any]:

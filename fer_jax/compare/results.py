@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from fer_jax.config import Asks, compared_settings, differing_keys, flatten
 from fer_jax.errors import UserError
@@ -59,13 +67,17 @@ class _Timing(_Part):
     images_per_s: float
 
 
+class _Config(_Part):
+    asks: Asks = Asks()
+
+
 class _Result(_Part):
     """The fields of `result.json` that are read; it has others."""
 
     name: str
     description: str
     seed: int
-    config: dict[str, Any]
+    config: _Config
     data: _Data
     selection: _Selection
     epochs_run: int
@@ -75,6 +87,14 @@ class _Result(_Part):
     model: _Model
     environment: _Environment
     timing: _Timing
+
+    @model_validator(mode="after")
+    def _check_matrices(self) -> "_Result":
+        for scores in filter(None, (self.val, self.test)):
+            sizes = [len(scores.confusion_matrix), *map(len, scores.confusion_matrix)]
+            if set(sizes) != {len(self.data.class_names)}:
+                raise PydanticCustomError("size", "not of these classes")
+        return self
 
 
 @dataclass(frozen=True)
@@ -199,39 +219,28 @@ def read_run(run_dir: Path) -> FinishedRun:
     path, values = run_dir / RESULT, read_result(run_dir)
     try:
         result = _Result.model_validate(values)
-        asks = Asks.model_validate(result.config.get("asks", {}))
-        scores = {
-            split: _rescored(values[split], result.data.class_names)
-            for split in SPLITS
-            if split in values
-        }
+        classes = result.data.class_names
+        scores = {s: _rescored(values[s], classes) for s in SPLITS if s in values}
     except ValidationError as error:
-        keys = (".".join(map(str, each["loc"])) for each in error.errors())
-        where = "config.asks." if error.title == "Asks" else ""
+        places = (".".join(map(str, each["loc"])) for each in error.errors())
+        keys = shortlist(
+            place or "a confusion matrix of its classes" for place in places
+        )
         raise UserError(
-            f"{path} lacks {where}{shortlist(keys)}, or has an impossible value there; "
-            "repeat that run with --force"
+            f"{path} lacks {keys}, or has an impossible value there; repeat that run "
+            "with --force"
         ) from None
-    except ValueError:
-        raise UserError(
-            f"{path} has a confusion matrix of other classes than "
-            f"{', '.join(result.data.class_names)}; repeat that run with --force"
-        ) from None
+    same = {"name", "seed", "data", "selection", "timing", "epochs_run"}
     run = FinishedRun(
         folder=run_dir,
-        name=result.name,
         description=_one_line(result.description),
-        seed=result.seed,
-        config=flatten(result.config),
-        asks=asks,
-        data=result.data.model_dump(),
-        selection=result.selection.model_dump(),
+        config=flatten(values["config"]),
+        asks=result.config.asks,
         scores=scores,
-        epochs_run=result.epochs_run,
         stopped_early=result.stopped_early,
         parameters=result.model.parameters,
         device=result.environment.device,
-        timing=result.timing.model_dump(),
+        **result.model_dump(include=same),
     )
     # A copied folder would count one seed twice, or under a wrong name.
     if (run_dir.parent.name, run_dir.name) != (run.name, f"seed_{run.seed}"):
@@ -269,9 +278,7 @@ def shortlist(items: Iterable[object], limit: int = 6) -> str:
 
 def _rescored(stored: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Stored scores, as the present definitions have them for the stored counts."""
-    matrix = np.array(stored["confusion_matrix"], np.int64)
-    if matrix.shape != (len(classes), len(classes)):
-        raise ValueError
+    matrix = np.array(stored["confusion_matrix"])
     sets = stored.get("label_sets", {}).items()
     rescored = {name: _rescored(scores, classes) for name, scores in sets}
     return {**stored, **from_confusion(matrix, classes), "label_sets": rescored}

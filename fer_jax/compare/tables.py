@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,110 +26,89 @@ from fer_jax.compare.wording import (
 from fer_jax.config import differing_keys
 from fer_jax.metrics import CLASS_METRICS, METRICS
 
+_Row = Callable[[Experiment], list[Cell]]
+
 
 def overall(summary: Summary, failures: Collection[Path] = ()) -> Sheet:
     """Each experiment's seeds and overall metrics, and its runs that failed."""
+
+    def row(each: Experiment) -> list[Cell]:
+        scores = (with_interval(each.scores[metric]) for metric in METRICS)
+        return [str(len(each.runs)), *scores]
+
+    headers = ["n", *(METRIC_WORDS[metric] for metric in METRICS)]
+    caption = f"{summary.split}: overall, in % [95 % interval], by {summary.sort}"
+    sheet = _by_experiment(summary, caption, headers, row)
+    failed = Counter(path.parent.name for path in failures)
     rows: list[list[Cell]] = [
-        [
-            summary.label(each),
-            str(len(each.runs)),
-            *(with_interval(each.scores[metric]) for metric in METRICS),
-        ]
-        for each in summary.experiments
+        [name, str(n), Text("failed", "red"), "", ""] for name, n in failed.items()
     ]
-    for name, n in Counter(path.parent.name for path in failures).items():
-        rows.append([name, str(n), Text("failed", style="red"), "", ""])
-    return Sheet(
-        f"{summary.split}: overall, in % [95 % interval], by {summary.sort}",
-        ["experiment", "n", *(METRIC_WORDS[metric] for metric in METRICS)],
-        "lrrrr",
-        rows,
-    )
+    return replace(sheet, rows=[*sheet.rows, *rows])
 
 
 def differences(summary: Summary) -> Sheet:
     """Each experiment's difference from the baseline in macro-F1, and its test."""
-    rows = [
-        (summary.label(e), e.versus["macro_f1"])
-        for e in summary.experiments
-        if e.versus
-    ]
-    return Sheet(
+
+    def row(each: Experiment) -> list[Cell]:
+        tested = each.versus["macro_f1"]
+        return [
+            with_interval(tested, signed=True),
+            p_value(tested.p),
+            p_value(tested.p_holm),
+            percent(tested.detectable),
+            _colored_verdict(tested),
+        ]
+
+    against = [each for each in summary.experiments if each.versus]
+    return _by_experiment(
+        replace(summary, experiments=against),
         f"{summary.split}: macro F1 against {summary.baseline}, in points "
         "[95 % interval]",
-        ["experiment", "difference", "p", "p (Holm)", "detectable", ""],
-        "lrrrrl",
-        [
-            [
-                name,
-                with_interval(row, signed=True),
-                p_value(row.p),
-                p_value(row.p_holm),
-                percent(row.detectable),
-                _colored_verdict(row),
-            ]
-            for name, row in rows
-        ],
+        ["difference", "p", "p (Holm)", "detectable", ""],
+        row,
         note="detectable: the minimum detectable effect (80 % power)",
     )
 
 
 def clean(summary: Summary) -> Sheet:
     """The overall metrics on all images, and on those without a copy in train."""
+
+    def row(each: Experiment) -> list[Cell]:
+        pairs = ((each.mean(m), each.clean.get(m, math.nan)) for m in METRICS)
+        return [percent(score) for pair in pairs for score in pair]
+
+    names = (METRIC_WORDS[metric].replace(" ", "\n") for metric in METRICS)
     leaked = ", ".join(
         f"{images.leaked:,} of {images.n:,} images"
         for images in summary.images.values()
         if images.leaked
     )
-    headers = (
-        header
-        for metric in METRICS
-        for header in (METRIC_WORDS[metric].replace(" ", "\n"), "clean")
-    )
-    return Sheet(
+    return _by_experiment(
+        summary,
         f"{summary.split}: as usual, and clean of the {leaked} with a copy in train",
-        ["experiment", *headers],
-        "l" + "rr" * len(METRICS),
-        [
-            [
-                summary.label(each),
-                *(
-                    percent(score)
-                    for metric in METRICS
-                    for score in (each.mean(metric), each.clean.get(metric, np.nan))
-                ),
-            ]
-            for each in summary.experiments
-        ],
+        [header for name in names for header in (name, "clean")],
+        row,
     )
 
 
 def costs(summary: Summary) -> Sheet:
     """The spread over seeds, epochs, time, speed and calibration."""
-    headers = [
-        "n",
-        "sd of\nmacro F1",
-        "best of\nepochs",
-        "train\nmin",
-        "images/s",
-        "ECE",
-    ]
-    return Sheet(
+
+    def row(each: Experiment) -> list[Cell]:
+        return [
+            str(len(each.runs)),
+            percent(each.scores["macro_f1"].sd),
+            f"{each.best_epoch():.0f}/{each.epochs_run():.0f}",
+            f"{each.minutes():.1f}",
+            f"{each.images_per_s():,.0f}",
+            percent(each.ece),
+        ]
+
+    return _by_experiment(
+        summary,
         f"{summary.split}: seeds, epochs, time, calibration error (ECE, in %)",
-        ["experiment", *headers],
-        "lrrrrrr",
-        [
-            [
-                summary.label(each),
-                str(len(each.runs)),
-                percent(each.scores["macro_f1"].sd),
-                f"{each.best_epoch():.0f}/{each.epochs_run():.0f}",
-                f"{each.minutes():.1f}",
-                f"{each.images_per_s():,.0f}",
-                percent(each.ece),
-            ]
-            for each in summary.experiments
-        ],
+        ["n", "sd of\nmacro F1", "best of\nepochs", "train\nmin", "images/s", "ECE"],
+        row,
     )
 
 
@@ -144,18 +124,13 @@ def by_emotion(
       intervals: show intervals, and neither the best nor what is significant.
     """
     columns = [f"{metric}_{emotion}" for emotion in summary.emotions]
-    best = set() if intervals else _best(summary, columns)
-    legend = ["with 95 % intervals"] if intervals else []
-    if len(summary.experiments) > 1 and not intervals:
-        legend.append(f"{'*' if star else 'bold'}: the best")
-    if summary.has_tests and not intervals:
-        legend.append(f"+ -: better, worse than {summary.baseline}, significant")
+    best = _best(summary, columns)
 
-    def cell(e: int, each: Experiment, column: str) -> Cell:
+    def cell(each: Experiment, column: str) -> Cell:
         if intervals:
             known = column in each.scores
             return with_interval(each.scores[column]) if known else ABSENT
-        is_best = (e, column) in best
+        is_best = (summary.label(each), column) in best
         mark = ("*" if is_best else " ") if star else ""
         sign = " "
         if column in each.versus and each.versus[column].significant:
@@ -163,15 +138,18 @@ def by_emotion(
         style = "bold green" if is_best else ""
         return Text(f"{percent(each.mean(column))}{mark}{sign}", style=style)
 
-    return Sheet(
+    legend = []
+    if len(summary.experiments) > 1:
+        legend.append(f"{'*' if star else 'bold'}: the best")
+    if summary.has_tests:
+        legend.append(f"+ -: better, worse than {summary.baseline}, significant")
+    legend = ["with 95 % intervals"] if intervals else legend
+    return _by_experiment(
+        summary,
         f"{summary.split}: {METRIC_WORDS[metric]} by emotion, in %"
         + (f" ({'; '.join(legend)})" if legend else ""),
-        ["experiment", *summary.emotions],
-        "l" + "r" * len(columns),
-        [
-            [summary.label(each), *(cell(e, each, column) for column in columns)]
-            for e, each in enumerate(summary.experiments)
-        ],
+        summary.emotions,
+        lambda each: [cell(each, column) for column in columns],
     )
 
 
@@ -202,27 +180,23 @@ def one_emotion(summary: Summary, emotion: str) -> Sheet:
     """One emotion: its scores, what its images are taken for, and its test."""
 
     def row(each: Experiment) -> list[Cell]:
-        scores = [
-            with_interval(each.scores[f"{metric}_{emotion}"]).replace(" ", "\n", 1)
-            for metric in CLASS_METRICS
-        ]
+        scores = (each.scores[f"{metric}_{emotion}"] for metric in CLASS_METRICS)
+        cells = [with_interval(score).replace(" ", "\n", 1) for score in scores]
         versus: Cell = ABSENT
         if each.versus:
             tested = each.versus[f"f1_{emotion}"]
             value, ends = with_interval(tested, signed=True).split(" ", 1)
             versus = Text.assemble(value, " ", _colored_verdict(tested), "\n", ends)
-        return [summary.label(each), *scores, _taken_for(each, emotion), versus]
+        return [*cells, _taken_for(each, emotion), versus]
 
+    # One of several data sets may have no such image.
+    known = [e for e in summary.experiments if not math.isnan(e.mean(f"f1_{emotion}"))]
     images = count(summary.support(emotion), "image")
-    return Sheet(
+    return _by_experiment(
+        replace(summary, experiments=known),
         f"{summary.split}: {emotion}, {images}, in % [95 % interval]",
-        ["experiment", "F1", "precision", "recall", "taken for", "F1 vs baseline"],
-        "lrrrrr",
-        [
-            row(each)
-            for each in summary.experiments
-            if not math.isnan(each.mean(f"f1_{emotion}"))  # its data may have none
-        ],
+        ["F1", "precision", "recall", "taken for", "F1 vs baseline"],
+        row,
     )
 
 
@@ -247,38 +221,24 @@ def in_depth(summary: Summary, one: Experiment, other: Experiment) -> Sheet:
 
 def confusion(experiment: Experiment) -> Sheet:
     """The rates of a confusion matrix in percent: each row adds up to 100."""
-    rates = _rates(experiment)
-    return Sheet(
-        f"{experiment.name}: taken for, in % of each true emotion",
-        ["true", *experiment.class_names],
-        "l" + "r" * len(rates),
-        [
-            [
-                name,
-                *(
-                    Text(percent(rate), style="bold" if c == k else "")
-                    for k, rate in enumerate(rates[c])
-                ),
-            ]
-            for c, name in enumerate(experiment.class_names)
-        ],
-    )
+    names = experiment.class_names
+    rows: list[list[Cell]] = []
+    for name, rates in zip(names, _rates(experiment), strict=True):
+        styles = ("bold" if other == name else "" for other in names)
+        cells = zip(map(percent, rates), styles, strict=True)
+        rows.append([name, *(Text(rate, style) for rate, style in cells)])
+    caption = f"{experiment.name}: taken for, in % of each true emotion"
+    return Sheet(caption, ["true", *names], "l" + "r" * len(names), rows)
 
 
 def questions(summary: Summary, runs: Sequence[FinishedRun]) -> Sheet:
     """What each experiment asks."""
-    return Sheet(
-        "What each experiment asks",
-        ["experiment", "question"],
-        "ll",
-        [
-            [
-                summary.marked(group[0].name, *(run.fingerprint for run in group)),
-                group[0].description,
-            ]
-            for group in _by_name(summary, runs)
-        ],
-    )
+    rows = [
+        [_marked_name(summary, group), group[0].description]
+        for group in _by_name(summary, runs)
+    ]
+    headers = ["experiment", "question"]
+    return Sheet("What each experiment asks", headers, "ll", rows)
 
 
 def changes(summary: Summary, runs: Sequence[FinishedRun]) -> Sheet:
@@ -289,7 +249,7 @@ def changes(summary: Summary, runs: Sequence[FinishedRun]) -> Sheet:
     for group in groups:
         if group[0].name == base:
             continue
-        name = summary.marked(group[0].name, *(run.fingerprint for run in group))
+        name = _marked_name(summary, group)
         found = changed_settings(group[0], [each[0] for each in groups], base)
         for key, there, here in found or [("(nothing)", "", "")]:
             rows.append([name, key, there, here] if base else [name, key, here])
@@ -317,10 +277,23 @@ def changed_settings(
     ]
 
 
+def _by_experiment(
+    summary: Summary, caption: str, headers: Sequence[str], row: _Row, note: str = ""
+) -> Sheet:
+    """A table with a row of numbers for each experiment."""
+    rows = [[summary.label(each), *row(each)] for each in summary.experiments]
+    align = "l" + "r" * len(headers)
+    return Sheet(caption, ["experiment", *headers], align, rows, note)
+
+
 def _by_name(summary: Summary, runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     """The runs by experiment, in the summary's order; those without the split last."""
     names = [each.name for each in summary.experiments] + [run.name for run in runs]
     return [[run for run in runs if run.name == name] for name in dict.fromkeys(names)]
+
+
+def _marked_name(summary: Summary, group: Sequence[FinishedRun]) -> str:
+    return summary.marked(group[0].name, *(run.fingerprint for run in group))
 
 
 def _colored_verdict(row: Comparison) -> Text:
@@ -350,16 +323,14 @@ def _taken_for(experiment: Experiment, emotion: str, most: int = 2) -> str:
     return "\n".join(f"{classes[k]} {percent(rates[k])}" for k in order if rates[k] > 0)
 
 
-def _best(summary: Summary, columns: Sequence[str]) -> set[tuple[int, str]]:
-    """The cells, as (row, column), that are the best of their column and data set."""
+def _best(summary: Summary, columns: Sequence[str]) -> set[tuple[str, str]]:
+    """The (experiment, column) that are the best of their column and data set."""
     best = set()
-    by_data: dict[str, list[int]] = {}
-    for e, each in enumerate(summary.experiments):
-        by_data.setdefault(each.fingerprint, []).append(e)
-    for rivals in by_data.values():
+    for fingerprint in summary.images:
+        rivals = [e for e in summary.experiments if e.fingerprint == fingerprint]
         for column in columns:
-            values = {e: summary.experiments[e].mean(column) for e in rivals}
-            known = [value for value in values.values() if not math.isnan(value)]
-            if len(set(known)) > 1:  # none is best among equals
+            values = {summary.label(each): each.mean(column) for each in rivals}
+            known = {value for value in values.values() if not math.isnan(value)}
+            if len(known) > 1:  # none is best among equals
                 best |= {(e, column) for e, v in values.items() if v == max(known)}
     return best

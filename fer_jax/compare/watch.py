@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -25,8 +25,16 @@ def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
     Raises:
       KeyboardInterrupt: at Ctrl-C.
     """
+    noted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True  # Python loses an exception that is raised inside a finalizer
+        raise KeyboardInterrupt
+
     seen: object = None
-    with _noting_ctrl_c() as noted:
+    before = signal.signal(signal.SIGINT, handle)
+    try:
         while not noted:
             if (now := _state(runs_dir)) != seen:
                 seen = now
@@ -40,23 +48,6 @@ def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
                 console.print(Text(line, style="dim"))
             time.sleep(_INTERVAL_S)
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _noting_ctrl_c() -> Iterator[list[int]]:
-    """Yields a list that is not empty after Ctrl-C, which also raises as usual.
-
-    Python loses an exception that is raised inside a finalizer; the list stays.
-    """
-    noted: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        noted.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield noted
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -39,7 +39,6 @@ def test_json_holds_everything(many, tmp_path):
     assert content["split"] == "test" and set(content["splits"]) == {"val", "test"}
     assert content["baseline"] == "baseline"
     assert content["unfinished"] == ["dropout_05/seed_3"]
-    assert content["missing"] == []
     experiments = {each["id"]: each for each in content["experiments"]}
     assert len(experiments) == 12
     assert experiments["lr_low"]["changes"] == [
@@ -88,17 +87,6 @@ def test_without_a_baseline_settings_that_differ_are_told(tmp_path):
     told = {each["id"]: each["changes"] for each in content["experiments"]}
     change = {"key": "training.lr", "baseline": "-"}
     assert told == {"a": [change | {"value": "0.1"}], "b": [change | {"value": "0.2"}]}
-
-
-def test_a_seed_that_is_missing_is_named(tmp_path):
-    for name, seed in [("a", 1), ("a", 2), ("b", 1)]:
-        write(tmp_path / "runs", make_result(name, seed))
-    content = json.loads(save(tmp_path / "runs", tmp_path / "x.json"))
-    assert content["missing"] == ["b/seed_2"]
-    # One that has no test results is there all the same.
-    write(tmp_path / "runs", make_result("b", 2, test=False))
-    text = save(tmp_path / "runs", tmp_path / "x.json", "--split", "test")
-    assert json.loads(text)["missing"] == []
 
 
 def test_experiments_that_only_val_has_are_listed(tmp_path):

@@ -209,7 +209,6 @@ def make_content(
         ],
         "failed": [],
         "unfinished": [],
-        "missing": [],
         "splits": {
             split: make_split(
                 rng,
@@ -717,7 +716,6 @@ ODD_CONTENTS = {
         "splits": ("val",),
         "emotions": ("no", "yes"),
         "unfinished": ["alone/seed_43"],
-        "missing": ["alone/seed_44"],
     },
     "no baseline": {"names": ("a", "b"), "baseline": None},
 }

@@ -87,7 +87,6 @@ function drawTrouble() {
       content.failed.map(({ run, error }) => [el("b", {}, run), `: ${error}`]),
     ],
     ["Not finished", content.unfinished],
-    ["Missing: seeds that other experiments have", content.missing],
     [`Without results on ${state.split}`, without.map((one) => one.id)],
   ].filter(([, items]) => items.length);
   $("trouble").hidden = parts.length === 0;
