@@ -91,8 +91,8 @@ def notes(summary: Summary) -> list[str]:
         "images, and identical images are resampled together. Seeds enter by Student's "
         "t with their pooled spread, or an experiment's own where that is larger.",
         "p is of a permutation test that swaps two experiments' predictions image by "
-        "image and adds the seeds' spread; of accuracy with one seed each, of the exact "
-        "McNemar test. p (Holm) is corrected for all experiments, and by emotion for "
+        "image and adds the seeds' spread; of accuracy with one seed each, of McNemar's "
+        "exact test. p (Holm) is corrected for all experiments, and by emotion for "
         "all emotions as well; different scores are not corrected for each other.",
         "Detectable is the minimum detectable effect: the true difference that such a "
         f"test finds with {100 * statistics.POWER:.0f} % power after the correction.",
@@ -107,7 +107,7 @@ def notes(summary: Summary) -> list[str]:
             )
         if images.leaked:
             found.append(
-                f"{images.leaked:,} {of} have a copy in train, exact or near; the clean "
+                f"{images.leaked:,} {of} have a copy in train, exact or near; clean "
                 "scores leave them out."
             )
         if absent := [name for name, count in images.support.items() if not count]:

@@ -28,7 +28,7 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
         "labels": dataset.labels,
-        "chosen": dataset.chosen,
+        "chosen": dataset.subset,
         "class_names": list(dataset.class_names),
         "counts": {
             name: np.bincount(
