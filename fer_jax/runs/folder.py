@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -178,7 +178,9 @@ def note_failure(folder: Path, error: str) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / FAILED, {"time": now, "error": " ".join(error.split())})
+        files.write_json(
+            folder / FAILED, {"time": now, "error": " ".join(error.split())}
+        )
 
 
 def failure(folder: Path) -> str | None:

@@ -9,8 +9,8 @@ from conftest import environment
 
 from fer_jax import runs
 from fer_jax.errors import UserError
-from fer_jax.system.signals import Interrupted
 from fer_jax.system import files
+from fer_jax.system.signals import Interrupted
 
 CONFIG = {"name": "a", "description": "?", "training": {"lr": 0.1, "seed": 1}}
 DATA = {"description": "faces.csv", "fingerprint": "f" * 16}

@@ -15,15 +15,16 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from fer_jax import runs
-from fer_jax.batch import cli as batch, plan
-from fer_jax.runs import tensorboard
-from fer_jax.training import loop as fit
 from fer_jax import train as train_lib
-from fer_jax.errors import UserError
+from fer_jax.batch import cli as batch
+from fer_jax.batch import plan
 from fer_jax.batch.plan import Job
+from fer_jax.errors import UserError
+from fer_jax.runs import tensorboard
+from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import train
-from fer_jax.system import files
+from fer_jax.training import loop as fit
 
 TAGS = {
     "lr": "lr",
