@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "default: $FER_DATA_ROOT, else the embedded set",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
+    parser.add_argument(
+        "--resolved",
+        metavar="FILE",
+        help="read the resolved settings from FILE; CONFIG is only named in the "
+        "record. bin/run_batch uses it, so that a run trains what was planned",
+    )
     parser.add_argument("--seed", type=int, help="the same as --set training.seed=N")
     parser.add_argument(
         "--set",
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _device_errors():
             train(
-                config_lib.load(args.config, args.overrides),
+                config_lib.load(args.resolved or args.config, args.overrides),
                 data_root=args.data_root,
                 runs_dir=args.runs_dir,
                 force=args.force,
@@ -139,15 +145,14 @@ def train(
         channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
-        stream=config.data.stream,
-        room=experiment.room_for_images(),
+        memory_limit=experiment.memory_for_images(config.data.stream),
     )
     processes.check_same("data set", dataset.fingerprint)
     processes.check_same("config", config_lib.dump(config))
     processes.check_same("code", json.dumps(runs.environment("", "")))
     make_audit = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: processes.in_turn(make_audit))
-    dataset = data.choose(dataset, config.data, look)
+    dataset = data.select_images(dataset, config.data, look)
     parts = experiment.build(config, dataset)  # refuses before a folder is made
     # Once for a data set, and not at a long run's end.
     audited = fold.assign(look(), config.data.fold)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.data.lazy_images import StoredImages, in_turn, is_stored
+from fer_jax.data.lazy_images import StoredImages, read_ahead
 from fer_jax.models import Network
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.devices import Devices
@@ -116,9 +116,9 @@ def predict_split(
     def divided(rows: np.ndarray) -> jax.Array:
         return devices.divide(rows, batch_size) if devices else jnp.asarray(rows)
 
-    if is_stored(images):
+    if isinstance(images, StoredImages):
         own = indices[:, devices.own(batch_size)] if devices else indices
-        drawn = ((divided(batch), None) for batch in in_turn(images, own))
+        drawn = ((divided(batch), None) for batch in read_ahead(images, own))
     else:
         drawn = ((images, divided(chosen)) for chosen in indices)
     logits = []

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from fer_jax import data, metrics, runs
 from fer_jax.config import Config, flatten
-from fer_jax.data.lazy_images import is_stored
+from fer_jax.data.lazy_images import StoredImages
 from fer_jax.errors import UserError
 from fer_jax.runs.dynamics import open_dynamics, write_epoch
 from fer_jax.runs.heartbeat import Heart
@@ -214,7 +214,7 @@ def _train_epoch(
     passes between them.
     """
     images = parts.images["train"]
-    streamed = is_stored(images)
+    streamed = isinstance(images, StoredImages)
     first = step = int(now.state.step)
     end = parts.per_epoch * (len(now.history) + 1)
     behind: tuple[int, jax.Array] | None = None
@@ -360,7 +360,7 @@ def score(
     """Logits and scores of one split under a state."""
     logits = predict(config, parts, state, split)
     labels = dataset.splits[split].labels
-    return logits, metrics.score_labelled(logits, labels, dataset.class_names)
+    return logits, metrics.score(logits, labels, dataset.class_names)
 
 
 def _record(

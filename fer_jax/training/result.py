@@ -28,7 +28,7 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
         "labels": dataset.labels,
-        "chosen": dataset.chosen,
+        "chosen": dataset.subset,
         "class_names": list(dataset.class_names),
         "counts": {
             name: np.bincount(
@@ -108,7 +108,10 @@ def write_result(
     for split, predicted in logits.items():
         part, clean = dataset.splits[split], is_clean[audited.of(split)]
         score_by = functools.partial(
-            metrics.scores_of, predicted, clean=clean, class_names=dataset.class_names
+            metrics.score_with_clean,
+            predicted,
+            clean=clean,
+            class_names=dataset.class_names,
         )
         scores[split] = score_by(part.labels)
         if part.label_sets:

@@ -1,6 +1,7 @@
 """An experiment's settings and images in, compiled functions and arrays out."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from fer_jax import models
 from fer_jax.config import Config, Model
 from fer_jax.data import Dataset
 from fer_jax.data import batches as pipeline
-from fer_jax.data.lazy_images import Images, StoredImages, is_stored, taken
+from fer_jax.data.lazy_images import Images, StoredImages, read_pixels
 from fer_jax.errors import UserError
 from fer_jax.models import torch_weights, whitening
 from fer_jax.system.memory import available_memory
@@ -102,6 +103,13 @@ def build(config: Config, dataset: Dataset) -> Experiment:
     sampling = (
         pipeline.sampler_weights(labels) if config.data.weighted_sampler else None
     )
+    order = pipeline.batch_order(
+        len(labels),
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=training.seed,
+        weights=sampling,
+    )
     state = init_state(params, batch_stats, tx, averages=training.ema_decay > 0)
     return Experiment(
         devices=shared,
@@ -130,7 +138,9 @@ def build(config: Config, dataset: Dataset) -> Experiment:
         ),
         schedule=schedule,
         images={
-            name: split.images if is_stored(split.images) else shared.put(split.images)
+            name: split.images
+            if isinstance(split.images, StoredImages)
+            else shared.put(split.images)
             for name, split in dataset.splits.items()
         },
         labels=shared.put(
@@ -138,14 +148,10 @@ def build(config: Config, dataset: Dataset) -> Experiment:
             if soft is None
             else soft
         ),
-        batches=pipeline.index_batches(
-            len(labels),
-            batch_size=training.batch_size,
-            epochs=training.epochs,
-            seed=training.seed,
-            weights=sampling,
-            images=train.images if is_stored(train.images) else None,
-            own=shared.own(training.batch_size),
+        batches=(
+            pipeline.image_batches(order, train.images, shared.own(training.batch_size))
+            if isinstance(train.images, StoredImages)
+            else pipeline.index_batches(order)
         ),
         batch_size=training.batch_size,
         per_epoch=per_epoch,
@@ -219,7 +225,7 @@ def _some_normalised(images: Images) -> np.ndarray:
     """2,000 images from all over, or fewer large ones: float32 `[N, S, S, C]`."""
     count = min(2000, max(64, 2**23 // images.shape[1] ** 2), len(images))
     places = np.arange(count) * len(images) // count
-    return np.asarray(augment_ops.normalise(jnp.asarray(taken(images, places))))
+    return np.asarray(augment_ops.normalise(jnp.asarray(read_pixels(images, places))))
 
 
 def _at_once(images: Images, batch_size: int) -> int:
@@ -230,19 +236,21 @@ def _at_once(images: Images, batch_size: int) -> int:
     """
     if jax.default_backend() == "cpu":
         return 1
-    if not is_stored(images):
+    if not isinstance(images, StoredImages):
         return _AT_ONCE
     batch_bytes = batch_size * images[:1].nbytes
     return max(1, min(_AT_ONCE, _DISPATCH_BYTES // batch_bytes))
 
 
-def room_for_images() -> int:
-    """How many bytes of images a run may hold: half of what its device has free.
+def memory_for_images(stream: str) -> float:
+    """How many bytes of images a run may hold; a larger set is streamed.
 
-    It is half of this process's share of the machine's where that is less, or where the
-    device is its CPU. All processes of a run get the least of theirs, as all stream or
-    none.
+    "always" streaming holds none and "never" any number. "auto" is half of what the
+    device has free, or half of this process's share of the machine's memory if that is
+    less. All processes of a run get the least of theirs, since all stream or none.
     """
+    if stream != "auto":
+        return {"always": 0, "never": math.inf}[stream]
     free = available_memory() // processes.beside()
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:

@@ -64,7 +64,7 @@ def test_the_cost_of_an_image_is_told_and_recorded(finished_run, tiny_csv, tmp_p
     train(config, data_root=str(tiny_csv), runs_dir=tmp_path, console=console)
     millions = f"{model['flops'] / 1e6:.0f}"
     assert (
-        f"fernet: {model['parameters']:,} parameters, {millions} MFLOP an image "
+        f"tiny: {model['parameters']:,} parameters, {millions} MFLOP an image "
         "forward, float32 on " in console.file.getvalue()
     )
 
@@ -79,8 +79,10 @@ def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path)
     assert runs.test_reads(folder) == 1
 
 
-def test_learns(tiny_csv, tmp_path):
-    config = tiny_config("training.epochs=12", "augmentation.mixup_alpha=0")
+def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
+    random = ("rotation=10", "shift=0.08", "scale=0.1", "random_erasing=0.1")
+    changes = [f"augmentation.{change}" for change in random]
+    config = tiny_config("model.arch=fernet", "training.epochs=12", *changes)
     result = train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
     assert result["test"]["accuracy"] > 0.8  # the largest class has a quarter
 
@@ -146,7 +148,8 @@ def test_signal_between_epochs_keeps_the_best_checkpoint(
 # Kills itself after its sixth step, in the middle of the second epoch.
 KILLED = """
 import os, signal, sys
-from fer_jax import fit, train
+from fer_jax import train
+from fer_jax.training import loop as fit
 advance = fit.TrainingBar.advance
 def killing(bar, step, loss):
     if step == 6:
