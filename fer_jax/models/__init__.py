@@ -92,12 +92,14 @@ def create(arch: str, key: jax.Array, options: Options) -> tuple[Network, Any, A
     """
     _check(arch, options)
     model = MODELS[arch].build(Builder(options, nnx.Rngs(key)))
-    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    arrays = [
+        nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
+    ]
     network = Network(
         training=_graphdef(model, training=True),
         evaluation=_graphdef(model, training=False),
     )
-    return network, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    return network, arrays[0], arrays[1]
 
 
 def _check(arch: str, options: Options) -> None:
