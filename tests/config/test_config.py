@@ -14,7 +14,7 @@ from fer_jax import config
 from fer_jax.batch.plan import RECIPES
 from fer_jax.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASELINE = {
     "name": "baseline",
     "training.epochs": 30,
