@@ -1,11 +1,10 @@
 import jax
-import jax.numpy as jnp
 import pytest
 from conftest import ROOT
 
 from fer_jax import config
 from fer_jax.config import flatten
-from fer_jax.models import create
+from fer_jax.models import Options, create
 from fer_jax.recipes.ablation import ablation_configs, with_settings
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES
 
@@ -114,14 +113,11 @@ def test_every_config_of_an_ablation_has_a_network_that_can_be_built():
         )
     }
     for arch, squeeze_excitation, norm in asked:
-        _, params, _ = create(
-            arch,
-            jax.random.key(0),
+        options = Options(
             num_classes=7,
-            dropout=0.0,
-            dtype=jnp.float32,
             width=0.125,
             squeeze_excitation=squeeze_excitation,
             norm=norm,
         )
+        _, params, _ = create(arch, jax.random.key(0), options)
         assert params["stem"]["kernel"].shape[2] == 1
