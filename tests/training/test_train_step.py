@@ -375,7 +375,7 @@ def test_the_network_sees_augmented_images_at_the_size_asked_for(pictures, side)
 def fernet():
     """A state, to be copied before use, and a compiled step of the real network."""
     network, params, batch_stats = models.create(
-        "fernet", KEY, num_classes=CLASSES, dropout=0.3, dtype=jnp.float32
+        "fernet", KEY, models.Options(num_classes=CLASSES, dropout=0.3)
     )
     tx, _ = optimizer.create(3e-3, total_steps=12, pct_start=0.3, weight_decay=0.05)
     loss_fn = functools.partial(softmax_loss, label_smoothing=0.1)
