@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     probabilities = model.predict([_read(path, model) for path in args.images])
     if args.json:
         facts = [
-            _facts(path, model, row)
+            {
+                "image": path,
+                "label": model.labels[row.argmax()],
+                "probabilities": dict(zip(model.labels, map(float, row), strict=True)),
+            }
             for path, row in zip(args.images, probabilities, strict=True)
         ]
         print(json.dumps(facts, indent=1))
@@ -58,11 +61,3 @@ def _read(path: str, model: Predictor) -> np.ndarray:
         return decode(Path(path), (side, side, model.channels))[0]
     except ValueError as error:
         raise UserError(f"{path} {error}; name images of faces") from None
-
-
-def _facts(path: str, model: Predictor, row: np.ndarray) -> dict[str, Any]:
-    return {
-        "image": path,
-        "label": model.labels[row.argmax()],
-        "probabilities": dict(zip(model.labels, map(float, row), strict=True)),
-    }

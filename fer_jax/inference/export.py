@@ -25,7 +25,6 @@ from fer_jax.training.loop import best_row
 
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01
-SHIPPED_BYTES = 10_000_000  # limit of the model in the package
 _NUM_FACES = 128  # drawn faces, for the comparison
 _SCORES = ("n", "accuracy", "macro_f1", "balanced_accuracy", "loss")
 _SHAPE = ("arch", "width", "squeeze_excitation", "norm")
@@ -63,16 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what it was trained on, for the record; default: as the run says",
     )
     add("--force", action="store_true", help="replace another model in the folder")
-    args = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
     keep_compiled()
-    message = export(
-        args.run_dir,
-        args.to,
-        seed_note=args.seed_note,
-        hardware=args.hardware,
-        force=args.force,
-    )
-    make_console().print(message)
+    make_console().print(export(**options))
     return 0
 
 
@@ -84,17 +76,11 @@ def export(
     hardware: str | None = None,
     force: bool = False,
 ) -> str:
-    """Writes the selected checkpoint of a finished run as a model.
+    """Writes the selected checkpoint of a finished run as a model in the folder `to`.
 
-    Args:
-      run_dir: the run folder.
-      to: the folder of the model.
-      seed_note: how the run was chosen among the seeds.
-      hardware: what it was trained on; None: the device in the run's record.
-      force: replace another model.
-
-    Returns:
-      a message.
+    The record says how the run was chosen among the seeds (`seed_note`) and what it
+    was trained on (`hardware`; None: the device of the run). `force` replaces another
+    model. Returns a message.
 
     Raises:
       UserError: for an unfinished or damaged run, weights that are too large, another
@@ -114,9 +100,8 @@ def export(
             f"{run_dir / runs.RESULT} lacks what a model's record needs; repeat that "
             "run with --force"
         ) from None
-    tensors = _evaluated_tensors(run_dir, epoch)
-    ships = to.resolve() == predictor.SHIPPED.resolve()
-    weights = model_file.pack(tensors, SHIPPED_BYTES if ships else model_file.MAX_BYTES)
+    tensors = _selected_tensors(run_dir, epoch)
+    weights = model_file.pack(tensors)
     difference = _largest_difference(info, tensors)
     written = model_file.write(to, weights, info, force=force)
     labels = predictor.load(to).labels
@@ -135,11 +120,21 @@ def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
     return state["params"], state["batch_stats"]
 
 
-def _evaluated_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
+def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     """Returns the weights that evaluation used at the selected epoch, by name."""
+    folder = run_dir / runs.CHECKPOINTS
+    if not folder.is_dir():  # Checkpoints would create it
+        raise UserError(f"{folder} is missing; repeat that run with --force")
     try:
-        with locked(run_dir):
-            tree = _load_selected(run_dir, epoch)
+        with locked(run_dir), Checkpoints(folder) as checkpoints:
+            steps = checkpoints.steps
+            best = best_row(checkpoints.record(steps[0])["history"]) if steps else {}
+            if best.get("epoch") != epoch or best["step"] not in steps:
+                raise UserError(
+                    f"{folder} does not hold the checkpoint of epoch {epoch}, which "
+                    f"{runs.RESULT} says was selected; repeat that run with --force"
+                )
+            tree = checkpoints.load_as_saved(best["step"])
     except OSError as error:
         raise UserError(
             f"{error.filename or run_dir} cannot be read ({error.strerror or error}); "
@@ -148,22 +143,6 @@ def _evaluated_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     params, batch_stats = evaluated_weights(tree)
     named = predictor.leaves_by_name({"params": params, "batch_stats": batch_stats})
     return {name: np.asarray(leaf) for name, leaf in named.items()}
-
-
-def _load_selected(run_dir: Path, epoch: int) -> dict[str, Any]:
-    """Returns the arrays of the selected checkpoint as they were saved."""
-    folder = run_dir / runs.CHECKPOINTS
-    if not folder.is_dir():  # Checkpoints would create it
-        raise UserError(f"{folder} is missing; repeat that run with --force")
-    with Checkpoints(folder) as checkpoints:
-        steps = checkpoints.steps
-        best = best_row(checkpoints.record(steps[0])["history"]) if steps else {}
-        if best.get("epoch") != epoch or best["step"] not in steps:
-            raise UserError(
-                f"{folder} does not hold the checkpoint of epoch {epoch}, which "
-                f"{runs.RESULT} says was selected; repeat that run with --force"
-            )
-        return checkpoints.load_as_saved(best["step"])
 
 
 def describe(

@@ -74,11 +74,11 @@ class ModelFile(NamedTuple):
     tensors: dict[str, np.ndarray]  # float16, by name
 
 
-def pack(tensors: Mapping[str, np.ndarray], max_bytes: int = MAX_BYTES) -> bytes:
+def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     """Returns the content of a weights file.
 
     Raises:
-      UserError: for a value beyond float16, or more than `max_bytes`.
+      UserError: for a value beyond float16, or more than `MAX_BYTES`.
     """
     packed = {}
     for name, tensor in tensors.items():
@@ -90,11 +90,10 @@ def pack(tensors: Mapping[str, np.ndarray], max_bytes: int = MAX_BYTES) -> bytes
                 "float16 of a model file can hold; export another run"
             )
     raw = safetensors.numpy.save(packed)
-    if len(raw) > max_bytes:
+    if len(raw) > MAX_BYTES:
         raise UserError(
             f"the weights take {len(raw) / 1e6:.1f} MB as float16, expected at most "
-            f"{max_bytes / 1e6:.0f} MB there; export to another folder, or train a "
-            "smaller network, such as model.arch=fernet"
+            f"{MAX_BYTES / 1e6:.0f} MB; train a smaller network"
         )
     return raw
 
@@ -102,16 +101,10 @@ def pack(tensors: Mapping[str, np.ndarray], max_bytes: int = MAX_BYTES) -> bytes
 def write(
     folder: Path, weights: bytes, info: Mapping[str, Any], *, force: bool = False
 ) -> bool:
-    """Writes a model; other files of the folder stay.
+    """Writes a model into a folder, whose other files stay.
 
-    Args:
-      folder: created if missing.
-      weights: from `pack`.
-      info: the content of model.json, without `format` and `sha256`.
-      force: replace another model.
-
-    Returns:
-      False if the same model is already there.
+    `weights` is from `pack`, `info` the rest of model.json; `force` replaces another
+    model. Returns False if the same model is already there.
 
     Raises:
       UserError: if another model is there, or the folder cannot be written.

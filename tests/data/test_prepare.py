@@ -392,7 +392,7 @@ def test_the_embedded_set_is_the_default(monkeypatch):
         images = np.full((14, 48, 48), len(split), np.uint8)
         return images, np.arange(14, dtype=np.int32) % 7
 
-    monkeypatch.setattr(sources.embedded, "generate", generate)
+    monkeypatch.setattr(sources.drawn_faces, "generate", generate)
     dataset = load(None)
     assert dataset.source == "embedded"
     assert dataset.description == "embedded set (drawn faces)"
@@ -407,6 +407,7 @@ def session_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("fer2013")
 
 
+@pytest.mark.slow  # unpacks and checks 32,298 rows
 @pytest.mark.skipif(
     not (FER2013 / "fer2013.csv.xz").exists(), reason="needs ../shared/fer2013"
 )
