@@ -1,17 +1,16 @@
 """Trains one experiment: `python -m fer_jax.train configs/baseline.yaml`.
 
-From top to bottom: the command line, one run (`train`), and how errors are told;
-the loop is in `fit.py`, and what is written at the end in `record.py`.
+From top to bottom: the command line, one run, an attempt at it, and how errors are
+reported. The epochs are in `training/loop.py`.
 """
 
 import argparse
 import contextlib
 import functools
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -19,28 +18,43 @@ from rich.console import Console
 from fer_jax import config as config_lib
 from fer_jax import data, models, runs
 from fer_jax.config import Config
-from fer_jax.data import folds as fold
+from fer_jax.data import folds
 from fer_jax.data.duplicates.audit import Audit, audit
 from fer_jax.errors import Lost, UserError, run_command
-from fer_jax.runs.heartbeat import beating
+from fer_jax.runs.heartbeat import Heart, beating
 from fer_jax.runs.lock import LOCK, locked
 from fer_jax.runs.tensorboard import Board, has_board, write_finished
-from fer_jax.system import files
 from fer_jax.system.compilation_cache import keep_compiled
-from fer_jax.system.console import make_console, print_scores
+from fer_jax.system.console import TrainingBar, make_console, print_scores
 from fer_jax.system.memory import keep_memory
 from fer_jax.system.signals import Interrupted
 from fer_jax.training import processes
-from fer_jax.training import setup as experiment
 from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.loop import fit
-from fer_jax.training.result import describe, predict_all, write_result
-from fer_jax.training.setup import Experiment
+from fer_jax.training.loop import Reporter, TrainingRun, run_epochs
+from fer_jax.training.result import begin, predict_best, write_result
+from fer_jax.training.setup import Setup, build_setup, memory_for_images
 
-_LATE_S = 10.0
-# Each kind of device, and of what connects them, says it in its own way.
+# Backends word these errors differently.
 _NO_MEMORY = ("RESOURCE_EX", "Out of memory")
 _LOST = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "oordination", "onnection")
+
+
+class Options(NamedTuple):
+    """How a run is started; none of it changes its numbers.
+
+    Attributes:
+      force: delete what an earlier run left, and start anew.
+      skip_bad: drop bad rows and images instead of refusing them.
+      tensorboard: write event files; a run that has some continues them anyway.
+      config_path: the file of the config, for the record.
+      overrides: the `--set` items, for the record.
+    """
+
+    force: bool = False
+    skip_bad: bool = False
+    tensorboard: bool = False
+    config_path: str = ""
+    overrides: Sequence[str] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 config_lib.load(args.config, args.overrides),
                 data_root=args.data_root,
                 runs_dir=args.runs_dir,
-                force=args.force,
-                skip_bad=args.skip_bad,
-                tensorboard=args.tensorboard,
-                overrides=args.overrides,
-                config_path=args.config,
+                options=Options(
+                    force=args.force,
+                    skip_bad=args.skip_bad,
+                    tensorboard=args.tensorboard,
+                    config_path=args.config,
+                    overrides=args.overrides,
+                ),
                 console=make_console() if processes.is_first() else None,
             )
     except Interrupted as stop:
@@ -102,37 +118,70 @@ def train(
     *,
     data_root: str | None = None,
     runs_dir: str | Path = "runs",
-    force: bool = False,
-    skip_bad: bool = False,
-    tensorboard: bool = False,
-    overrides: Sequence[str] = (),
-    config_path: str = "",
+    options: Options | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Runs one experiment to its end, going on where an earlier attempt stopped.
+    """Trains one experiment to its end, resuming an earlier attempt.
 
-    All processes of a run call it alike; the first alone writes in the folder.
+    All processes of a run call it alike; the first alone writes in the run folder.
 
     Args:
       config: the experiment.
       data_root: as `data.load` takes it.
-      runs_dir: where `<name>/seed_<n>/` is made.
-      force: forget what is there and start anew.
-      skip_bad: drop bad rows and images instead of refusing them.
-      tensorboard: write event files; a run that has some goes on with them anyway.
-      overrides: the `--set` items, for the record.
-      config_path: the file that the config is from, for the record.
-      console: where progress goes; None: nowhere.
+      runs_dir: where `<name>/seed_<n>/` is created.
+      options: how the run is started.
+      console: where progress is printed; None: nowhere.
 
     Returns:
       the content of `result.json`.
 
     Raises:
-      UserError: for bad data, another run in the folder, or a loss that is not
-        finite.
-      Interrupted: after SIGINT or SIGTERM, with the state saved.
+      UserError: for bad data, another run in the folder, or a loss that is not finite.
+      Interrupted: after a signal, with the state saved.
     """
-    console = console or Console(quiet=True)
+    options, console = options or Options(), console or Console(quiet=True)
+    dataset, copies = _load(config, data_root, options.skip_bad, console)
+    setup = build_setup(config, dataset)  # may refuse, before there is a folder
+    run_dir = runs.run_dir(runs_dir, config.name, config.training.seed)
+    with _disk_errors(run_dir), contextlib.ExitStack() as held:
+
+        def take() -> bool:
+            held.enter_context(locked(run_dir))
+            return begin(config, dataset, run_dir, force=options.force)
+
+        was_finished = processes.of_first(take)
+        what = f"runs folder in place of {runs_dir}"
+        processes.check_same_file(what, run_dir / LOCK)
+        _print_header(console, config, dataset, setup, run_dir)
+        if was_finished:
+            console.print("already finished; --force repeats it")
+        else:
+            with (
+                _attempt(run_dir, config, setup) as heart,
+                Checkpoints(run_dir / runs.CHECKPOINTS) as checkpoints,
+            ):
+                run = TrainingRun(config, dataset, setup, run_dir, checkpoints)
+                _finish(run, copies, heart, options, console)
+        result = processes.of_first(lambda: runs.read_result(run_dir))
+        if was_finished and options.tensorboard and processes.is_first():
+            write_finished(run_dir, result)
+            console.print("TensorBoard's files were written from its record")
+    try:
+        print_scores(console, result)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        if not was_finished:
+            raise
+        raise UserError(
+            f"{run_dir / runs.RESULT} lacks scores; repeat that run with --force"
+        ) from None
+    console.print(f"result: {run_dir / runs.RESULT}")
+    return result
+
+
+def _load(
+    config: Config, data_root: str | None, skip_bad: bool, console: Console
+) -> tuple[data.Dataset, Audit]:
+    """The data set that the config chooses, and the copies in it."""
     dataset = data.load(
         data_root,
         image_size=config.data.image_size,
@@ -140,142 +189,109 @@ def train(
         skip_bad=skip_bad,
         console=console,
         stream=config.data.stream,
-        room=experiment.room_for_images(),
+        room=memory_for_images(),
     )
     processes.check_same("data set", dataset.fingerprint)
     processes.check_same("config", config_lib.dump(config))
     processes.check_same("code", json.dumps(runs.environment("", "")))
-    make_audit = functools.partial(audit, dataset, console)
-    look = functools.cache(lambda: processes.in_turn(make_audit))
-    dataset = data.choose(dataset, config.data, look)
-    parts = experiment.build(config, dataset)  # refuses before a folder is made
-    # Once for a data set, and not at a long run's end.
-    audited = fold.assign(look(), config.data.fold)
-    folder = runs.run_dir(runs_dir, config.name, config.training.seed)
-    with _disk_errors(folder), contextlib.ExitStack() as held:
-
-        def take() -> bool:
-            held.enter_context(locked(folder))
-            return _take(config, dataset, folder, force)
-
-        finished_before = processes.of_first(take)
-        _check_shared(folder)
-        _announce(console, config, dataset, parts, folder)
-        if finished_before:
-            console.print("already finished; --force repeats it")
-        else:
-            # Else the files would fall behind the record.
-            followed = processes.is_first() and (tensorboard or has_board(folder))
-            board = Board(folder) if followed else None
-            asked = {"config_path": config_path, "overrides": list(overrides)}
-            _attempt(config, dataset, audited, parts, folder, asked, board, console)
-        result = processes.of_first(lambda: runs.read_result(folder))
-        if finished_before and tensorboard and processes.is_first():
-            write_finished(folder, result)
-            console.print("TensorBoard's files were written from its record")
-    try:
-        print_scores(console, result)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        if not finished_before:
-            raise
-        raise UserError(
-            f"{folder / runs.RESULT} lacks scores; repeat that run with --force"
-        ) from None
-    console.print(f"result: {folder / runs.RESULT}")
-    return result
+    find_copies = functools.partial(audit, dataset, console)
+    look = functools.cache(lambda: processes.in_turn(find_copies))
+    return data.choose(dataset, config.data, look), folds.assign(
+        look(), config.data.fold
+    )
 
 
-def _take(config: Config, dataset: data.Dataset, folder: Path, force: bool) -> bool:
-    """Whether a folder, which is ours now, holds this run already finished.
-
-    Raises:
-      UserError: if it holds another run.
-    """
-    if force:
-        runs.clear(folder)
-    described = describe(dataset)
-    if changed := runs.differences(folder, config.model_dump(), described):
-        raise UserError(
-            f"{folder} holds another run: {'; '.join(changed)}; give this one a name "
-            "of its own with --set name=..., or replace the old with --force"
-        )
-    finished = runs.is_finished(folder)
-    if not finished and not runs.is_started(folder):
-        files.write_json(folder / runs.DATA, described)
-        files.write_text(folder / runs.CONFIG, config_lib.dump(config))
-    return finished
-
-
-def _check_shared(folder: Path) -> None:
-    """Refuses to go on where the processes do not see one and the same folder."""
-    lock = folder / LOCK
-    own = processes.of_first(lambda: lock.read_text("utf-8"))
-    # A file server may show it some seconds late.
-    until = time.monotonic() + _LATE_S
-    while (seen := lock.read_text("utf-8") if lock.is_file() else "") != own:
-        if time.monotonic() > until:
-            break
-        time.sleep(0.2)
-    processes.check_same(f"runs folder in place of {folder.parents[1]}", seen)
-
-
-def _attempt(
+def _print_header(
+    console: Console,
     config: Config,
     dataset: data.Dataset,
-    audited: Audit,
-    parts: Experiment,
-    folder: Path,
-    asked: dict[str, Any],
-    board: Board | None,
+    setup: Setup,
+    run_dir: Path,
+) -> None:
+    counts = ", ".join(f"{k} {len(v.labels):,}" for k, v in dataset.splits.items())
+    console.print(f"{run_dir}: {config.description}")
+    console.print(f"data: {dataset.description} ({counts}), {dataset.fingerprint}")
+    for note in dataset.notes:
+        console.print(f"note: {note}")
+    where = "streamed from disk" if dataset.streamed else "kept on the device"
+    size = f"{dataset.nbytes / 1e9:.2f} GB, data.stream is {config.data.stream}"
+    console.print(f"images: {where} ({size})")
+    console.print(
+        f"{config.model.arch}: {models.count_parameters(setup.state.params):,} "
+        f"parameters, {setup.flops / 1e6:,.0f} MFLOP an image forward, "
+        f"{setup.compute_dtype} on {setup.devices}"
+    )
+
+
+def _finish(
+    run: TrainingRun,
+    copies: Audit,
+    heart: Heart | None,
+    options: Options,
     console: Console,
 ) -> None:
-    """Begins the run in a folder, or goes on with it, to its end."""
-    first, nothing = processes.is_first(), contextlib.nullcontext()
-    with (
-        beating(folder, str(parts.devices)) if first else nothing as heart,
-        runs.noting_failure(folder) if first else nothing,
-        _disk_errors(folder),
-        _device_errors(),
-        Checkpoints(folder / runs.CHECKPOINTS) as checkpoints,
-        board or contextlib.nullcontext(),
-    ):
-        environment = runs.environment(str(parts.devices), parts.compute_dtype)
-        now = fit(
-            config,
-            dataset,
-            parts,
-            folder,
-            checkpoints,
-            environment,
-            console,
-            board,
-            heart,
-        )
-        logits = predict_all(config, dataset, parts, folder, checkpoints, now)
-        if first:
-            write_result(config, dataset, audited, parts, folder, now, logits, asked)
+    """Trains a run to its end, and writes its result."""
+    setup, training = run.setup, run.config.training
+    reporters: list[Reporter] = []
+    board = None
+    with contextlib.ExitStack() as open_reporters:
+        if heart:  # the first process
+            bar = TrainingBar(
+                console,
+                training.epochs,
+                setup.steps_per_epoch,
+                training.batch_size,
+                setup.schedule,
+            )
+            reporters += [heart, open_reporters.enter_context(bar)]
+            # A run that has event files continues them: else they would fall behind.
+            if options.tensorboard or has_board(run.run_dir):
+                board = open_reporters.enter_context(Board(run.run_dir))
+                reporters.append(board)
+        progress = run_epochs(run, console, reporters)
+        logits = predict_best(run, progress)
+        if processes.is_first():
+            command = {
+                "config_path": options.config_path,
+                "overrides": list(options.overrides),
+            }
+            write_result(run, progress, logits, copies, command)
         if board:
-            board.end(now.history, runs.read_result(folder))
+            board.end(progress.history, runs.read_result(run.run_dir))
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """A full disk or a folder that became read-only is told in one sentence."""
+def _attempt(run_dir: Path, config: Config, setup: Setup) -> Iterator[Heart | None]:
+    """Writes the heartbeat, and what ends an attempt; in the first process alone."""
+    steps = config.training.epochs * setup.steps_per_epoch
+    with contextlib.ExitStack() as stack:
+        heart = None
+        if processes.is_first():
+            heart = stack.enter_context(beating(run_dir, str(setup.devices), steps))
+            stack.enter_context(runs.noting_failure(run_dir))
+        stack.enter_context(_disk_errors(run_dir))
+        stack.enter_context(_device_errors())
+        yield heart
+
+
+@contextlib.contextmanager
+def _disk_errors(run_dir: Path) -> Iterator[None]:
+    """Reports a full disk or a read-only folder in one sentence."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder} cannot be written or read "
-            f"({error.strerror or error}); mend that, and the same command, without "
-            "--force, goes on from the last checkpoint"
+            f"{error.filename or run_dir} cannot be written or read "
+            f"({error.strerror or error}); correct that, and the same command, without "
+            "--force, resumes from the last checkpoint"
         ) from None
 
 
 @contextlib.contextmanager
 def _device_errors() -> Iterator[None]:
-    """Too little memory, or a process that is gone, is told in one sentence."""
+    """Reports a lack of memory or a lost process in one sentence."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -283,39 +299,16 @@ def _device_errors() -> Iterator[None]:
             raise Lost(
                 f"another process of the run is lost, or does not answer "
                 f"({str(error)[:200]}); see what the others say, and start all of them "
-                "again, without --force, to go on from the last checkpoint"
+                "again, without --force, to resume from the last checkpoint"
             ) from None
         if not any(words in str(error) for words in _NO_MEMORY):
             raise
         kind = jax.devices()[0].device_kind
         raise UserError(
-            f"the memory of {kind} does not suffice for the run; lower "
-            "training.batch_size, training.eval_batch_size or data.image_size, or end "
-            "what else runs there; the same command goes on from the last checkpoint"
+            f"{kind} ran out of memory; lower training.batch_size, "
+            "training.eval_batch_size or data.image_size, or end what else runs there; "
+            "the same command resumes from the last checkpoint"
         ) from None
-
-
-def _announce(
-    console: Console,
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    folder: Path,
-) -> None:
-    counts = ", ".join(f"{k} {len(v.labels):,}" for k, v in dataset.splits.items())
-    parameters = models.count_parameters(parts.state.params)
-    console.print(f"{folder}: {config.description}")
-    console.print(f"data: {dataset.description} ({counts}), {dataset.fingerprint}")
-    for note in dataset.notes:
-        console.print(f"note: {note}")
-    where = "read as they are needed" if dataset.streamed else "kept on the device"
-    told = f"{dataset.nbytes / 1e9:.2f} GB, data.stream is {config.data.stream}"
-    console.print(f"images: {where} ({told})")
-    console.print(
-        f"{config.model.arch}: {parameters:,} parameters, "
-        f"{parts.flops / 1e6:,.0f} MFLOP an image forward, "
-        f"{parts.compute_dtype} on {parts.devices}"
-    )
 
 
 if __name__ == "__main__":

@@ -16,20 +16,21 @@ from fer_jax import config as config_lib
 from fer_jax.bench.contest import Setup
 from fer_jax.bench.settings import BASELINE, PLAIN, random_images
 from fer_jax.data import Dataset
+from fer_jax.data.batches import index_batches
 from fer_jax.data.records import Split
 from fer_jax.emotions import EMOTIONS
 from fer_jax.system.memory import keep_memory
-from fer_jax.training import setup as experiment
 from fer_jax.training.augment import make_augment
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.evaluate import predict_split
-from fer_jax.training.loop import fit
-from fer_jax.training.step import zero_sums
+from fer_jax.training.loop import TrainingRun, run_epochs
+from fer_jax.training.setup import build_setup
+from fer_jax.training.step import Shown
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"
-AT_ONCE = 1 if ON_CPU else 32  # steps in a dispatch, as in `fit`
+AT_ONCE = 1 if ON_CPU else 32  # steps in a dispatch, as in `run_epochs`
 
 
 def load_config(
@@ -76,11 +77,11 @@ def step(
 ) -> Setup:
     """Training steps, from the indices of a batch to new parameters."""
     config = load_config(arch, batch, image_size, augmented=augmented)
-    parts = experiment.build(config, random_dataset(max(1024, 2 * batch), image_size))
+    parts = build_setup(config, random_dataset(max(1024, 2 * batch), image_size))
     at_once = min(AT_ONCE, steps)
     batches = itertools.cycle(list(itertools.islice(parts.batches, steps)))
-    images, labels = parts.images["train"], parts.labels
-    state, sums = parts.state, zero_sums(len(labels))
+    arrays = parts.images["train"], parts.labels
+    state, sums = parts.state, parts.init_metrics()
 
     def take() -> jax.Array:
         return jax.device_put(np.stack([next(batches) for _ in range(at_once)]))
@@ -88,14 +89,14 @@ def step(
     started = time.perf_counter()
     # The calls below find what is compiled here.
     keyed = parts.train_step
-    arguments = (*keyed.args, state, sums, images, labels, take())
+    arguments = (*keyed.args, state, sums, arrays, take())
     compiled = keyed.func.lower(*arguments).compile()
     told = {"compile_s": time.perf_counter() - started, **_sizes(compiled)}
 
     def do_round() -> tuple[int, dict[str, float]]:
         nonlocal state, sums
         for _ in range(steps // at_once):
-            state, sums = parts.train_step(state, sums, images, labels, take())
+            state, sums = parts.train_step(state, sums, arrays, take())
         jax.block_until_ready(sums)
         return steps // at_once * at_once * batch, device_memory()
 
@@ -116,7 +117,7 @@ def _sizes(compiled: jax.stages.Compiled) -> dict[str, float]:
 def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> Setup:
     """Batches of indices, gathered, normalised and augmented as in training."""
     config = load_config("fernet", batch, image_size, augmented=True)
-    parts = experiment.build(config, random_dataset(images, image_size))
+    parts = build_setup(config, random_dataset(images, image_size))
     augment = make_augment(config.augmentation)
     pixels, labels = parts.images["train"], parts.labels
     key = jax.random.key(0)
@@ -127,7 +128,7 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> S
     ) -> tuple[jax.Array, jax.Array]:
         chosen = normalise(pixels[indices])
         own = jax.random.fold_in(key, step)
-        return augment(own, chosen, labels[indices], indices, step)
+        return augment(own, chosen, labels[indices], Shown(indices, step, key))
 
     numbered = enumerate(itertools.chain.from_iterable(itertools.repeat(parts.batches)))
 
@@ -143,7 +144,7 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> S
 
 def indices(*, batch: int, images: int, batches: int = 0) -> Setup:
     """Batches of indices alone, by default an epoch: all the host does for a step."""
-    dataset = experiment.pipeline.index_batches(
+    dataset = index_batches(
         images, batch_size=batch, epochs=10_000, seed=0
     )
     iterator, batches = iter(dataset), batches or images // batch
@@ -159,7 +160,7 @@ def indices(*, batch: int, images: int, batches: int = 0) -> Setup:
 def evaluation(*, arch: str, batch: int, image_size: int, images: int) -> Setup:
     """Logits of a whole split."""
     config = load_config(arch, 1, image_size, augmented=False)
-    parts = experiment.build(config, random_dataset(images, image_size))
+    parts = build_setup(config, random_dataset(images, image_size))
     state, pixels = parts.state, parts.images["train"]
 
     def do_round() -> tuple[int, dict[str, float]]:
@@ -176,7 +177,7 @@ def evaluation(*, arch: str, batch: int, image_size: int, images: int) -> Setup:
 def prediction(*, arch: str, image_size: int, repeats: int) -> Setup:
     """One image at a time, from uint8 to logits on the host."""
     config = load_config(arch, 1, image_size, augmented=False)
-    parts = experiment.build(config, random_dataset(256, image_size))
+    parts = build_setup(config, random_dataset(256, image_size))
     state, pixels = parts.state, parts.images["train"]
     one = jnp.zeros(1, jnp.int32)
 
@@ -205,32 +206,33 @@ class _TimedCheckpoints(Checkpoints):
 def epoch(
     *, arch: str, batch: int, image_size: int, images: int, val: int = 3589
 ) -> Setup:
-    """Runs of one epoch through `fit`: augmentation, evaluation and checkpoint."""
+    """Runs of one epoch through the loop: augmentation, evaluation and checkpoint."""
     config = load_config(arch, batch, image_size, augmented=True, epochs=1)
     dataset = random_dataset(images, image_size, val)
-    parts = experiment.build(config, dataset)
+    parts = build_setup(config, dataset)
 
-    def run(per_epoch: int) -> tuple[int, dict[str, float]]:
-        # `fit` donates the state that it starts from.
+    def run_one(per_epoch: int) -> tuple[int, dict[str, float]]:
+        # The loop donates the state that it starts from.
         state = jax.tree.map(jnp.copy, parts.state)
-        ours = parts._replace(state=state, per_epoch=per_epoch)
+        ours = parts._replace(state=state, steps_per_epoch=per_epoch)
         with (
             tempfile.TemporaryDirectory() as name,
             _TimedCheckpoints(Path(name) / "checkpoints") as checkpoints,
         ):
-            quiet = Console(quiet=True)
-            now = fit(config, dataset, ours, Path(name), checkpoints, {}, quiet)
+            run = TrainingRun(config, dataset, ours, Path(name), checkpoints)
+            now = run_epochs(run, Console(quiet=True))
+            rest = now.wall_s - now.train_s - checkpoints.seconds
         return per_epoch * batch, {
             "training_s": now.train_s,
-            "evaluation_s": now.wall_s - now.train_s,
+            "evaluation_s": rest,
             "checkpoint_s": checkpoints.seconds,
         }
 
     started = time.perf_counter()
     # Two steps compile what a CPU needs; where dispatches differ in length, all do.
-    run(min(2, parts.per_epoch) if ON_CPU else parts.per_epoch)
+    run_one(min(2, parts.steps_per_epoch) if ON_CPU else parts.steps_per_epoch)
     told = {"compile_s": time.perf_counter() - started}
-    return lambda: run(parts.per_epoch), told
+    return lambda: run_one(parts.steps_per_epoch), told
 
 
 def products(*, size: int, repeats: int) -> Setup:

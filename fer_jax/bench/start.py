@@ -31,7 +31,7 @@ def first_step(*, batch: int, image_size: int) -> Setup:
     def advance(*_: Any) -> None:
         raise _Done
 
-    console.TrainingBar.advance = advance
+    console.TrainingBar.on_step = advance
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Done):
         sizes = (f"training.batch_size={batch}", f"data.image_size={image_size}")
         changes = [argument for each in sizes for argument in ("--set", each)]

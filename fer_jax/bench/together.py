@@ -20,10 +20,11 @@ from fer_jax import models
 from fer_jax.bench.contest import Contender, Process, Setup
 from fer_jax.bench.ours import AT_ONCE, device_memory, load_config, random_dataset
 from fer_jax.config import Config
-from fer_jax.training import losses, optimizer
-from fer_jax.training import setup as experiment
+from fer_jax.training import losses
 from fer_jax.training.augment import make_augment
-from fer_jax.training.step import make_train_step, zero_sums
+from fer_jax.training.optimizer import make_optimizer
+from fer_jax.training.setup import build_setup
+from fer_jax.training.step import StepSpec, init_metrics, make_train_step
 
 
 def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:
@@ -39,22 +40,16 @@ def _make_step(config: Config, total_steps: int) -> Callable[..., Any]:
     )
 
     def step(key: jax.Array, rate: jax.Array, *arguments: Any) -> Any:
-        tx, _ = optimizer.create(
-            rate,
-            total_steps=total_steps,
-            pct_start=training.pct_start,
-            weight_decay=training.weight_decay,
-        )
-        train_step = make_train_step(
+        own = training.model_copy(update={"lr": rate})
+        spec = StepSpec(
             network,
-            tx,
-            loss_fn=functools.partial(
+            make_optimizer(own, total_steps)[0],
+            functools.partial(
                 losses.softmax_loss, label_smoothing=config.loss.label_smoothing
             ),
-            augment_fn=make_augment(config.augmentation),
-            key=key,
+            make_augment(config.augmentation),
         )
-        return train_step(*arguments)
+        return make_train_step(spec, key=key)(*arguments)
 
     return step
 
@@ -71,8 +66,8 @@ def one_program(
         )
         for seed in range(runs)
     ]
-    parts = [experiment.build(each, dataset) for each in seeds]
-    step = _make_step(config, parts[0].per_epoch * config.training.epochs)
+    parts = [build_setup(each, dataset) for each in seeds]
+    step = _make_step(config, parts[0].steps_per_epoch * config.training.epochs)
     images, labels = parts[0].images["train"], parts[0].labels
     batches = [
         itertools.chain.from_iterable(itertools.repeat(p.batches)) for p in parts
@@ -84,7 +79,7 @@ def one_program(
     @functools.partial(jax.jit, donate_argnums=0)
     def train(carry: Any, images: jax.Array, labels: jax.Array, indices: jax.Array):
         def one(key: jax.Array, rate: jax.Array, carry: Any, chosen: jax.Array) -> Any:
-            return step(key, rate, *carry, images, labels, chosen)
+            return step(key, rate, *carry, (images, labels), chosen)
 
         if how == "vmap":
             return jax.vmap(one)(keys, rates, carry, indices)
@@ -92,7 +87,7 @@ def one_program(
 
     carry = jax.tree.map(
         lambda *each: jnp.stack(each),
-        *[(p.state, zero_sums(len(p.labels))) for p in parts],
+        *[(p.state, init_metrics(len(p.labels))) for p in parts],
     )
 
     def take(count: int) -> None:

@@ -79,9 +79,8 @@ class Predictor:
             raise UserError(f"{where}: {error}") from None
         self._predict = evaluate.make_predict(
             network,
-            views="none" if preprocessing.views == "one" else preprocessing.views,
+            tta="none" if preprocessing.views == "one" else preprocessing.views,
             crop_size=preprocessing.crop_size,
-            apart=jax.default_backend() == "cpu",
         )
         like = {"params": params, "batch_stats": batch_stats}
         self._weights = _filled(like, model)

@@ -14,7 +14,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,17 +97,12 @@ def _checked(told: object) -> dict[str, Any]:
 
 
 class Heart:
-    """What a run that lives tells of itself; `beating` makes one.
+    """What a run that lives tells of itself: a reporter; `beating` makes one."""
 
-    Attributes:
-      progress: says how many steps are taken, and of how many; None: not yet known.
-        Another thread than the run's calls it.
-    """
-
-    def __init__(self, folder: Path, device: str):
-        """For the run in a folder, on a device."""
-        self.progress: Callable[[], tuple[int, int] | None] = lambda: None
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: str, steps: int):
+        """For the run in a folder, on a device, of so many steps."""
+        self._folder, self._device, self._steps = folder, device, steps
+        self._step: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -123,19 +118,26 @@ class Heart:
         with contextlib.suppress(OSError):
             (self._folder / HEARTBEAT).unlink(missing_ok=True)
 
+    def on_step(self, step: int, loss: float) -> None:
+        """Notes the steps taken; the thread writes them."""
+        self._step = step
+
+    def on_epoch(self, history: Sequence[Any]) -> None:
+        """Does nothing: a step says as much."""
+
     def _beat(self) -> None:
         while not self._over.wait(EVERY_S):
             self._write()
 
     def _write(self) -> None:
-        step, steps = self.progress() or (None, None)
+        step = self._step
         beat = Beat(
             time=round(time.time(), 1),
             host=platform.node(),
             pid=os.getpid(),
             device=self._device,
             step=step,
-            steps=steps,
+            steps=None if step is None else self._steps,
             job=slurm_job(),
         )
         # A full disk ends a run where it loses something by it, and not here.
@@ -144,9 +146,9 @@ class Heart:
 
 
 @contextlib.contextmanager
-def beating(folder: Path, device: str) -> Iterator[Heart]:
+def beating(folder: Path, device: str, steps: int) -> Iterator[Heart]:
     """Gives the run's signs of life until left, whatever leads to that."""
-    heart = Heart(folder, device)
+    heart = Heart(folder, device, steps)
     heart.start()
     try:
         yield heart

@@ -29,7 +29,7 @@ def has_board(folder: Path) -> bool:
 
 
 class Board:
-    """The event file of one attempt at a run; a context manager that closes it.
+    """The event file of one attempt at a run: a reporter, and a context manager.
 
     Each call writes through to the disk, from the thread that makes it. tensorboardX's
     own SummaryWriter has a thread for that, whose queue a flush does not wait for, and
@@ -37,7 +37,7 @@ class Board:
     """
 
     def __init__(self, folder: Path):
-        """For the run in a folder; nothing is touched before `follow`."""
+        """For the run in a folder; nothing is touched before `on_epoch`."""
         self._folder = folder / runs.TENSORBOARD
         self._file: Any = None
         self._epochs = 0  # how many it holds
@@ -49,7 +49,10 @@ class Board:
         if self._file is not None:
             self._file.close()
 
-    def follow(self, history: Sequence[Row]) -> None:
+    def on_step(self, step: int, loss: float) -> None:
+        """Does nothing: an epoch has a mean loss."""
+
+    def on_epoch(self, history: Sequence[Row]) -> None:
         """Adds the epochs of the record that it lacks.
 
         The first time these are all, in place of what earlier attempts wrote.
@@ -96,7 +99,7 @@ def write_finished(folder: Path, result: Mapping[str, Any]) -> None:
             f"them is missing or damaged in {folder}; repeat that run with --force"
         ) from None
     with Board(folder) as board:
-        board.follow(history)
+        board.on_epoch(history)
         board.end(history, result)
 
 

@@ -3,72 +3,78 @@
 import jax
 
 from fer_jax.config import Augmentation
-from fer_jax.training import augment_ops
+from fer_jax.training import augment_ops as ops
 from fer_jax.training.randaugment import randaugment
-from fer_jax.training.step import AugmentFn
+from fer_jax.training.step import AugmentFn, Shown
 
 
 def make_augment(
-    settings: Augmentation, *, crop_size: int = 0, per_epoch: int = 1
+    settings: Augmentation, *, crop_size: int = 0, steps_per_epoch: int = 1
 ) -> AugmentFn:
-    """One function of all that is switched on.
+    """One function of all augmentations that are switched on.
 
-    Erasing fills with 0, the image's mean grey after normalisation.
+    Erasing fills with 0, an image's mean grey after normalisation.
 
     Args:
       settings: the `augmentation` section of a config.
       crop_size: the side of random crops; 0: none.
-      per_epoch: steps in an epoch; alternating flips change from one to the next.
+      steps_per_epoch: after which alternating flips change sides.
     """
 
-    def apply(
-        key: jax.Array,
-        images: jax.Array,
-        labels: jax.Array,
-        indices: jax.Array,
-        step: jax.Array,
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array, shown: Shown
     ) -> tuple[jax.Array, jax.Array]:
-        flip_key, affine_key, erase_key, mix_key = jax.random.split(key, 4)
-        # From the first, so that runs without these draw what they always drew.
-        crop_key, light_key, policy_key, cutout_key = jax.random.split(flip_key, 4)
+        # New keys go to the end: those before stay what they were.
+        flip, affine, erase, mix, crop, light, policy, cut = jax.random.split(key, 8)
         if settings.horizontal_flip == "alternating":
-            # Of Jordan 2024 (arXiv:2404.00498): in any two epochs both sides are seen.
-            images = augment_ops.mirror(images, (indices + step // per_epoch) % 2 == 1)
+            flipped = _alternating(shown, shown.step // steps_per_epoch)
+            images = ops.flip(images, flipped)
         elif settings.horizontal_flip:
-            images = augment_ops.random_flip(flip_key, images)
+            images = ops.random_flip(flip, images)
         if settings.rotation or settings.shift or settings.scale:
-            images = augment_ops.random_affine(
-                affine_key,
+            images = ops.random_affine(
+                affine,
                 images,
                 rotation=settings.rotation,
                 shift=settings.shift,
                 scale=settings.scale,
             )
         if crop_size:
-            images = augment_ops.random_crop(crop_key, images, size=crop_size)
+            images = ops.random_crop(crop, images, size=crop_size)
         if settings.randaugment:
             images = randaugment(
-                policy_key,
+                policy,
                 images,
                 operations=settings.randaugment,
                 strength=settings.randaugment_strength,
             )
         if settings.brightness or settings.contrast:
-            images = augment_ops.random_light(
-                light_key,
+            images = ops.brightness_contrast(
+                light,
                 images,
                 brightness=settings.brightness,
                 contrast=settings.contrast,
             )
         if settings.random_erasing:
-            images = augment_ops.random_erasing(
-                erase_key, images, probability=settings.random_erasing
+            images = ops.random_erasing(
+                erase, images, probability=settings.random_erasing
             )
         if settings.cutout:
-            images = augment_ops.cutout(cutout_key, images, size=settings.cutout)
-        return _mixed(settings, mix_key, images, labels)
+            images = ops.cutout(cut, images, size=settings.cutout)
+        return _mixed(settings, mix, images, labels)
 
-    return apply
+    return augment
+
+
+def _alternating(shown: Shown, epoch: jax.Array) -> jax.Array:
+    """Which images to flip: each at random in the first epoch, then every other one.
+
+    The alternating flip of Jordan 2024 (arXiv:2404.00498): any two epochs in a row
+    show both sides of an image.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(shown.key, shown.indices)
+    first = jax.vmap(jax.random.bernoulli)(keys)
+    return first ^ (epoch % 2 == 1)
 
 
 def _mixed(
@@ -76,11 +82,11 @@ def _mixed(
 ) -> tuple[jax.Array, jax.Array]:
     alphas = settings.mixup_alpha, settings.cutmix_alpha
     if all(alphas):
-        return augment_ops.mix(
+        return ops.mix(
             key, images, labels, mixup_alpha=alphas[0], cutmix_alpha=alphas[1]
         )
     if settings.mixup_alpha:
-        return augment_ops.mixup(key, images, labels, alpha=settings.mixup_alpha)
+        return ops.mixup(key, images, labels, alpha=settings.mixup_alpha)
     if settings.cutmix_alpha:
-        return augment_ops.cutmix(key, images, labels, alpha=settings.cutmix_alpha)
+        return ops.cutmix(key, images, labels, alpha=settings.cutmix_alpha)
     return images, labels

@@ -127,7 +127,7 @@ def test_interrupted_batch_saves_and_goes_on(configs, tiny_csv, tmp_path):
         signal.SIGINT,
         lambda: runs.epochs_done(first) > before and runs.epochs_done(second),
     )
-    assert f"{labels[0]} | going on after step" in output  # so it was saved
+    assert f"{labels[0]} | resuming after step" in output  # so it was saved
     assert output.count("state saved") == 2
     ended = sorted(events(tmp_path)[-2:])
     assert ended == [(label, "interrupted") for label in labels]
@@ -135,7 +135,7 @@ def test_interrupted_batch_saves_and_goes_on(configs, tiny_csv, tmp_path):
     again = run_batch(*command[2:])
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("half done") == 2
-    assert again.stdout.count("going on after step") == 2
+    assert again.stdout.count("resuming after step") == 2
     assert sorted(events(tmp_path)[-2:]) == [(label, "finished") for label in labels]
 
 

@@ -23,11 +23,11 @@ from fer_jax.data.duplicates import search as duplicates
 from fer_jax.data.duplicates.audit import audit
 from fer_jax.data.lazy_images import StoredImages, chunks, in_turn, joined, taken
 from fer_jax.errors import UserError
+from fer_jax.system.console import TrainingBar
 from fer_jax.system.memory import available_memory
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import train
-from fer_jax.training import loop as fit
-from fer_jax.training.setup import room_for_images
+from fer_jax.training.setup import memory_for_images
 
 
 def load(root, stream="always", **options):
@@ -253,7 +253,7 @@ def test_auto_streams_what_has_no_room(tiny_csv, both):
     assert load(tiny_csv, "auto", room=size - 1).streamed
     assert not load(tiny_csv, "auto").streamed
     assert not load(tiny_csv, "never", room=0).streamed
-    assert 2**20 < room_for_images() <= available_memory()
+    assert 2**20 < memory_for_images() <= available_memory()
 
 
 def test_a_streamed_set_says_the_same_of_itself(both):
@@ -354,7 +354,7 @@ def test_a_streamed_run_stopped_and_resumed_equals_the_undisturbed(
     stops, streamed_run, tiny_csv, tmp_path, monkeypatch
 ):
     config = tiny_config(*HARD, "data.stream=always")
-    advance = fit.TrainingBar.advance
+    advance = TrainingBar.on_step
     for stop in stops:
 
         def stopping(bar, step, loss, stop=stop):
@@ -362,10 +362,10 @@ def test_a_streamed_run_stopped_and_resumed_equals_the_undisturbed(
             if step == stop:
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(fit.TrainingBar, "advance", stopping)
+        monkeypatch.setattr(TrainingBar, "on_step", stopping)
         with pytest.raises(Interrupted):
             train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
-    monkeypatch.setattr(fit.TrainingBar, "advance", advance)
+    monkeypatch.setattr(TrainingBar, "on_step", advance)
     train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
     assert_same_run(tmp_path / "baseline/seed_42", streamed_run[0], tiny_csv)
 

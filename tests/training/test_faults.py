@@ -60,7 +60,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
         for _ in range(2):
             full = train_process(tiny_csv, disk)
             assert_one_sentence(full, "No space left on device")
-            assert "goes on from the last checkpoint" in full.stderr
+            assert "resumes from the last checkpoint" in full.stderr
         folder = disk / "baseline/seed_42"
         assert not runs.is_finished(folder)
         assert runs.epochs_done(folder) == 1  # what was good is still good
@@ -68,7 +68,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
         subprocess.run(room, check=True)
         done = train_process(tiny_csv, disk)
         assert done.returncode == 0, done.stderr
-        assert "going on after step 4 " in done.stdout
+        assert "resuming after step 4 " in done.stdout
         assert_same_run(folder, finished_run[0], tiny_csv)
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_written_is_told_and_the_run_goes_on_to_the_same_end(
         patch.setattr(module, name, Fails(getattr(module, name), call, number))
         with pytest.raises(UserError, match=os.strerror(number)) as error:
             train(tiny_config(*HARD), **again)
-    assert "the same command, without --force, goes on" in str(error.value)
+    assert "the same command, without --force, resumes" in str(error.value)
     folder = tmp_path / "baseline/seed_42"
     assert not runs.is_finished(folder)
     assert not list(folder.rglob("*.partial"))
@@ -155,8 +155,8 @@ def test_a_device_without_enough_memory_is_told(tiny_csv, tmp_path, monkeypatch,
     def no_room(*_):
         raise jax.errors.JaxRuntimeError(told)
 
-    monkeypatch.setattr(train_lib, "fit", no_room)
-    with pytest.raises(UserError, match="the memory of cpu does not suffice"):
+    monkeypatch.setattr(train_lib, "run_epochs", no_room)
+    with pytest.raises(UserError, match="cpu ran out of memory"):
         train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
 
 
@@ -166,6 +166,6 @@ def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(
     def broken(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
 
-    monkeypatch.setattr(train_lib, "fit", broken)
+    monkeypatch.setattr(train_lib, "run_epochs", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="is gone"):
         train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)

@@ -109,7 +109,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     pair.processes[1].terminate()
     (status, output, errors), (other, _, more) = pair.end()
     assert (status, other) == (128 + signal.SIGTERM,) * 2, errors + more
-    assert "going on after step " in output
+    assert "resuming after step " in output
     assert re.search(r"stopped after step \d+, state saved", output)
 
     pair = Pair(tiny_csv, tmp_path)
@@ -135,15 +135,15 @@ def test_processes_that_do_not_see_one_folder_end_together(tiny_csv, tmp_path):
 
 
 def test_processes_are_found_by_slurm_or_by_hand():
-    assert processes._asked({}) is None
-    assert processes._asked({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
-    assert processes._asked({"SLURM_STEP_NUM_TASKS": "2"}) == {}
-    by_hand = dict(zip(processes._BY_HAND, ("node7:4567", "3", "2"), strict=True))
-    asked = processes._asked(by_hand)
+    assert processes._options({}) is None
+    assert processes._options({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    assert processes._options({"SLURM_STEP_NUM_TASKS": "2"}) == {}
+    by_hand = dict(zip(processes._VARIABLES, ("node7:4567", "3", "2"), strict=True))
+    asked = processes._options(by_hand)
     assert asked["coordinator_address"] == "node7:4567"
     assert (asked["num_processes"], asked["process_id"]) == (3, 2)
     # The address of SLURM's first host may be told alone.
-    assert processes._asked({"JAX_COORDINATOR_ADDRESS": "node7:4567"}) is None
+    assert processes._options({"JAX_COORDINATOR_ADDRESS": "node7:4567"}) is None
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_processes_are_found_by_slurm_or_by_hand():
 )
 def test_senseless_variables_are_refused(values):
     with pytest.raises(UserError, match="expected host:port, the number of processes"):
-        processes._asked(dict(zip(processes._BY_HAND, values, strict=True)))
+        processes._options(dict(zip(processes._VARIABLES, values, strict=True)))
 
 
 def test_a_task_of_slurm_sees_all_gpus_that_are_its_own():
-    sees = processes._sees_only_its_own
+    sees = processes._owns_visible_gpus
     assert sees({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"})
     two = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     assert not sees(two | {"CUDA_VISIBLE_DEVICES": "0,1"})
@@ -168,9 +168,8 @@ def test_a_process_alone_agrees_with_itself():
     assert processes.are_one() and processes.is_first()
     assert processes.of_first(lambda: [1, "two"]) == [1, "two"]
     assert processes.in_turn(lambda: {3}) == {3}
-    assert processes.least(2**40) == 2**40
+    assert processes.gather(2**40) == [2**40]
     processes.check_same("config", "x")
-    assert processes.beside() == 1
     assert processes.ending(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         processes.ending(lambda: 1 // 0)
