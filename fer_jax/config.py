@@ -9,15 +9,24 @@ import difflib
 import math
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
+from fer_jax import emotions
 from fer_jax.errors import UserError
+from fer_jax.metrics import Metric
 
 MAX_BYTES = 64 * 1024  # a config of the shipped size is 1 KiB
 MAX_CHAIN = 20  # files that extend one another
@@ -114,6 +123,24 @@ class Evaluation(_Section):
     tta: Literal["none", "flip", "ten_crop"]
 
 
+def _check_emotion(name: str) -> str:
+    """Refuses a typo of a known emotion; class folders may have any other names."""
+    close = difflib.get_close_matches(name.lower(), emotions.NAMES, 1, cutoff=0.8)
+    if close and name.lower() not in emotions.NAMES:
+        raise PydanticCustomError("emotion", f"Input should be {close[0]!r}")
+    return name
+
+
+RARE = "rare"  # stands for the emotions with less than half an even share of images
+
+
+class Asks(_Section):
+    """Which scores answer the description: the F1 of emotions, or overall metrics."""
+
+    metrics: list[Metric] = ["macro_f1"]  # decisive where no emotion is named
+    emotions: list[Annotated[str, AfterValidator(_check_emotion)]] = []
+
+
 def _check_device(value: Any) -> Any:
     if value != "all" and (type(value) is not int or value < 1):
         raise PydanticCustomError(
@@ -131,6 +158,7 @@ class Config(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     description: str
+    asks: Asks = Asks()
     device: _Device
     model: Model
     training: Training
@@ -267,6 +295,41 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+# What a run is called and asks, how many devices share it, and where its images are
+# kept decide none of its numbers.
+_NOT_COMPARED = ("name", "description", "asks", "device", "data.stream")
+
+
+def compared_settings(
+    config: Mapping[str, Any], *, seed: bool = False
+) -> dict[str, Any]:
+    """The settings that decide the numbers of an experiment, by dotted key.
+
+    This defines "the same experiment": equal settings. With `seed`, the same run.
+
+    Args:
+      config: settings, nested or by dotted key.
+      seed: keep `training.seed`.
+    """
+    ignored = _NOT_COMPARED if seed else (*_NOT_COMPARED, "training.seed")
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in ignored and key.partition(".")[0] not in ignored
+    }
+
+
+def differing_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not equal in all flat configs; absent is None."""
+    configs = list(configs)
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [
+        key
+        for key in keys
+        if any(each.get(key) != configs[0].get(key) for each in configs)
+    ]
 
 
 def dump(config: Config) -> str:

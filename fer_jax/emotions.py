@@ -16,6 +16,8 @@ _ALIASES = {
     "contemptuous": "contempt",
 } | {name: name for name in KNOWN}
 
+NAMES = tuple(_ALIASES)  # all that `emotion` understands
+
 
 def emotion(name: str) -> str | None:
     """The canonical emotion that `name` stands for, in any case, or None."""

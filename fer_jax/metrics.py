@@ -1,9 +1,57 @@
-"""Scores from predictions: accuracy, macro-F1, each class's own, and the clean ones."""
+"""Scores of predictions: accuracy, macro-F1, balanced accuracy, and each class's own.
+
+All scores in fer_jax are computed here. Macro-F1 and balanced accuracy are means over
+the classes that have images among the labels, as scikit-learn's
+`f1_score(labels=present, average="macro")` and `balanced_accuracy_score`: predicting a
+class that a split lacks is an error like any other and adds no class to the mean.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+Metric = Literal["accuracy", "macro_f1", "balanced_accuracy"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+CLASS_METRICS = ("f1", "precision", "recall")
+
+
+def metric_names(class_names: Sequence[str]) -> list[str]:
+    """The K = 3 + 3 C metrics in the order of `scores_of_counts`: `f1_<class>`, ..."""
+    by_class = (f"{kind}_{name}" for kind in CLASS_METRICS for name in class_names)
+    return [*METRICS, *by_class]
+
+
+def scores_of_counts(
+    hits: np.ndarray,
+    predicted: np.ndarray,
+    support: np.ndarray,
+    present: np.ndarray | None = None,
+) -> np.ndarray:
+    """All metrics of counts by class, which broadcast against each other.
+
+    Args:
+      hits: `[..., C]`, correct predictions of each class.
+      predicted: `[..., C]`, predictions of each class.
+      support: `[..., C]`, images of each class.
+      present: bool `[..., C]`, the classes that macro-F1 and balanced accuracy average
+        over. Default: those with images.
+
+    Returns:
+      `[..., K]` in 0..1, of the counts' dtype. A class without images has NaN.
+    """
+    present = support > 0 if present is None else present
+    f1 = ratio(2 * hits, support + predicted)
+    precision, recall = ratio(hits, predicted), ratio(hits, support)
+    classes = present.sum(axis=-1)
+    overall = (
+        ratio(hits.sum(axis=-1), support.sum(axis=-1)),
+        ratio((f1 * present).sum(axis=-1), classes),
+        ratio((recall * present).sum(axis=-1), classes),
+    )
+    absent = np.where(support > 0, 0, np.float32(np.nan))
+    by_class = (each + absent for each in (f1, precision, recall))
+    return np.concatenate([np.stack(overall, axis=-1), *by_class], axis=-1)
 
 
 def confusion_matrix(
@@ -25,11 +73,7 @@ def confusion_matrix(
 
 
 def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """All scores that the confusion matrix holds, as plain numbers for JSON.
-
-    The definitions are scikit-learn's with `zero_division=0`: macro-F1 is the mean
-    over the classes that occur among the labels or the predictions, balanced
-    accuracy the mean recall over the classes that occur among the labels.
+    """All scores of a confusion matrix, as plain numbers for JSON.
 
     Args:
       matrix: int `[C, C]` from `confusion_matrix`.
@@ -37,35 +81,29 @@ def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
 
     Returns:
       `n`, `accuracy`, `macro_f1`, `balanced_accuracy`, `per_class` (for each name
-      `precision`, `recall`, `f1` in 0..1 and `support`) and `confusion_matrix`.
+      `precision`, `recall`, `f1` in 0..1 and `support`) and `confusion_matrix`. What is
+      undefined is 0.
     """
-    hits = np.diagonal(matrix).astype(np.float64)
-    support, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-    precision = ratio(hits, predicted)
-    recall = ratio(hits, support)
-    f1 = ratio(2 * hits, support + predicted)
-    present, occurs = support > 0, support + predicted > 0
-    n = int(matrix.sum())
+    support = matrix.sum(axis=1)
+    values = scores_of_counts(np.diagonal(matrix), matrix.sum(axis=0), support)
+    names = metric_names(class_names)
+    found = dict(zip(names, np.nan_to_num(values).tolist(), strict=True))
     return {
-        "n": n,
-        "accuracy": float(hits.sum() / n) if n else 0.0,
-        "macro_f1": float(f1[occurs].mean()) if n else 0.0,
-        "balanced_accuracy": float(recall[present].mean()) if n else 0.0,
+        "n": int(matrix.sum()),
+        **{metric: found[metric] for metric in METRICS},
         "per_class": {
             name: {
-                "precision": float(precision[c]),
-                "recall": float(recall[c]),
-                "f1": float(f1[c]),
-                "support": int(support[c]),
+                **{k: found[f"{k}_{name}"] for k in ("precision", "recall", "f1")},
+                "support": int(count),
             }
-            for c, name in enumerate(class_names)
+            for name, count in zip(class_names, support, strict=True)
         },
         "confusion_matrix": matrix.tolist(),
     }
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, and 0 where the denominator is 0; broadcasts as division does."""
+    """The quotient, 0 where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     zeros = np.zeros(shape, np.result_type(numerator, denominator, np.float32))
     return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
@@ -74,51 +112,41 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def score(
     logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """The scores of `from_confusion`, and the plain cross-entropy.
+    """The scores of `from_confusion`, and `loss`, the plain cross-entropy.
 
     The loss is unweighted and unsmoothed, so that it compares between experiments.
 
     Args:
       logits: float32 `[N, C]`.
-      labels: int `[N]`.
+      labels: int `[N]`; images with the label -1 are left out.
       class_names: the C names.
     """
-    wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # a NaN is for the caller to judge
+    labelled = labels >= 0
+    wide, labels = logits[labelled].astype(np.float64), labels[labelled]
+    with np.errstate(invalid="ignore"):  # the caller judges a NaN
         log_sum = np.logaddexp.reduce(wide, axis=1)
         loss = log_sum - wide[np.arange(len(labels)), labels]
-    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(class_names))
+    matrix = confusion_matrix(labels, wide.argmax(axis=1), len(class_names))
     scores = from_confusion(matrix, class_names)
-    return {"n": scores.pop("n"), "loss": float(loss.mean()), **scores}
+    mean_loss = float(loss.mean()) if len(loss) else 0.0
+    return {"n": scores.pop("n"), "loss": mean_loss, **scores}
 
 
-def scores_of(
+def score_with_clean(
     logits: np.ndarray,
     labels: np.ndarray,
     clean: np.ndarray,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """`score`, and `n`, `accuracy`, `macro_f1`, `balanced_accuracy` with `_clean`.
+    """`score`, and `n` and the overall metrics of the clean images as `<name>_clean`.
 
     Args:
       logits: float32 `[N, C]`.
-      labels: int `[N]`, -1 where an image has no label, and is not scored.
-      clean: bool `[N]`, whether the data set has no copy of an image in train. That is
-        the image's, whatever a run took of train: so all are scored on the same ones.
+      labels: int `[N]`, -1 where an image has no label.
+      clean: bool `[N]`, whether the image has no copy in the data set's train split,
+        whatever part of train a run uses: so all runs are scored on the same images.
       class_names: the C names.
     """
-    scores = score_labelled(logits, labels, class_names)
-    chosen = clean & (labels >= 0)
-    guesses = logits[chosen].argmax(axis=1)
-    matrix = confusion_matrix(labels[chosen], guesses, len(class_names))
-    kept = ("n", "accuracy", "macro_f1", "balanced_accuracy")
-    found = from_confusion(matrix, class_names)
-    return scores | {f"{key}_clean": found[key] for key in kept}
-
-
-def score_labelled(
-    logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """`score` of the images that have a label, which is not -1."""
-    has = labels >= 0
-    return score(logits[has], labels[has], class_names)
+    of_clean = score(logits[clean], labels[clean], class_names)
+    kept = {f"{key}_clean": of_clean[key] for key in ("n", *METRICS)}
+    return score(logits, labels, class_names) | kept

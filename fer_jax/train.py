@@ -69,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "default: $FER_DATA_ROOT, else the embedded set",
     )
     parser.add_argument("--runs_dir", default="runs", help="default: runs")
+    parser.add_argument(
+        "--resolved",
+        metavar="FILE",
+        help="read the resolved settings from FILE; CONFIG is only named in the "
+        "record. bin/run_batch uses it, so that a run trains what was planned",
+    )
     parser.add_argument("--seed", type=int, help="the same as --set training.seed=N")
     parser.add_argument(
         "--set",
@@ -96,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _device_errors():
             train(
-                config_lib.load(args.config, args.overrides),
+                config_lib.load(args.resolved or args.config, args.overrides),
                 data_root=args.data_root,
                 runs_dir=args.runs_dir,
                 options=Options(
@@ -188,17 +194,15 @@ def _load(
         channels=config.data.channels,
         skip_bad=skip_bad,
         console=console,
-        stream=config.data.stream,
-        room=memory_for_images(),
+        memory_limit=memory_for_images(config.data.stream),
     )
     processes.check_same("data set", dataset.fingerprint)
     processes.check_same("config", config_lib.dump(config))
     processes.check_same("code", json.dumps(runs.environment("", "")))
     find_copies = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: processes.in_turn(find_copies))
-    return data.choose(dataset, config.data, look), folds.assign(
-        look(), config.data.fold
-    )
+    selected = data.select_images(dataset, config.data, look)
+    return selected, folds.assign(look(), config.data.fold)
 
 
 def _print_header(

@@ -8,7 +8,8 @@ from conftest import ROOT
 from slurm.cluster import PROGRAMS
 
 TOOLS = ("bash", "dirname", "mktemp", "rm")
-SHOWN = ("apt-get", "pip", "ruff", "pytest")  # each shows how it is called
+# Each shows how it is called.
+SHOWN = ("apt-get", "pip", "ruff", "lint-imports", "mypy", "pytest")
 BROWSER = ("chromium", "chromedriver")
 
 
@@ -48,14 +49,14 @@ def test_what_is_lacking_is_installed_and_skipped_tests_are_shown(check):
     called = done.stderr.splitlines()
     assert sum(line.startswith("apt-get -qq install") for line in called) >= 1
     assert any(line.endswith(" chromium chromium-driver") for line in called)
-    assert called[-1].startswith("pytest -rs")
+    assert called[-1].startswith("pytest -m  -rs")
 
 
 def test_what_cannot_be_installed_is_told_and_ends_nothing(check):
     done = check(apt=100)
     assert done.returncode == 0, done.stderr
     assert "could not install chromium chromium-driver; tests that" in done.stderr
-    assert "\npytest -rs" in done.stderr
+    assert "\npytest -m  -rs" in done.stderr
 
 
 def test_who_may_not_install_is_told_what_is_lacking(check):

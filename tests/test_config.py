@@ -1,5 +1,6 @@
 """Experiments from YAML: the shipped files, what is refused, and how it is told."""
 
+import copy
 import functools
 import shutil
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_an_experiment_differs_from_the_baseline_as_said_and_in_nothing_else(nam
     changed = {
         key: value
         for key, value in found.items()
-        if value != base[key] and key not in ("name", "description")
+        if value != base[key] and key in config.compared_settings(base)
     }
     assert changed == EXPERIMENTS[name]
     # What the file repeats of the baseline is part of its question.
@@ -574,3 +575,69 @@ def test_a_key_under_its_old_and_its_new_name_is_refused(write):
     # Over a file that it extends, the old name wins like any key.
     path = write("extends: baseline.yaml\nevaluation: {views: flip}\n")
     assert config.load(path).evaluation.tta == "flip"
+
+
+# --- what is asked, and what is compared
+
+
+def test_a_config_says_which_scores_answer_its_question(write):
+    asked = {}
+    for path in CONFIGS.glob("*.yaml"):
+        asks = config.load(path).asks
+        asked[path.stem] = (asks.metrics, asks.emotions)
+    usual = (["macro_f1"], [])
+    assert asked.pop("loss_focal") == (["macro_f1"], ["fear", "disgust"])
+    for name in ("balance_no_weights", "balance_weighted_sampler"):
+        assert asked.pop(name) == (["macro_f1"], ["rare"])
+    for name in ("batch_256", "best", "speedrun"):
+        assert asked.pop(name) == (["accuracy"], [])
+    assert set(map(str, asked.values())) == {str(usual)}
+    # A complete config of an older version has no such key.
+    values = config.load(CONFIGS / "baseline.yaml").model_dump()
+    del values["asks"]
+    assert config.validate(values, "old.yaml").asks == config.Asks()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{metrics: [f1]}", "asks.metrics.0 is 'f1'; expected 'accuracy', 'macro_f1'"),
+        ("{emotions: [fear, disgut]}", "asks.emotions.1 is 'disgut'; expected 'disg"),
+        ("{emotion: fear}", "asks.emotion is not a known key; did you mean asks.emo"),
+        ("{emotions: fear}", "asks.emotions is 'fear'; expected a list"),
+    ],
+)
+def test_an_unknown_score_is_refused(write, text, problem):
+    path = write(f"extends: baseline.yaml\nasks: {text}\n")
+    assert problem in refusal(path)
+
+
+def test_emotions_of_class_folders_may_have_any_name(write):
+    asks = "{emotions: [boredom, Happiness, rare, confused]}"
+    path = write(f"extends: baseline.yaml\nasks: {asks}\n")
+    assert len(config.load(path).asks.emotions) == 4
+
+
+def test_the_same_experiment_is_one_whose_compared_settings_are_equal():
+    values = config.load(CONFIGS / "baseline.yaml").model_dump()
+    other = copy.deepcopy(values)
+    other |= {"name": "b", "description": "?", "device": 2}
+    other["asks"] = {"metrics": ["accuracy"], "emotions": []}
+    other["data"]["stream"] = "never"
+    same = config.compared_settings(values, seed=True)
+    assert config.compared_settings(other, seed=True) == same
+    assert config.compared_settings(config.flatten(other), seed=True) == same
+    other["training"]["seed"] = 7
+    assert config.compared_settings(other) == config.compared_settings(values)
+    found = [config.compared_settings(each, seed=True) for each in (values, other)]
+    assert config.differing_keys(found) == ["training.seed"]
+    other["training"]["lr"] = 1.0
+    found = [config.compared_settings(each) for each in (values, other)]
+    assert config.differing_keys(found) == ["training.lr"]
+
+
+def test_flatten_and_differing_keys():
+    nested = {"a": {"b": {"c": 1}, "d": [1]}, "e": {}}
+    assert config.flatten(nested) == {"a.b.c": 1, "a.d": [1], "e": {}}
+    configs = [{"x": 1, "y": 2}, {"x": 1.0, "y": 3}, {"x": 1, "y": 2, "z": None}]
+    assert config.differing_keys(configs) == ["y"]  # absent is None

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from fer_jax.metrics import confusion_matrix, from_confusion
+from fer_jax.metrics import (
+    METRICS,
+    confusion_matrix,
+    from_confusion,
+    score,
+    score_with_clean,
+)
 
 
 @st.composite
@@ -38,7 +44,11 @@ def test_all_scores_are_those_of_scikit_learn(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of absent classes
         macro_f1 = sklearn_metrics.f1_score(
-            labels, predictions, average="macro", zero_division=0
+            labels,
+            predictions,
+            labels=np.unique(labels),
+            average="macro",
+            zero_division=0,
         )
         balanced = sklearn_metrics.balanced_accuracy_score(labels, predictions)
         columns = sklearn_metrics.precision_recall_fscore_support(
@@ -75,6 +85,32 @@ def test_a_case_by_hand():
     }
     assert scores["per_class"]["b"]["precision"] == pytest.approx(4 / 5)
     assert scores["macro_f1"] == pytest.approx((6 / 7 + 8 / 9) / 2)
+
+
+def test_the_class_of_an_error_does_not_change_macro_f1():
+    """No image of class 3: one wrong image costs the same, whatever it is taken for."""
+    labels = np.repeat([0, 1, 2], 10)
+    scores = []
+    for wrong in (1, 2, 3):
+        predictions = labels.copy()
+        predictions[0] = wrong
+        matrix = confusion_matrix(labels, predictions, 4)
+        scores.append(from_confusion(matrix, "abcd")["macro_f1"])
+    assert scores[:2] == pytest.approx([(18 / 19 + 20 / 21 + 1) / 3] * 2)
+    assert scores[2] == pytest.approx((18 / 19 + 2) / 3)  # and no fourth class of 0
+
+
+def test_clean_scores_are_those_of_the_clean_images():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(60, 3)).astype(np.float32)
+    labels, clean = rng.integers(-1, 3, size=60), rng.random(60) < 0.5
+    found = score_with_clean(logits, labels, clean, "abc")
+    alone, everything = score(logits[clean], labels[clean], "abc"), labels >= 0
+    assert found["n"] == everything.sum() > found["n_clean"]
+    for key in ("n", *METRICS):
+        assert found[f"{key}_clean"] == alone[key] != found[key]
+    none = score_with_clean(logits, labels, np.zeros(60, bool), "abc")
+    assert (none["n_clean"], none["macro_f1_clean"]) == (0, 0.0)
 
 
 def test_no_images_score_zero_without_a_warning():

@@ -1,6 +1,9 @@
 """The soaks of tests/soak in a short form."""
 
+import pytest
 from run_soak import soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_runs_and_batches_end_like_undisturbed_ones():

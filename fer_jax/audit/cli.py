@@ -22,7 +22,7 @@ from fer_jax import data
 from fer_jax.audit import contact_sheet
 from fer_jax.audit.label_report import SuspiciousLabels
 from fer_jax.data.duplicates.audit import IN_CELLS, Audit, audit
-from fer_jax.data.lazy_images import joined, taken
+from fer_jax.data.lazy_images import concatenate, read_pixels
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.system.console import make_console, plain_table
 from fer_jax.system.files import check_target, write_whole
@@ -263,7 +263,7 @@ def _show_stored(console: Console, stored: dict[str, Any]) -> None:
 
 def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
     """A page of the images themselves: conflicts, copies across splits, blanks."""
-    images = joined([dataset.splits[name].images for name in found.splits])
+    images = concatenate([dataset.splits[name].images for name in found.splits])
     across, conflicting, within = [], [], []
     for pair in pairs(found):
         first, second = pair.first, pair.second
@@ -276,7 +276,7 @@ def sheet(found: Audit, dataset: data.Dataset, facts: dict[str, Any]) -> str:
 
     def show_image(place: int) -> str:
         split, row, label = _where(found, place)
-        image = taken(images, np.array([place]))[0]
+        image = read_pixels(images, np.array([place]))[0]
         return contact_sheet.figure(image, label, f"{split} {row}")
 
     def section(title: str, chosen: list[Pair]) -> str:

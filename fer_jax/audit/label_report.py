@@ -14,7 +14,7 @@ from rich.console import Console
 from fer_jax.audit import contact_sheet
 from fer_jax.audit.label_noise import overlap, rank_labels
 from fer_jax.data import Dataset, ferplus
-from fer_jax.data.lazy_images import taken
+from fer_jax.data.lazy_images import read_pixels
 from fer_jax.errors import UserError
 from fer_jax.system.console import plain_table
 
@@ -74,7 +74,9 @@ class SuspiciousLabels:
             if vote := self._vote(place):
                 lines.append(f"FER+ {vote}")
             cells.append(
-                contact_sheet.figure(taken(train.images, np.array([place]))[0], *lines)
+                contact_sheet.figure(
+                    read_pixels(train.images, np.array([place]))[0], *lines
+                )
             )
         return contact_sheet.page(
             self.dataset.description,
@@ -152,7 +154,7 @@ def _majority(dataset: Dataset) -> tuple[np.ndarray | None, str]:
     try:
         votes = ferplus.load(dataset)
     except UserError as error:
-        return None, ferplus.left_aside(error)
+        return None, ferplus.unused_note(error)
     if votes is None:
         return None, ""
     rows = dataset.splits["train"].rows

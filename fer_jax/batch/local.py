@@ -1,17 +1,19 @@
-"""The runs of a batch as processes of this machine, `--executor local`."""
+"""The runs of a batch as child processes on this machine, `--executor local`."""
 
 import argparse
 import dataclasses
-import functools
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 from fer_jax import runs
-from fer_jax.batch.log import Ledger
-from fer_jax.batch.moment import file_time, written
-from fer_jax.batch.plan import Job, about, train_command
-from fer_jax.batch.slurm import record as slurm_record
+from fer_jax.batch.estimate import Estimator
+from fer_jax.batch.log import BatchLog
+from fer_jax.batch.plan import PlannedRun, train_command
+from fer_jax.batch.run_state import file_system_time, modified
+from fer_jax.batch.slurm import record
 from fer_jax.batch.workers import Ended, Workers
 from fer_jax.runs.lock import claim, holder
 from fer_jax.system.signals import SIGNALS
@@ -19,151 +21,138 @@ from fer_jax.system.signals import SIGNALS
 WAIT_S = 2.0  # between looks at runs that other processes hold
 
 
-@dataclasses.dataclass
 class LocalBatch:
-    """The jobs of a batch on their way.
+    """Trains the runs of a batch in child processes."""
 
-    Attributes:
-      args: the command line.
-      ledger: where ends are noted, and what happens is said.
-      at_once: how many processes at most.
-      left: what is not yet begun.
-      seconds: how long some jobs take, where that is known.
-    """
-
-    args: argparse.Namespace
-    ledger: Ledger
-    at_once: int
-    left: list[Job]
-    seconds: Callable[[Sequence[Job]], float | None]
-
-    def __post_init__(self) -> None:
-        self.console = self.ledger.console
-        self.workers = Workers(self.at_once, self.args.gpus_per_job)
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        log: BatchLog,
+        left: Sequence[PlannedRun],
+        estimator: Estimator,
+    ):
+        """Prepares a batch of the runs `left`; refuses if there are too few GPUs."""
+        self.args, self.log, self.estimator = args, log, estimator
+        self.left = list(left)  # not started
+        self.print = log.console.print
+        self.workers = Workers(estimator.at_once, args.gpus_per_job)
         self.claims: dict[str, IO[str]] = {}
         self.began = 0.0  # by the monotonic clock
-        # By the file system's clock: the batch, and each of its runs.
-        self.since, self.started = 0.0, dict[str, float]()
+        self.began_at = 0.0  # by the file system's clock
+        self.settings = Path()  # the folder of the runs' configs
 
     def run(self) -> int:
-        """Does the jobs; 0, 1 if any failed, 128 + a signal that stopped.
+        """Trains all; returns 0, 1 if any failed, or 128 + the signal that stopped us.
 
-        What another process works on is left to it, and looked at again at the end: it
-        may be another batch over the same folder, or a run may have died.
+        A run that another process holds is left to it, and looked at again at the end:
+        it may belong to another batch, or its process may die.
         """
-        workers, told = self.workers, False
-        # Only now: who was asked whether to start may have taken hours to say so.
-        self.began, self.since = time.monotonic(), file_time(self.ledger.runs_dir)
-        with workers.at_work():
-            while workers.jobs or (self.left and not workers.signals):
-                if workers.are_free:
-                    self._leave_what_has_no_time()
-                if workers.are_free and (job := self._next_free()):
-                    self._begin(job)
-                    told = False
+        workers, said = self.workers, False
+        # The clock starts here: the question whether to start may have taken hours.
+        self.began = time.monotonic()
+        self.began_at = file_system_time(Path(self.args.runs_dir))
+        with (
+            workers.running(),
+            tempfile.TemporaryDirectory(prefix="fer_jax_") as settings,
+        ):
+            self.settings = Path(settings)
+            while workers.runs or (self.left and not workers.signals):
+                if workers.can_start:
+                    self._drop_what_exceeds_the_budget()
+                if workers.can_start and (run := self._claim_next()):
+                    self._start(run)
+                    said = False
                     continue
-                if not workers.jobs and not told:
-                    told = True
-                    self.console.print(f"waiting: {_holders(self.left)}")
+                if not workers.runs and not self.left:
+                    break  # the budget has no time for the rest
+                if not workers.runs and not said:
+                    said = True
+                    self.print(f"waiting: {_holders(self.left)}")
                 for ended in workers.wait(WAIT_S):
                     self._end(ended)
         if workers.signals:
-            self.console.print(
-                "batch stopped; the same command, without --force, goes on from here"
+            self.print(
+                "batch stopped; the same command, without --force, continues from here"
             )
             return 128 + workers.signals[-1]
-        return self.ledger.status()
+        return self.log.exit_status()
 
-    def _leave_what_has_no_time(self) -> None:
-        """Takes the jobs off the plan that would end after the budget, and says so."""
+    def _drop_what_exceeds_the_budget(self) -> None:
         if self.args.budget is None:
             return
         rest = 60 * self.args.budget - (time.monotonic() - self.began)
-        late = [job for job in self.left if (self.seconds([job]) or 0.0) > rest]
+        late = [
+            run for run in self.left if (self.estimator.seconds([run]) or 0.0) > rest
+        ]
         if late:
-            self.left = [job for job in self.left if job not in late]
-            self.console.print(
+            self.left = [run for run in self.left if run not in late]
+            self.print(
                 f"the budget of {self.args.budget:g} min leaves no time for "
-                f"{', '.join(job.label for job in late)}; the same command goes on "
-                "with what is left"
+                f"{', '.join(run.label for run in late)}; the same command continues "
+                "with them"
             )
 
-    def _next_free(self) -> Job | None:
-        """The first job whose folder nobody holds, which is then ours."""
-        for job in list(self.left):
-            if holder(job.folder) is None and (claimed := claim(job.folder)):
-                if has := slurm_record.living([job.folder]):  # since the plan was made
+    def _claim_next(self) -> PlannedRun | None:
+        """Claims the first run whose folder nobody holds."""
+        for run in list(self.left):
+            if holder(run.folder) is None and (claimed := claim(run.folder)):
+                if jobs := record.active_jobs([run.folder]):  # submitted since the plan
                     claimed.close()
-                    self.left.remove(job)
-                    self.console.print(slurm_record.told({job.label: has[job.folder]}))
+                    self.left.remove(run)
+                    self.print(record.left_to_jobs({run.label: jobs[run.folder]}))
                     continue
-                self.claims[job.label] = claimed
-                return job
+                self.claims[run.label] = claimed
+                return run
         return None
 
-    def _begin(self, job: Job) -> None:
-        number = self.ledger.total - len(self.left) + 1
-        # Those count with the epochs that they still have, not with those of the plan.
+    def _start(self, run: PlannedRun) -> None:
+        number = self.log.total - len(self.left) + 1
         under_way = [
             dataclasses.replace(each, epochs=runs.epochs_done(each.folder))
-            for each in self.workers.jobs
+            for each in self.workers.runs
         ]
-        told = f"{number}/{self.ledger.total} {job.label}"
-        told += about(self.seconds(under_way + self.left))
-        self.left.remove(job)
-        if settled := _settled_since(job, self.since, self.args.force):
-            self.ledger.settled(job, settled)
-            self.claims.pop(job.label).close()
+        message = f"{number}/{self.log.total} {run.label}"
+        message += self.estimator.phrase(under_way + self.left)
+        self.left.remove(run)
+        if outcome := _outcome_since(run, self.began_at, self.args.force):
+            self.log.done_elsewhere(run, outcome)
+            self.claims.pop(run.label).close()
             return
-        if self.at_once == 1:
-            self.console.rule(told, align="left")
-        else:  # no heading: what follows may be another run's
-            self.console.print(told)
-        self.ledger.log(job, event="started", jobs=self.at_once)
-        self.started[job.label] = file_time(job.folder)
-        self.workers.start(job, train_command(job, self.args))
+        if self.estimator.at_once == 1:
+            self.log.console.rule(message, align="left")
+        else:  # no heading: the next line may be another run's
+            self.print(message)
+        self.log.write(run, event="started", jobs=self.estimator.at_once)
+        self.workers.start(run, train_command(run, self.args, self.settings))
 
     def _end(self, ended: Ended) -> None:
-        """Logs how a run's process ended, and draws the consequences."""
-        job, status, error = ended.job, ended.status, ended.error
-        log = functools.partial(self.ledger.log, job)
-        stopping = status in {128 + number for number in SIGNALS}
+        """Logs how the process of a run ended, and acts on it."""
+        run, status, error = ended.run, ended.status, ended.error
+        stopped = status in {128 + number for number in SIGNALS}
         if status == 0:
-            log(event="finished", seconds=ended.seconds)
-        elif _is_elsewhere(job, self.started[job.label], self.args.force):
-            log(event="left to another process", error=error)
-            self.left.append(job)
-        elif stopping or self.workers.signals:
-            log(event="interrupted", seconds=ended.seconds)
-            if not self.workers.signals:  # someone told the run, and meant the batch
+            self.log.write(run, event="finished", seconds=ended.seconds)
+        elif holder(run.folder):
+            self.log.write(run, event="left to another process", error=error)
+            self.left.append(run)
+        elif stopped or self.workers.signals:
+            self.log.write(run, event="interrupted", seconds=ended.seconds)
+            if not self.workers.signals:  # a signal to the run alone stops the batch
                 self.workers.signals.append(status - 128)
         else:
-            self.ledger.fail(job, error, seconds=ended.seconds, exit_status=status)
-            self.console.print(f"failed: {job.label} (exit status {status}): {error}")
-        self.claims.pop(job.label).close()
+            self.log.fail(run, error, seconds=ended.seconds, exit_status=status)
+            self.print(f"failed: {run.label} (exit status {status}): {error}")
+        self.claims.pop(run.label).close()
 
 
-def _holders(jobs: Sequence[Job]) -> str:
-    held = {job.label: holder(job.folder) or "another process" for job in jobs}
+def _holders(waiting: Sequence[PlannedRun]) -> str:
+    held = {run.label: holder(run.folder) or "another process" for run in waiting}
     return "; ".join(f"{label} is in use by {by}" for label, by in held.items())
 
 
-def _is_elsewhere(job: Job, started: float, force: bool) -> bool:
-    """Whether our own attempt at a job only met another process that has it.
-
-    A result that came after we started the run is our own: what failed, failed then.
-    """
-    if holder(job.folder):
-        return True
-    if job.state == "blocked" or force or not runs.is_finished(job.folder):
-        return False
-    return written(job.folder / runs.RESULT) < started
-
-
-def _settled_since(job: Job, since: float, force: bool) -> str:
-    """ "finished" or "failed" if another process has brought the job there, or ""."""
-    if written(job.folder / runs.RESULT) > since:
+def _outcome_since(run: PlannedRun, since: float, force: bool) -> str:
+    """Returns "finished" or "failed" if another process ended the run since, or ""."""
+    if modified(run.folder / runs.RESULT) > since:
         return "finished"
-    if runs.is_finished(job.folder) and not force:
+    if runs.is_finished(run.folder) and not force:
         return "finished"
-    return "failed" if written(job.folder / runs.FAILED) > since else ""
+    return "failed" if modified(run.folder / runs.FAILED) > since else ""

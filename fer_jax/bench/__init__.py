@@ -1,1 +1,1 @@
-"""Benchmarks against PyTorch: contenders in processes of their own, taking turns."""
+"""Benchmarks beside PyTorch: contenders are processes that take turns."""

@@ -1,11 +1,8 @@
-"""Our side of each comparison: what fer_jax itself runs, in rounds."""
+"""The tasks of fer_jax, which call what training and prediction call."""
 
 import itertools
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from fer_jax import config as config_lib
-from fer_jax.bench.contest import Setup
-from fer_jax.bench.settings import BASELINE, PLAIN, random_images
+from fer_jax.bench.contender import Task, random_images, val_count, warmed_up
+from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset
-from fer_jax.data.batches import index_batches
 from fer_jax.data.records import Split
 from fer_jax.emotions import EMOTIONS
 from fer_jax.system.memory import keep_memory
@@ -25,244 +21,182 @@ from fer_jax.training.augment_ops import normalise
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.evaluate import predict_split
 from fer_jax.training.loop import TrainingRun, run_epochs
-from fer_jax.training.setup import build_setup
+from fer_jax.training.setup import Setup, build_setup
 from fer_jax.training.step import Shown
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"
-AT_ONCE = 1 if ON_CPU else 32  # steps in a dispatch, as in `run_epochs`
+BASELINE = Path(__file__).resolve().parents[2] / "configs/baseline.yaml"
 
 
-def load_config(
-    arch: str, batch: int, image_size: int, *, augmented: bool, epochs: int = 30
-) -> config_lib.Config:
-    """The baseline with another network, batch or image; without augmentation even."""
+def _config(batch: int, image_size: int, *, augmented: bool, epochs: int) -> Config:
+    """The baseline for grey images, as the random images are grey."""
     overrides = [
-        f"model.arch={arch}",
         f"training.batch_size={batch}",
         f"training.epochs={epochs}",
         f"data.image_size={image_size}",
-        "data.channels=1",  # as the images made here and PyTorch's networks have it
+        "data.channels=1",
     ]
-    return config_lib.load(BASELINE, overrides + ([] if augmented else [*PLAIN]))
+    if not augmented:
+        for key in Augmentation.model_fields:
+            off = "false" if key == "horizontal_flip" else "0"
+            overrides.append(f"augmentation.{key}={off}")
+    return config_lib.load(BASELINE, overrides)
 
 
-def random_dataset(count: int, image_size: int, val: int = len(EMOTIONS)) -> Dataset:
-    """A data set of noise, with `count` images in train and `val` in val."""
+def _dataset(train: int, image_size: int, val: int = len(EMOTIONS)) -> Dataset:
+    """Random images: `train` and `val` of them in the two splits."""
 
-    def split(size: int) -> Split:
-        rows = np.arange(size, dtype=np.int32)
-        return Split(*random_images(size, image_size), rows)
+    def split(count: int) -> Split:
+        rows = np.arange(count, dtype=np.int32)
+        return Split(*random_images(count, image_size), rows)
 
     return Dataset(
         source="generated",
         description="noise",
         fingerprint="0" * 16,
         class_names=tuple(EMOTIONS),
-        splits={"train": split(count), "val": split(val)},
+        splits={"train": split(train), "val": split(val)},
         skipped={},
         notes=(),
     )
 
 
-def device_memory() -> dict[str, float]:
-    """The device's largest use of memory so far, where it keeps account of it."""
+def _setup(
+    batch: int, image_size: int, images: int, *, augmented: bool = False
+) -> Setup:
+    """The compiled functions and arrays of a baseline over random images."""
+    config = _config(batch, image_size, augmented=augmented, epochs=30)
+    return build_setup(config, _dataset(images, image_size))
+
+
+def _device_memory() -> dict[str, float]:
+    """The device's peak memory; empty where the backend does not count it."""
     stats = jax.devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return {} if peak is None else {"device_mb": peak / 2**20}
 
 
-def step(
-    *, arch: str, batch: int, image_size: int, steps: int, augmented: bool = False
-) -> Setup:
+def step(*, batch: int, image_size: int, steps: int) -> Task:
     """Training steps, from the indices of a batch to new parameters."""
-    config = load_config(arch, batch, image_size, augmented=augmented)
-    parts = build_setup(config, random_dataset(max(1024, 2 * batch), image_size))
-    at_once = min(AT_ONCE, steps)
-    batches = itertools.cycle(list(itertools.islice(parts.batches, steps)))
-    arrays = parts.images["train"], parts.labels
-    state, sums = parts.state, parts.init_metrics()
+    setup = _setup(batch, image_size, max(1024, 2 * batch))
+    per_call = min(setup.steps_per_dispatch, steps)
+    batches = itertools.cycle(list(itertools.islice(setup.batches, steps)))
+    arrays = setup.images["train"], setup.labels
+    state, sums = setup.state, setup.init_metrics()
 
     def take() -> jax.Array:
-        return jax.device_put(np.stack([next(batches) for _ in range(at_once)]))
+        return jax.device_put(np.stack([next(batches) for _ in range(per_call)]))
 
-    started = time.perf_counter()
-    # The calls below find what is compiled here.
-    keyed = parts.train_step
-    arguments = (*keyed.args, state, sums, arrays, take())
-    compiled = keyed.func.lower(*arguments).compile()
-    told = {"compile_s": time.perf_counter() - started, **_sizes(compiled)}
-
-    def do_round() -> tuple[int, dict[str, float]]:
+    def run_calls(count: int) -> tuple[int, dict[str, float]]:
         nonlocal state, sums
-        for _ in range(steps // at_once):
-            state, sums = parts.train_step(state, sums, arrays, take())
+        for _ in range(count):
+            state, sums = setup.train_step(state, sums, arrays, take())
         jax.block_until_ready(sums)
-        return steps // at_once * at_once * batch, device_memory()
+        return count * per_call * batch, _device_memory()
 
-    return do_round, told
-
-
-def _sizes(compiled: jax.stages.Compiled) -> dict[str, float]:
-    """What the compiled program says that it needs, in MB."""
-    sizes = compiled.memory_analysis()
-    if sizes is None:  # not every backend tells
-        return {}
-    return {
-        "temporary_mb": sizes.temp_size_in_bytes / 2**20,
-        "arguments_mb": sizes.argument_size_in_bytes / 2**20,
-    }
+    # A backward pass costs about twice the forward pass.
+    info = {"flops_per_image": 3 * setup.flops}
+    task = warmed_up(lambda: run_calls(steps // per_call), lambda: run_calls(1))
+    return Task(task.run_round, task.info | info)
 
 
-def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> Setup:
-    """Batches of indices, gathered, normalised and augmented as in training."""
-    config = load_config("fernet", batch, image_size, augmented=True)
-    parts = build_setup(config, random_dataset(images, image_size))
+def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> Task:
+    """Batches gathered by index, normalised and augmented as in training."""
+    config = _config(batch, image_size, augmented=True, epochs=30)
+    setup = build_setup(config, _dataset(images, image_size))
     augment = make_augment(config.augmentation)
-    pixels, labels = parts.images["train"], parts.labels
+    pixels, labels = setup.images["train"], setup.labels
     key = jax.random.key(0)
 
     @jax.jit
-    def deliver(
+    def augmented_batch(
         pixels: jax.Array, labels: jax.Array, step: jax.Array, indices: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        step_key = jax.random.fold_in(key, step)
         chosen = normalise(pixels[indices])
-        own = jax.random.fold_in(key, step)
-        return augment(own, chosen, labels[indices], Shown(indices, step, key))
+        shown = Shown(indices, step, key)
+        return augment(step_key, chosen, labels[indices], shown)
 
-    numbered = enumerate(itertools.chain.from_iterable(itertools.repeat(parts.batches)))
+    numbered = enumerate(itertools.chain.from_iterable(itertools.repeat(setup.batches)))
 
-    def do_round() -> tuple[int, dict[str, float]]:
+    def run_round() -> tuple[int, dict[str, float]]:
         for number, indices in itertools.islice(numbered, batches):
-            jax.block_until_ready(deliver(pixels, labels, number, indices))
-        return batches * batch, device_memory()
+            jax.block_until_ready(augmented_batch(pixels, labels, number, indices))
+        return batches * batch, _device_memory()
 
-    started = time.perf_counter()
-    do_round()
-    return do_round, {"compile_s": time.perf_counter() - started}
+    return warmed_up(run_round)
 
 
-def indices(*, batch: int, images: int, batches: int = 0) -> Setup:
-    """Batches of indices alone, by default an epoch: all the host does for a step."""
-    dataset = index_batches(
-        images, batch_size=batch, epochs=10_000, seed=0
-    )
-    iterator, batches = iter(dataset), batches or images // batch
-
-    def do_round() -> tuple[int, dict[str, float]]:
-        for _ in range(batches):
-            next(iterator)
-        return batches * batch, {}
-
-    return do_round, {}
-
-
-def evaluation(*, arch: str, batch: int, image_size: int, images: int) -> Setup:
+def evaluation(*, batch: int, image_size: int, images: int) -> Task:
     """Logits of a whole split."""
-    config = load_config(arch, 1, image_size, augmented=False)
-    parts = build_setup(config, random_dataset(images, image_size))
-    state, pixels = parts.state, parts.images["train"]
+    setup = _setup(1, image_size, images)
+    state, pixels = setup.state, setup.images["train"]
 
-    def do_round() -> tuple[int, dict[str, float]]:
+    def run_round() -> tuple[int, dict[str, float]]:
         predict_split(
-            parts.predict, state.params, state.batch_stats, pixels, batch_size=batch
+            setup.predict, state.params, state.batch_stats, pixels, batch_size=batch
         )
-        return images, device_memory()
+        return images, _device_memory()
 
-    started = time.perf_counter()
-    do_round()
-    return do_round, {"compile_s": time.perf_counter() - started}
+    return warmed_up(run_round)
 
 
-def prediction(*, arch: str, image_size: int, repeats: int) -> Setup:
-    """One image at a time, from uint8 to logits on the host."""
-    config = load_config(arch, 1, image_size, augmented=False)
-    parts = build_setup(config, random_dataset(256, image_size))
-    state, pixels = parts.state, parts.images["train"]
-    one = jnp.zeros(1, jnp.int32)
+def prediction(*, image_size: int, repeats: int) -> Task:
+    """Logits of one image at a time, from uint8 to the host's memory."""
+    setup = _setup(1, image_size, 256)
+    state, pixels = setup.state, setup.images["train"]
+    first = jnp.zeros(1, jnp.int32)
 
-    def do_round() -> tuple[int, dict[str, float]]:
+    def run_round() -> tuple[int, dict[str, float]]:
         for _ in range(repeats):
-            np.asarray(parts.predict(state.params, state.batch_stats, pixels, one))
-        return repeats, device_memory()
+            np.asarray(setup.predict(state.params, state.batch_stats, pixels, first))
+        return repeats, _device_memory()
 
-    started = time.perf_counter()
-    do_round()
-    return do_round, {"compile_s": time.perf_counter() - started}
+    return warmed_up(run_round)
 
 
-class _TimedCheckpoints(Checkpoints):
-    """Checkpoints that know how long saving took."""
+def epoch(*, batch: int, image_size: int, images: int) -> Task:
+    """Runs of one epoch through the training loop."""
+    config = _config(batch, image_size, augmented=True, epochs=1)
+    dataset = _dataset(images, image_size, val_count(images))
+    setup = build_setup(config, dataset)
 
-    seconds = 0.0
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves, and adds the time."""
-        started = time.perf_counter()
-        super().save(*args, **kwargs)
-        self.seconds += time.perf_counter() - started
-
-
-def epoch(
-    *, arch: str, batch: int, image_size: int, images: int, val: int = 3589
-) -> Setup:
-    """Runs of one epoch through the loop: augmentation, evaluation and checkpoint."""
-    config = load_config(arch, batch, image_size, augmented=True, epochs=1)
-    dataset = random_dataset(images, image_size, val)
-    parts = build_setup(config, dataset)
-
-    def run_one(per_epoch: int) -> tuple[int, dict[str, float]]:
+    def train(per_epoch: int) -> tuple[int, dict[str, float]]:
         # The loop donates the state that it starts from.
-        state = jax.tree.map(jnp.copy, parts.state)
-        ours = parts._replace(state=state, steps_per_epoch=per_epoch)
+        state = jax.tree.map(jnp.copy, setup.state)
+        ours = setup._replace(state=state, steps_per_epoch=per_epoch)
         with (
             tempfile.TemporaryDirectory() as name,
-            _TimedCheckpoints(Path(name) / "checkpoints") as checkpoints,
+            Checkpoints(Path(name) / "checkpoints") as checkpoints,
         ):
             run = TrainingRun(config, dataset, ours, Path(name), checkpoints)
-            now = run_epochs(run, Console(quiet=True))
-            rest = now.wall_s - now.train_s - checkpoints.seconds
-        return per_epoch * batch, {
-            "training_s": now.train_s,
-            "evaluation_s": rest,
-            "checkpoint_s": checkpoints.seconds,
-        }
+            progress = run_epochs(run, Console(quiet=True))
+        return per_epoch * batch, {"training_s": progress.train_s}
 
-    started = time.perf_counter()
-    # Two steps compile what a CPU needs; where dispatches differ in length, all do.
-    run_one(min(2, parts.steps_per_epoch) if ON_CPU else parts.steps_per_epoch)
-    told = {"compile_s": time.perf_counter() - started}
-    return lambda: run_one(parts.steps_per_epoch), told
+    # On a CPU two steps compile everything. Elsewhere the last dispatch may be shorter
+    # than the others and is compiled too.
+    whole = setup.steps_per_epoch
+    first = min(2, whole) if ON_CPU else whole
+    return warmed_up(lambda: train(whole), lambda: train(first))
 
 
-def products(*, size: int, repeats: int) -> Setup:
-    """Products of square matrices, in floating-point operations."""
+def products(*, size: int, repeats: int) -> Task:
+    """Products of square matrices; the items are floating-point operations."""
     a = jnp.full((size, size), 1 / size, jnp.float32 if ON_CPU else jnp.bfloat16)
     product = jax.jit(lambda x, y: x @ y)
 
-    def do_round() -> tuple[int, dict[str, float]]:
+    def run_round() -> tuple[int, dict[str, float]]:
         x = a
         for _ in range(repeats):
             x = product(x, a)
         jax.block_until_ready(x)
         return 2 * size**3 * repeats, {}
 
-    return do_round, {}
+    return Task(run_round, {})
 
 
-def device() -> Setup:
-    """Does nothing, but tells what JAX runs on."""
-    told = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind}
-    return lambda: (1, {}), told
-
-
-TASKS: dict[str, Callable[..., Setup]] = {
-    "step": step,
-    "augmentation": augmentation,
-    "indices": indices,
-    "evaluation": evaluation,
-    "prediction": prediction,
-    "epoch": epoch,
-    "products": products,
-    "device": device,
-}
+def device() -> Task:
+    """Nothing to run; the set-up reports the device."""
+    info = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind}
+    return Task(lambda: (1, {}), info)

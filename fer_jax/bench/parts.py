@@ -1,37 +1,57 @@
-"""The parts of `bench`: each sets contenders against one another and reports."""
+"""The parts of the benchmark: what each compares and reports."""
 
-import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from fer_jax.bench import slopes, start
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
 from fer_jax.bench.contest import Contender, Outcome, Score, contest
-from fer_jax.bench.report import (
-    Options,
-    Report,
-    figures,
-    report,
-    show,
-    show_failed,
-    show_outcome,
-)
+
+OURS = "fer_jax.bench.ours"
+TORCH_TASKS, TORCH_EPOCH = "fer_jax.bench.torch_tasks", "fer_jax.bench.torch_epoch"
+# A part's figures under its name, and `ratio_<part>`: how many times as good fer_jax is
+# as the best PyTorch contender.
+Report = dict[str, Any]
+
+
+class Options(NamedTuple):
+    """The options of the command line."""
+
+    console: Console
+    rounds: int
+    batch: int
+    image_size: int
+    images: int  # of an epoch
+    on_cpu: bool
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The settings of the task `step`."""
+        steps = 4 if self.on_cpu else 64
+        return {"batch": self.batch, "image_size": self.image_size, "steps": steps}
+
+
+def _both(task: str, settings: Mapping[str, Any]) -> dict[str, Contender]:
+    return {
+        "fer_jax": Contender(OURS, task, settings),
+        "PyTorch": Contender(TORCH_TASKS, task, settings),
+    }
 
 
 def _steps(options: Options) -> dict[str, Contender]:
-    settings = options.step
-    compiled = Contender("twin", "step", settings | {"compiled": True}, optional=True)
-    return {
-        "fer_jax": Contender("ours", "step", settings),
-        "PyTorch": Contender("twin", "step", settings),
-        "PyTorch, compiled": compiled,
+    compiled = options.step | {"compiled": True}
+    return _both("step", options.step) | {
+        "PyTorch, compiled": Contender(TORCH_TASKS, "step", compiled, optional=True)
     }
 
 
 def step(options: Options) -> Report:
-    """Steps of the default network without augmentation."""
+    """Steps of the default network, without augmentation."""
     outcome = contest(_steps(options), rounds=options.rounds)
-    return report(options, "step", outcome)
+    return _report(options, "step", outcome)
 
 
 def _worker_counts() -> list[int]:
@@ -42,195 +62,167 @@ def pipeline(options: Options) -> Report:
     """Augmented batches on the device, without a network."""
     settings = {"batch": options.batch, "image_size": options.image_size, "batches": 8}
     contenders = {
-        "fer_jax": Contender("ours", "augmentation", settings | {"images": 4096})
+        "fer_jax": Contender(OURS, "augmentation", settings | {"images": 4096})
     }
     for workers in _worker_counts():
         contenders[f"DataLoader, {workers} workers"] = Contender(
-            "twin_epoch", "loader", settings | {"workers": workers}
+            TORCH_EPOCH, "loader", settings | {"workers": workers}
         )
     outcome = contest(contenders, rounds=options.rounds)
-    return report(options, "pipeline", outcome)
-
-
-def _both(task: str, settings: Mapping[str, Any]) -> dict[str, Contender]:
-    return {
-        name: Contender(module, task, settings)
-        for name, module in {"fer_jax": "ours", "PyTorch": "twin"}.items()
-    }
+    return _report(options, "pipeline", outcome)
 
 
 def evaluation(options: Options) -> Report:
     """Logits of a split."""
-    settings = options.network | {"batch": 256, "images": 2048}
+    settings = {"image_size": options.image_size, "batch": 256, "images": 2048}
     outcome = contest(_both("evaluation", settings), rounds=options.rounds)
-    return report(options, "evaluation", outcome)
+    return _report(options, "evaluation", outcome)
 
 
 def prediction(options: Options) -> Report:
     """Logits of one image at a time."""
-    settings = options.network | {"repeats": 50}
+    settings = {"image_size": options.image_size, "repeats": 50}
     outcome = contest(_both("prediction", settings), rounds=options.rounds)
-    return report(options, "prediction", outcome)
+    return _report(options, "prediction", outcome)
 
 
 def epoch(options: Options) -> Report:
-    """Whole epochs, and the share of each that is not its steps."""
-    common = options.network | {"batch": options.batch}
-    settings = common | {"images": options.images, "val": -(-options.images // 8)}
-    workers = _best_workers(options, settings)
+    """Whole epochs, and how their time is spent."""
+    settings = {"batch": options.batch, "image_size": options.image_size}
+    settings["images"] = options.images
+    workers = _best_workers(settings)
     theirs = settings | {"workers": workers}
-    alone = {"steps": 8 if options.on_cpu else 64}
     contenders = {
-        "fer_jax": Contender("ours", "epoch", settings),
-        "PyTorch": Contender("twin_epoch", "epoch", theirs),
+        "fer_jax": Contender(OURS, "epoch", settings),
+        "PyTorch": Contender(TORCH_EPOCH, "epoch", theirs),
         "PyTorch, compiled": Contender(
-            "twin_epoch", "epoch", theirs | {"compiled": True}, optional=True
-        ),
-        "fer_jax, steps alone": Contender("ours", "step", common | alone),
-        "PyTorch, steps alone": Contender("twin", "step", common | alone),
-        "PyTorch, compiled, steps alone": Contender(
-            "twin", "step", common | alone | {"compiled": True}, optional=True
+            TORCH_EPOCH, "epoch", {**theirs, "compiled": True}, optional=True
         ),
     }
-    # Each epoch is many steps, after a few to warm up.
-    outcome = contest(contenders, rounds=options.few, warm_up=0)
-    scores = outcome.scores
-    wholes = {k: v for k, v in scores.items() if not k.endswith("alone")}
-    told = report(options, "epoch", Outcome(wholes, outcome.failed))
+    alone = {f"{name}, steps alone": each for name, each in _steps(options).items()}
+    # An epoch is long: fewer rounds serve, and its first steps are the warm-up.
+    rounds = max(1, options.rounds // 3)
+    scores, failed = contest(contenders | alone, rounds=rounds, warm_up=0)
+    whole = {name: score for name, score in scores.items() if name in contenders}
+    report = _report(options, "epoch", Outcome(whole, failed))
     shares = {
         name: _shares(score, scores[f"{name}, steps alone"])
-        for name, score in wholes.items()
+        for name, score in whole.items()
         if f"{name}, steps alone" in scores
     }
-    options.console.print(
-        f"DataLoader with {workers} workers, the best on short epochs"
-    )
-    show(
-        options.console,
-        ("share of an epoch, in %", *next(iter(shares.values()))),
-        [
-            (name, *(f"{100 * share:.1f}" for share in each.values()))
-            for name, each in shares.items()
-        ],
-    )
-    told["epoch"] = figures(outcome) | {"shares": shares, "workers": workers}
-    return told
+    options.console.print(f"DataLoader: {workers} workers, the fastest on short epochs")
+    rows = [
+        (k, *(f"{100 * x:.1f}" for x in each.values())) for k, each in shares.items()
+    ]
+    _show(options.console, ("% of an epoch", *shares["fer_jax"]), rows)
+    report["epoch"] = _figures(Outcome(scores, failed))
+    report["epoch"] |= {"shares": shares, "workers": workers}
+    return report
 
 
-def _best_workers(options: Options, settings: Mapping[str, Any]) -> int:
-    """The number of a DataLoader's workers with which short epochs end first."""
-    short = settings | {"images": min(settings["images"], 8 * settings["batch"])}
+def _best_workers(settings: Mapping[str, Any]) -> int:
+    """The number of DataLoader workers that is fastest on short epochs."""
+    short = {**settings, "images": min(settings["images"], 8 * settings["batch"])}
     contenders = {
-        str(workers): Contender("twin_epoch", "epoch", short | {"workers": workers})
+        str(workers): Contender(TORCH_EPOCH, "epoch", {**short, "workers": workers})
         for workers in _worker_counts()
     }
-    scores = contest(contenders, rounds=2, warm_up=1).scores
+    scores = contest(contenders, rounds=2).scores
     return int(max(scores, key=lambda name: scores[name].per_s))
 
 
 def _shares(whole: Score, steps: Score) -> dict[str, float]:
-    """Where the time of an epoch goes; the shares sum to 1.
+    """How the time of an epoch is spent; the shares sum to 1.
 
-    What is left of training without the steps is the input: order, reading,
-    augmentation. It can be negative by the noise of the two measurements.
+    The input is what remains of the training time after the steps. It is negative if
+    the noise of the two measurements is larger.
     """
-    items, seconds = whole.rounds[-1]["items"], whole.rounds[-1]["items"] / whole.per_s
-    spent = whole.figures
-    step_s = items / steps.per_s
-    known = {
-        "steps": step_s,
-        "input": spent["training_s"] - step_s,
-        "evaluation": spent["evaluation_s"],
-        "checkpoint": spent["checkpoint_s"],
+    items = whole.rounds[0]["items"]
+    seconds, step_s = items / whole.per_s, items / steps.per_s
+    training_s = whole.figures["training_s"]
+    return {
+        "steps": step_s / seconds,
+        "input": (training_s - step_s) / seconds,
+        "evaluation, checkpoint": 1.0 - training_s / seconds,
     }
-    shares = {name: value / seconds for name, value in known.items()}
-    shares["rest"] = 1.0 - sum(shares.values())
-    return shares | {"not steps": 1.0 - shares["steps"]}
 
 
 def memory(options: Options) -> Report:
-    """What training steps need: of the device, or on a CPU of the process."""
+    """The peak memory of training steps: the device's, or on a CPU the process's."""
     outcome = contest(_steps(options), rounds=1)
-    scores = outcome.scores
-    device = "device_mb" in scores["fer_jax"].figures
-    rows, used = [], {}
-    for name, score in scores.items():
-        of_device = score.figures.get("device_mb", math.nan)
-        used[name] = of_device if device else score.memory_mb
-        told = score.told
-        row = (score.memory_mb, told["import_memory_mb"], of_device)
-        row += (told.get("temporary_mb", math.nan), told.get("arguments_mb", math.nan))
-        cells = ("" if math.isnan(value) else f"{value:,.0f}" for value in row)
-        rows.append((name, *cells))
-    header = ("host MB", "of it imports", "device MB", "XLA temporary", "arguments")
-    show(options.console, ("contender", *header), rows)
-    show_failed(options.console, outcome.failed)
-    ours, *others = used.values()
+    _show_outcome(options.console, outcome)
+    ours, *others = (
+        score.figures.get("device_mb", score.figures["memory_mb"])
+        for score in outcome.scores.values()
+    )
     ratio = min(others) / ours
-    where = "the device" if device else "the host"
-    options.console.print(f"ratio of PyTorch's least to ours, on {where}: {ratio:.2f}")
-    return {"ratio_memory": ratio, "memory": figures(outcome)}
+    options.console.print(f"ratio of PyTorch's least memory to ours: {ratio:.2f}")
+    return {"ratio_memory": ratio, "memory": _figures(outcome)}
 
 
 def floor(options: Options) -> Report:
-    """How near steps come to the time that their products alone would take."""
-    products = {"size": 2048, "repeats": 4} if options.on_cpu else {
-        "size": 8192, "repeats": 16
-    }  # fmt: skip
+    """The rate of operations in steps, beside that of matrix products."""
+    size, repeats = (2048, 4) if options.on_cpu else (8192, 16)
+    products = _both("products", {"size": size, "repeats": repeats})
     contenders = _both("step", options.step)
-    contenders["XLA's products"] = Contender("ours", "products", products)
-    contenders["PyTorch's products"] = Contender("twin", "products", products)
+    contenders |= {f"{name}, products": each for name, each in products.items()}
     scores = contest(contenders, rounds=options.rounds).scores
-    flops = slopes.nominal_flops(options)["fernet"]
-    best = max(score.per_s for name, score in scores.items() if "products" in name)
+    flops = scores["fer_jax"].info["flops_per_image"]
+    rates = {k: score.per_s for k, score in scores.items() if k.endswith("products")}
+    best = max(rates.values())
     reached = {k: flops * scores[k].per_s / best for k in ("fer_jax", "PyTorch")}
     options.console.print(
-        f"{flops / 1e6:,.0f} MFLOP an image, convolutions counted as they are defined; "
-        f"products reach {best / 1e9:,.0f} GFLOP/s"
+        f"{flops / 1e6:,.0f} MFLOP for one image's step, by the definition of a "
+        f"convolution; matrix products reach {best / 1e9:,.0f} GFLOP/s"
     )
     rows = [(name, f"{100 * share:.0f}") for name, share in reached.items()]
-    show(options.console, ("step of", "% of the products' rate"), rows)
-    told = {"flop_per_image": flops, "products_gflops": best / 1e9}
-    told["of_products"] = {
-        name: score.per_s / 1e9 for name, score in scores.items() if "products" in name
-    }
-    return {"floor": told | {"reached": reached}}
+    _show(options.console, ("step of", "% of the products' rate"), rows)
+    gflops = {name: rate / 1e9 for name, rate in rates.items()}
+    figures = {"flops_per_image": flops, "products_gflops": gflops, "reached": reached}
+    return {"floor": figures}
 
 
-def together(options: Options) -> Report:
-    """Several runs at once against one after the other."""
-    # One after the other, runs take the time of one, times their number.
-    settings = options.step | {"steps": 1 if options.on_cpu else 64}
-    several = settings | {"runs": options.runs}
-    contenders = {"one by one": Contender("ours", "step", settings)}
-    for how in ("vmap", "map"):
-        contenders[how] = Contender(
-            "together", "one_program", several | {"how": how}, optional=True
-        )
-    contenders["processes"] = Contender("together", "processes", several, True)
-    outcome = contest(contenders, rounds=options.few)
-    options.console.print(f"{options.runs} runs")
-    show_outcome(options.console, outcome)
-    alone = outcome.scores["one by one"].per_s
-    speedups = {
-        f"speedup_{name}": score.per_s / alone
-        for name, score in outcome.scores.items()
-        if name != "one by one"
-    }
-    for name, value in speedups.items():
-        options.console.print(f"{name}: {value:.2f}")
-    return speedups | {"together": figures(outcome) | {"runs": options.runs}}
+def _report(options: Options, part: str, outcome: Outcome) -> Report:
+    """Prints an outcome and the ratio of its first score to the best of the others."""
+    _show_outcome(options.console, outcome)
+    ours, *others = outcome.scores.values()
+    ratio = ours.per_s / max(score.per_s for score in others)
+    options.console.print(f"ratio to the best PyTorch contender: {ratio:.2f}")
+    return {f"ratio_{part}": ratio, part: _figures(outcome)}
 
 
-PARTS: dict[str, Callable[[Options], Report]] = {
-    "step": step,
-    "pipeline": pipeline,
-    "evaluation": evaluation,
-    "prediction": prediction,
-    "epoch": epoch,
-    "start": start.compare,
-    "memory": memory,
-    "floor": floor,
-    "slopes": slopes.compare,
-    "together": together,
-}
+def _figures(outcome: Outcome) -> Report:
+    """An outcome for JSON."""
+    scores = {name: score._asdict() for name, score in outcome.scores.items()}
+    return scores | {name: {"failed": why} for name, why in outcome.failed.items()}
+
+
+def _show_outcome(console: Console, outcome: Outcome) -> None:
+    rows: list[Sequence[str]] = []
+    for name, score in outcome.scores.items():
+        rate, spread = f"{score.per_s:,.0f}", f"{100 * score.spread:.0f} %"
+        seconds = [score.info.get(key, 0.0) for key in ("compile_s", "setup_s")]
+        megabytes = [score.figures.get(key) for key in ("memory_mb", "device_mb")]
+        cells = [f"{value:.1f}" for value in seconds]
+        cells += ["" if value is None else f"{value:,.0f}" for value in megabytes]
+        rows.append((name, rate, spread, *cells))
+    rows += [(name, "failed", *[""] * 5) for name in outcome.failed]
+    header = ("images/s", "spread", "compile s", "set up s", "host MB", "device MB")
+    _show(console, ("contender", *header), rows)
+    for reason in outcome.failed.values():
+        console.print(f"note: {reason}")
+
+
+def _show(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Prints a table; all columns but the first hold numbers."""
+    columns = (Column(name, justify="right") for name in header[1:])
+    table = Table(header[0], *columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+_PARTS = (step, pipeline, evaluation, prediction, epoch, memory, floor)
+PARTS: dict[str, Callable[[Options], Report]] = {p.__name__: p for p in _PARTS}

@@ -122,8 +122,7 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
     if args.experiment:
         _two(console, summary, args.experiment, runs)
     elif args.emotion:
-        _head(console, summary, runs, unfinished)
-        _emotion(console, summary, args.emotion)
+        _emotion(console, summary, args.emotion, runs, unfinished)
     elif args.watch:
         _head(console, summary, runs, unfinished)
         _overall(console, summary, unfinished, args.sort, baseline)
@@ -445,9 +444,25 @@ def _emotions(console: Console, summary: Summary) -> None:
         console.print(tables.best_by_emotion(summary, console.width))
 
 
-def _emotion(console: Console, summary: Summary, emotion: str) -> None:
+def _emotion(
+    console: Console,
+    summary: Summary,
+    emotion: str,
+    runs: Sequence[Run],
+    unfinished: Sequence[Path],
+) -> None:
     """One emotion in depth."""
     n = max(each.support.get(emotion, 0) for each in summary.images.values())
+    if not n:
+        support = [each.support for each in summary.images.values()]
+        present = dict.fromkeys(
+            name for each in support for name, count in each.items() if count
+        )
+        raise UserError(
+            f"--emotion {emotion}: no {summary.split} image is of {emotion}; there are "
+            f"images of {', '.join(present)}"
+        )
+    _head(console, summary, runs, unfinished)
     _heading(
         console,
         f"{summary.split}: {emotion}, {_count(n, 'image')}, in % [95 % interval]",

@@ -14,9 +14,10 @@ import pandas as pd
 from fer_jax import __version__
 from fer_jax.compare import statistics
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.results import ABSENT, Run, data_sets, differing_keys
+from fer_jax.compare.results import ABSENT, Run, data_sets
 from fer_jax.compare.statistics import Reliability
 from fer_jax.compare.summary import Experiment, Leader, Summary, metrics_of
+from fer_jax.config import differing_keys
 from fer_jax.errors import UserError
 from fer_jax.runs.folder import failure, read_metrics
 

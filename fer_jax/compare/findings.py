@@ -1,21 +1,21 @@
 """What the tests say, in words: one sentence for each question an experiment asks.
 
-A description is read for what it asks about: the emotions that it names, the rare ones,
-accuracy, balanced accuracy or macro F1; where it names nothing, macro F1. "better" and
+The config's `asks` says which scores answer its description. "better" and
 "worse" stand for what is significant after Holm's correction, and nothing else does.
 All figures are differences from the baseline in points.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from fer_jax.compare.results import METRICS, shortlist
+from fer_jax.compare.results import shortlist
 from fer_jax.compare.summary import BASELINE, Experiment, Summary
 from fer_jax.compare.tables import p_value, percent, with_interval, words
+from fer_jax.config import RARE, Asks
+from fer_jax.emotions import emotion
 
 BETTER, WORSE, MIXED, NOT_SHOWN = "better", "worse", "mixed", "not shown"
 # Fewer images than this share of an even one make an emotion rare.
@@ -115,7 +115,9 @@ def _answer(
     """The answer of the experiments that ask the same question."""
     told, judged = [], []
     for each in experiments:
-        text, rows = _told(each, question, summary)
+        is_own = summary.baseline == BASELINE
+        asks = each.runs[0].asks if is_own else Asks()
+        text, rows = _told(each, asks, summary)
         told.append(f"{summary.label(each)}: {text}")
         judged += rows
     return Finding(
@@ -127,10 +129,10 @@ def _answer(
 
 
 def _told(
-    each: Experiment, question: str, summary: Summary
+    each: Experiment, asks: Asks, summary: Summary
 ) -> tuple[str, list[pd.Series]]:
     """What one experiment answers, and the tests that the verdict rests on."""
-    emotions, rare = _asked_emotions(each, question)
+    emotions, rare = _asked_emotions(each, asks)
     if emotions:
         kinds = ("f1", "recall", "precision") if rare else ("f1",)
         asked = [f"{kind}_{emotion}" for emotion in emotions for kind in kinds]
@@ -140,14 +142,16 @@ def _told(
             for metric in (f"recall_{emotion}", f"precision_{emotion}")
             if metric not in asked and each.versus.at[metric, "real"]
         ]
-        clauses = [_clause(each, metric) for metric in [*asked, *more, "macro_f1"]]
+        clauses = [_clause(each, metric) for metric in [*asked, *more, *asks.metrics]]
     else:
-        asked = _asked_metrics(question)
+        asked = list(asks.metrics)
         clauses = [
             _clause(each, metric) + _could_show(each, metric) for metric in asked
         ]
         if rare:
             clauses.insert(0, "no emotion is rare here")
+        elif asks.emotions:
+            clauses.insert(0, f"there is no class {' or '.join(asks.emotions)} here")
     text = ", ".join(clauses)
     return text + _time(each, summary), [each.versus.loc[metric] for metric in asked]
 
@@ -198,27 +202,15 @@ def _verdict(rows: Sequence[pd.Series]) -> str:
     return BETTER if told.pop() else WORSE
 
 
-def _asked_emotions(each: Experiment, question: str) -> tuple[list[str], bool]:
-    """The emotions that a question names, or the rare ones, and whether those."""
+def _asked_emotions(each: Experiment, asks: Asks) -> tuple[list[str], bool]:
+    """The classes that are asked about, and whether rare ones are among them."""
     names = each.runs[0].data["class_names"]
-    if named := [name for name in names if _asks(name, question)]:
-        return named, False
-    if not _asks("rare", question):
-        return [], False
     support = each.confusion.sum(axis=1)
-    rare = (support > 0) & (support < _RARE * support.mean())
-    return [name for name, few in zip(names, rare, strict=True) if few], True
-
-
-def _asked_metrics(question: str) -> list[str]:
-    """The overall metrics that a question names; without any, macro F1."""
-    asked, rest = [], question
-    for metric in ("balanced_accuracy", "accuracy", "macro_f1"):
-        if _asks(words(metric), rest):
-            asked.append(metric)
-            rest = re.sub(re.escape(words(metric)), "", rest, flags=re.IGNORECASE)
-    return sorted(asked, key=METRICS.index) or ["macro_f1"]
-
-
-def _asks(word: str, question: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", question, re.IGNORECASE) is not None
+    few = (support > 0) & (support < _RARE * support.mean())
+    asked: list[str] = []
+    for one in asks.emotions:
+        if one == RARE:
+            asked += [name for name, is_rare in zip(names, few, strict=True) if is_rare]
+        else:
+            asked += [name for name in names if name in (one, emotion(one))]
+    return list(dict.fromkeys(asked)), RARE in asks.emotions

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
-from fer_jax.config import flatten
+from fer_jax.config import Asks, compared_settings, differing_keys, flatten
 from fer_jax.errors import UserError
 from fer_jax.runs.folder import RESULT, failure, is_finished, read_result
 
@@ -54,6 +55,7 @@ class Run:
       description: the question that the experiment asks.
       seed: the seed.
       config: every hyperparameter under its dotted key, the seed's among them.
+      asks: which scores answer the description.
       data: `source`, `description`, `fingerprint`, `class_names`, perhaps `notes`.
       selection: `split`, `metric`, `epoch` and `value` of the kept checkpoint.
       scores: for each split that was evaluated its metrics, in 0..1.
@@ -71,6 +73,7 @@ class Run:
     description: str
     seed: int
     config: dict[str, Any]
+    asks: Asks
     data: dict[str, Any]
     selection: dict[str, Any]
     scores: dict[str, dict[str, Any]]
@@ -93,16 +96,8 @@ class Run:
         return self.data["fingerprint"]
 
     def settings(self) -> dict[str, Any]:
-        """The config without its name, its description and its seed.
-
-        What is left is what the runs of one experiment must have in common.
-        """
-        told = {"name", "description"}
-        return {
-            key: value
-            for key, value in self.config.items()
-            if key not in told and key.rpartition(".")[2] != "seed"
-        }
+        """The settings that the runs of one experiment have in common."""
+        return compared_settings(self.config)
 
     def scored_by(self, labels: str) -> "Run":
         """The same run, scored by one of `LABEL_SETS`.
@@ -186,6 +181,7 @@ def read_run(run_dir: Path) -> Run:
     run = Run(
         folder=run_dir,
         config=flatten(result["config"]),
+        asks=Asks.model_validate(result["config"].get("asks", {})),
         scores={split: result[split] for split in SPLITS if split in result},
         parameters=result["model"]["parameters"],
         device=result["environment"]["device"],
@@ -228,19 +224,6 @@ def data_sets(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def differing_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The keys, in order, that not all of the flat configs hold with one value."""
-    configs = list(configs)
-    keys = dict.fromkeys(key for config in configs for key in config)
-    first, *others = configs
-    return [
-        key
-        for key in keys
-        if any(key not in config for config in configs)
-        or any(config[key] != first[key] for config in others)
-    ]
-
-
 def shortlist(items: Iterable[object], limit: int = 6) -> str:
     """The first `limit` items, and how many more there are."""
     items = [str(item) for item in items]
@@ -271,7 +254,7 @@ def _row(run: Run, split: str) -> dict[str, Any]:
         # A bare key of the config may be the name of a column of ours.
         f"config.{key}" if key in head | tail else key: value
         for key, value in run.config.items()
-        if key not in ("name", "description")
+        if key not in ("name", "description") and not key.startswith("asks.")
     }
     return head | settings | tail
 
@@ -281,6 +264,10 @@ def _missing(result: dict[str, Any]) -> list[str]:
     missing = _absent(result, _FIELDS)
     if missing:
         return missing
+    try:
+        Asks.model_validate(result["config"].get("asks", {}))
+    except ValidationError:
+        return ["config.asks"]
     classes, notes = result["data"]["class_names"], result["data"].get("notes", [])
     if not classes or not all(isinstance(name, str) for name in classes):
         return ["data.class_names"]

@@ -22,7 +22,7 @@ import numpy as np
 from numpy import nan
 from scipy import stats
 
-from fer_jax.metrics import ratio
+from fer_jax.metrics import ratio, scores_of_counts
 
 LEVEL = 0.95  # of the intervals
 ALPHA, POWER = 0.05, 0.8  # of the tests, and of the smallest detectable difference
@@ -83,35 +83,6 @@ def tally(
     )
 
 
-def metric_names(class_names: Sequence[str]) -> list[str]:
-    """The K = 3 + 3 C metrics, in the order in which `scores` gives them."""
-    kinds = ("f1", "precision", "recall")
-    overall = ["accuracy", "macro_f1", "balanced_accuracy"]
-    return overall + [f"{kind}_{name}" for kind in kinds for name in class_names]
-
-
-def scores(counts: Tally) -> np.ndarray:
-    """All metrics of sums over images, defined as in `fer_jax.metrics`.
-
-    Args:
-      counts: hits and predicted `[..., R, C]`, support `[..., 1, C]`.
-
-    Returns:
-      `[..., R, K]` in 0..1, of the counts' dtype; NaN for a class without images.
-    """
-    hits, predicted, support = counts
-    either = support + predicted
-    f1, recall = ratio(2 * hits, either), ratio(hits, support)
-    overall = (
-        ratio(hits.sum(-1), support.sum(-1)),
-        ratio(f1.sum(-1), (either > 0).sum(-1)),
-        ratio(recall.sum(-1), (support > 0).sum(-1)),
-    )
-    absent = np.where(support > 0, 0, np.float32(np.nan))
-    by_class = (each + absent for each in (f1, ratio(hits, predicted), recall))
-    return np.concatenate([np.stack(overall, axis=-1), *by_class], axis=-1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Replicates:
     """Scores of E experiments, means over their seeds, and their bootstrap draws.
@@ -152,11 +123,17 @@ def bootstrap(
       rng: where the draws come from.
     """
     groups = len(counts.support)
-    exact = scores(counts.total())
+    total = counts.total()
+    exact = scores_of_counts(*total)
+    # One set of classes for all draws: the score of the same thing, not of six classes
+    # here and seven there. A class that a draw lacks counts with an F1 of 0 in it.
+    present = total.support > 0
     drawn = np.empty((DRAWS, *exact.shape), np.float32)
     for start in range(0, DRAWS, _CHUNK):
         weights = _resample(groups, min(_CHUNK, DRAWS - start), rng)
-        drawn[start : start + _CHUNK] = scores(counts.weighted(weights))
+        drawn[start : start + _CHUNK] = scores_of_counts(
+            *counts.weighted(weights), present
+        )
     runs = [list(chosen) for chosen in experiments]
     variance, degrees = _seed_variance(exact, drawn, runs)
     return Replicates(
@@ -289,7 +266,7 @@ def _swap(
             for part, whole in zip(kept[:2], total[:2], strict=True)
         )
         support = total.support[None].astype(np.float32)
-        return scores(Tally(*mixed, support)).mean(axis=1)
+        return scores_of_counts(*mixed, support).mean(axis=1)
 
     return mean_score(mine, theirs) - mean_score(theirs, mine)
 

@@ -10,7 +10,7 @@ from fer_jax.compare import statistics
 from fer_jax.compare.predictions import Predictions, load_predictions
 from fer_jax.compare.results import CLASS_METRICS, METRICS, Run
 from fer_jax.compare.statistics import Difference, Reliability, Replicates, Tally
-from fer_jax.metrics import confusion_matrix
+from fer_jax.metrics import confusion_matrix, scores_of_counts
 
 BASELINE = "baseline"
 SORTS = ("macro_f1", "accuracy", "balanced_accuracy", "name", "time")
@@ -389,7 +389,7 @@ def _clean(
     counts = statistics.tally(
         predictions.labels[kept], ids, classes[:, kept], num_classes
     )
-    means = statistics.scores(counts.total()).mean(axis=0)
+    means = scores_of_counts(*counts.total()).mean(axis=0)
     return dict(zip(METRICS, means[: len(METRICS)].tolist(), strict=True))
 
 

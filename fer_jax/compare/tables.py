@@ -17,9 +17,9 @@ from fer_jax.compare.results import (
     CLASS_METRICS,
     METRICS,
     Run,
-    differing_keys,
 )
 from fer_jax.compare.summary import Experiment, Leader, Summary, data_marks
+from fer_jax.config import differing_keys
 
 METRIC_WORDS = {
     "accuracy": "accuracy",
@@ -218,7 +218,7 @@ def one_emotion(summary: Summary, emotion: str, width: int) -> Table:
     )
     limit, most = _limit(width, 14), 1 if width < _WIDE else 2
     for each in summary.experiments:
-        if f"f1_{emotion}" not in each.scores.index:
+        if pd.isna(each.mean(f"f1_{emotion}")):  # its data have no such image
             continue
         scores = (
             with_interval(each.scores.loc[f"{metric}_{emotion}"]).replace(" ", "\n", 1)

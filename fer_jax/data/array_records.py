@@ -1,35 +1,24 @@
-"""The files of a prepared copy: images in ArrayRecord, and an index to each of them.
+"""The files of a prepared copy: pixels in ArrayRecord, labels and rows beside them.
 
-A record is a block of some images: a record takes some 40 microseconds to be found and
-parsed, so small images share one, for reading in order, and no more than that, as a
-random read costs the block.
-Beside the records lies for each split a .npy file, int32 `[N, 4]`: of each image its
-record, its place there, its label and its row. A split's images may lie anywhere; val
-that was carved from train lies between train's.
+Of each split there are two files. `<split>.array_record` has the pixels, several small
+images to a record, because finding and unpacking a record takes some 20 microseconds.
+`<split>.npy`, int32 `[N, 2]`, has the label and the row of each image.
 """
 
 import contextlib
 import hashlib
-import io
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
-from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
 
-from fer_jax.data.lazy_images import Images, StoredImages
-from fer_jax.data.records import SPLITS, Found, Split
+from fer_jax.data.lazy_images import StoredImages
+from fer_jax.data.records import SPLITS, Shape, Split
 
-Shape = tuple[int, int, int]  # (S, S, C) of an image
-
-_NAME, _VERSION = "face_blocks", "1.0.0"
-_BLOCK_BYTES = 2**16  # of pixels in a record, where an image is not larger
-_HANDED_BYTES = 2**22  # to the writer at once: its notes are written anew each time
-_FILE_BYTES = 2**30  # of pixels in a file: each file keeps a reader open
+_BLOCK_BYTES = 2**16  # of pixels in a record, unless one image is larger
 
 
 def block_size(image_shape: Shape) -> int:
@@ -37,188 +26,120 @@ def block_size(image_shape: Shape) -> int:
     return max(1, _BLOCK_BYTES // int(np.prod(image_shape)))
 
 
-class BlockWriter:
-    """A shelf that puts images into ArrayRecord files as they come."""
+class RecordWriter:
+    """Writes images to the ArrayRecord files of a folder, one file a split."""
 
     def __init__(self, folder: Path, image_shape: Shape) -> None:
-        """Writes images of (S, S, C) into a folder that exists."""
         self._folder, self._image_shape = folder, image_shape
         self._block = block_size(image_shape)
-        block_bytes = self._block * int(np.prod(image_shape))
-        self._at_once = self._block * max(1, _HANDED_BYTES // block_bytes)
-        self._waiting: dict[str, list[Found]] = {}
-        self._counts: Counter[str] = Counter()
-        directory = _directory(folder)
-        directory.mkdir(parents=True)
-        # The builder that generates examples shuffles them in memory, and beyond 1 GB
-        # with the help of TensorFlow; this writer keeps their order.
-        self._writer = tfds.core.SequentialWriter(
-            _info(directory, image_shape),
-            max_examples_per_shard=max(1, _FILE_BYTES // block_bytes),
-            file_format="array_record",
-        )
+        self._writers: dict[str, ArrayRecordWriter] = {}
+        self._pending: dict[str, list[np.ndarray]] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, found: Found) -> None:
-        """Takes an image; those of a split come in its order.
+    def add(self, split: str, image: np.ndarray) -> None:
+        """Appends an image, uint8 `[S, S, C]`, to a split.
 
         Raises:
-          OSError: where it cannot be written.
+          OSError: if it cannot be written.
         """
-        if not self._counts[found.split]:
+        if split not in self._writers:
+            path = str(_records(self._folder, split))
+            with _writing():  # groups of several records cannot be read at random
+                self._writers[split] = ArrayRecordWriter(path, "group_size:1")
+            self._pending[split], self._counts[split] = [], 0
+        self._counts[split] += 1
+        self._pending[split].append(image)
+        if len(self._pending[split]) == self._block:
+            self._flush(split)
+
+    def _flush(self, split: str) -> None:
+        pixels = np.stack(self._pending[split])
+        self._pending[split].clear()
+        with _writing():
+            self._writers[split].write(pixels.tobytes())
+
+    def images(self) -> dict[str, StoredImages]:
+        """Closes the files and returns the images, by split.
+
+        Raises:
+          OSError: if the files cannot be written.
+        """
+        for split, writer in self._writers.items():
+            if self._pending[split]:
+                self._flush(split)
             with _writing():
-                self._writer.initialize_splits([found.split])
-        self._counts[found.split] += 1
-        waiting = self._waiting.setdefault(found.split, [])
-        waiting.append(found)
-        if len(waiting) == self._at_once:
-            self._write(found.split)
-
-    def _write(self, split: str) -> None:
-        waiting = self._waiting.pop(split, [])
-        blocks = [
-            {
-                "images": np.stack([found.image for found in part]),
-                "labels": np.int32([found.label for found in part]),
-                "rows": np.int32([found.row for found in part]),
-            }
-            for start in range(0, len(waiting), self._block)
-            if (part := waiting[start : start + self._block])
-        ]
-        with _writing():
-            self._writer.add_examples({split: blocks})
-
-    @property
-    def records(self) -> dict[str, int]:
-        """How many records there are, by the split of the source."""
-        return {
-            split: -(-self._counts[split] // self._block)
-            for split in SPLITS
-            if split in self._counts
-        }
-
-    def images(self) -> dict[str, Images]:
-        """All that were taken, by split, as they lie in the files.
-
-        Raises:
-          OSError: where they cannot be written.
-        """
-        for split in list(self._waiting):
-            self._write(split)
-        with _writing():
-            self._writer.close_all()
+                writer.close()
         if not self._counts:
             return {}
-        source = open_records(self._folder, self.records, self._image_shape)
-        images, first = {}, 0
-        for split, count in self.records.items():
-            record, place = np.divmod(
-                np.arange(self._counts[split], dtype=np.int32), np.int32(self._block)
-            )
-            images[split] = StoredImages(
-                source, record + np.int32(first), place, self._image_shape, self._folder
-            )
-            first += count
-        return images
-
-
-def _directory(folder: Path) -> Path:
-    return folder / _NAME / _VERSION
-
-
-def _info(directory: Path, image_shape: Shape) -> tfds.core.DatasetInfo:
-    """What TFDS is to know of the records of a folder, whether they are there yet."""
-
-    # As bytes: zlib takes eight times as long to write for the same size on disk,
-    # because ArrayRecord compresses too, and unencoded tensors become int64.
-    def tensor(shape: tuple, dtype: type) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
-    features = {
-        "images": tensor((None, *image_shape), np.uint8),
-        "labels": tensor((None,), np.int32),
-        "rows": tensor((None,), np.int32),
-    }
-    return tfds.core.DatasetInfo(
-        builder=tfds.core.DatasetIdentity(
-            _NAME, tfds.core.Version(_VERSION), str(directory), __name__
-        ),
-        features=tfds.features.FeaturesDict(features),
-    )
+        return _open(self._folder, self._counts, self._image_shape)
 
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """Nothing is said, and what ArrayRecord cannot write is an OSError too."""
+    """Turns the RuntimeError by which ArrayRecord says "disk full" into an OSError."""
     try:
-        with quiet():
-            yield
+        yield
     except RuntimeError as error:
         raise OSError(str(error)) from None
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps TFDS's bars, log lines and prints off the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def open_records(
-    folder: Path, splits: Iterable[str], image_shape: Shape
-) -> ArrayRecordDataSource:
-    """The records of some splits, one after the other, numbered from 0."""
-    directory = _directory(folder)
-    with quiet():
-        # A builder made from the folder would import what its files name.
-        info = _info(directory, image_shape)
-        info.read_from_directory(str(directory))
-        return ArrayRecordDataSource(info, split="+".join(splits))
+def _open(
+    folder: Path, counts: Mapping[str, int], image_shape: Shape
+) -> dict[str, StoredImages]:
+    """The images of the splits, which share one source of records."""
+    names = [name for name in SPLITS if name in counts]
+    source = grain.sources.ArrayRecordDataSource(
+        [str(_records(folder, name)) for name in names]
+    )
+    block, first, images = block_size(image_shape), 0, {}
+    for name in names:
+        slots = first * block + np.arange(counts[name], dtype=np.int32)
+        images[name] = StoredImages(source, slots, block, image_shape, folder)
+        first += -(-counts[name] // block)
+    if len(source) != first:
+        raise ValueError(f"{folder} has {len(source):,} records, expected {first:,}")
+    return images
 
 
 def write_index(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
-    """Writes where each image of stored splits is; what `open_splits` checks it by."""
+    """Writes the labels and rows; returns the checksums that `open_splits` compares."""
     for name, split in splits.items():
-        columns = split.images.records, split.images.places, split.labels, split.rows
-        np.save(_index(folder, name), np.stack(columns, axis=1).astype(np.int32))
+        table = np.stack([split.labels, split.rows], axis=1).astype(np.int32)
+        np.save(_index(folder, name), table)
     return {
         "index": {name: _digest(_index(folder, name)) for name in splits},
-        "files": _sizes(folder),
+        "bytes": {name: _records(folder, name).stat().st_size for name in splits},
     }
 
 
 def open_splits(folder: Path, meta: Mapping[str, Any]) -> dict[str, Split]:
-    """The splits of a prepared copy, whose images stay where they are.
+    """The splits of a prepared copy; the images stay on disk.
 
     Args:
-      folder: the copy's.
-      meta: its notes: what `write_index` returned, and "splits" with the number of
-        images of each, "records", "image_size" and "channels".
+      folder: the prepared copy.
+      meta: what `write_index` returned, with "splits", the number of images of each,
+        and "image_shape".
 
     Raises:
-      Exception: of many kinds, where the files are not those that were written.
+      Exception: of many kinds, if the files are not those that were written.
     """
-    if _sizes(folder) != meta["files"]:
-        raise ValueError("the records are not those that were written")
-    shape = meta["image_size"], meta["image_size"], meta["channels"]
-    source = open_records(folder, meta["records"], shape)
+    images = _open(folder, meta["splits"], tuple(meta["image_shape"]))
     splits = {}
     for name, count in meta["splits"].items():
-        path = _index(folder, name)
-        if _digest(path) != meta["index"][name]:
-            raise ValueError(f"{path} is not what was written")
-        index = np.load(path, allow_pickle=False)
-        if index.shape != (count, 4) or not 0 <= index[:, 0].max() < len(source):
-            raise ValueError(f"{path} does not fit the records")
-        records, places, labels, rows = np.ascontiguousarray(index.T)
-        images = StoredImages(source, records, places, shape, folder)
-        splits[name] = Split(images, labels, rows)
+        index, records = _index(folder, name), _records(folder, name)
+        if records.stat().st_size != meta["bytes"][name]:
+            raise ValueError(f"{records} is not what was written")
+        if _digest(index) != meta["index"][name]:
+            raise ValueError(f"{index} is not what was written")
+        labels, rows = np.ascontiguousarray(np.load(index, allow_pickle=False).T)
+        if len(labels) != count:
+            raise ValueError(f"{index} has {len(labels):,} rows, expected {count:,}")
+        splits[name] = Split(images[name], labels, rows)
     return splits
+
+
+def _records(folder: Path, split: str) -> Path:
+    return folder / f"{split}.array_record"
 
 
 def _index(folder: Path, split: str) -> Path:
@@ -228,21 +149,3 @@ def _index(folder: Path, split: str) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """The bytes of each file of records."""
-    files = _directory(folder).glob("*.array_record*")
-    return {path.name: path.stat().st_size for path in sorted(files)}
-
-
-def read_old_split(folder: Path, split: str, image_shape: Shape) -> Split:
-    """A split of a copy without an index, whose blocks are in no order."""
-    source = open_records(folder, [split], image_shape)
-    blocks = sorted(source, key=lambda block: block["rows"][0])
-    return Split(
-        *(
-            np.concatenate([block[name] for block in blocks])
-            for name in ("images", "labels", "rows")
-        )
-    )

@@ -1,10 +1,9 @@
 """Which images each step reads: grain datasets of index batches, resumable.
 
-The images themselves lie on the device, so an element is a whole batch of indices,
-and element i is a function of (seed, i) alone. Of a streamed set the images come with
-their indices, read ahead by threads. The state of an iterator is its position, which
-says nothing of the pipeline it belongs to: the run's stored config and data
-fingerprint, compared before a resume, vouch for that.
+The images are on the device, so an element is a batch of indices, and element i is a
+function of (seed, i). If the set is streamed, an element has the images too, which
+threads read ahead. The state of an iterator is its position alone; that it belongs to
+the same pipeline follows from the run's stored config and data fingerprint.
 """
 
 import functools
@@ -12,7 +11,7 @@ import functools
 import grain
 import numpy as np
 
-from fer_jax.data.lazy_images import StoredImages, ahead
+from fer_jax.data.lazy_images import StoredImages, prefetch
 from fer_jax.errors import UserError
 
 
@@ -29,39 +28,44 @@ def sampler_weights(labels: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def index_batches(
+def batch_order(
     num_images: int,
     *,
     batch_size: int,
     epochs: int,
     seed: int,
     weights: np.ndarray | None = None,
-    images: StoredImages | None = None,
-    own: slice = slice(None),
-) -> grain.IterDataset:
-    """Index batches for a whole run, `num_images // batch_size` to the epoch.
+) -> grain.MapDataset:
+    """The index batches of a run, `num_images // batch_size` to the epoch.
 
-    Without weights every epoch is a new permutation without replacement, whose last
-    images, too few for a batch, are left out of that epoch. With weights each batch
-    is drawn with replacement.
+    Without weights every epoch is a new permutation; the last images, too few for a
+    batch, are left out of that epoch. With weights each batch is drawn with
+    replacement.
 
     Args:
-      num_images: the size of the training split.
+      num_images: N, the size of the training split.
       batch_size: B.
-      epochs: how many epochs the dataset spans.
-      seed: what the order depends on, beside the position.
+      epochs: the length of the dataset.
+      seed: of the order.
       weights: float `[N]`, or None.
-      images: of a streamed split, `[N, S, S, C]`; None where they are on the device.
-      own: which rows of each batch this process reads the pixels of, b of B.
 
     Returns:
-      a grain dataset of int32 `[B]`, or with images of pairs of that and their pixels,
-      uint8 `[b, S, S, C]`; its iterator has `get_state` and `set_state`.
+      a grain dataset of int32 `[B]`, one element a step.
 
     Raises:
       UserError: if there are fewer images than a batch holds.
     """
     per_epoch = steps_per_epoch(num_images, batch_size)
+    steps = grain.MapDataset.range(per_epoch * epochs)
+    if weights is not None:
+        cdf = np.cumsum(weights)
+        cdf /= cdf[-1]
+
+        def weighted(step: int) -> np.ndarray:
+            draws = np.random.default_rng((seed, step)).random(batch_size)
+            return np.searchsorted(cdf, draws, side="right").astype(np.int32)
+
+        return steps.map(weighted)
 
     @functools.lru_cache(maxsize=2)
     def permutation(epoch: int) -> np.ndarray:
@@ -72,25 +76,32 @@ def index_batches(
         epoch, position = divmod(step, per_epoch)
         return permutation(epoch)[position * batch_size : (position + 1) * batch_size]
 
-    if weights is None:
-        batches = grain.MapDataset.range(per_epoch * epochs).map(shuffled)
-    else:
-        cdf = np.cumsum(weights)
-        cdf /= cdf[-1]
+    return steps.map(shuffled)
 
-        def weighted(step: int) -> np.ndarray:
-            draws = np.random.default_rng((seed, step)).random(batch_size)
-            return np.searchsorted(cdf, draws, side="right").astype(np.int32)
 
-        batches = grain.MapDataset.range(per_epoch * epochs).map(weighted)
-    if images is not None:
-        read = batches.map(lambda chosen: (chosen, images.read(chosen[own])))
-        rows = len(range(batch_size)[own])
-        return ahead(read, rows * images[:1].nbytes)
-    # Threads only cost here: a batch of indices takes microseconds.
-    return batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    )
+def index_batches(order: grain.MapDataset) -> grain.IterDataset:
+    """The batches of `batch_order`; its iterator has `get_state` and `set_state`."""
+    # Threads only add cost: a batch of indices takes microseconds.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return order.to_iter_dataset(options)
+
+
+def image_batches(
+    order: grain.MapDataset, images: StoredImages, own: slice = slice(None)
+) -> grain.IterDataset:
+    """The batches of `batch_order` with their pixels.
+
+    Args:
+      order: int32 `[B]` elements.
+      images: of the training split, `[N, S, S, C]`.
+      own: the rows of each batch that this process reads, b of B.
+
+    Returns:
+      a grain dataset of (int32 `[B]`, uint8 `[b, S, S, C]`) pairs.
+    """
+    rows = len(range(len(order[0]))[own])
+    reads = order.map(lambda indices: (indices, images.read(indices[own])))
+    return prefetch(reads, rows * images[:1].nbytes)
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:

@@ -1,13 +1,13 @@
 """The FER+ votes: ten people's judgement of each FER2013 image, as labels.
 
-`fer2013new.csv` (Barsoum et al. 2016, arXiv:1608.01041) has no images; its rows follow
-those of `fer2013.csv`. A shifted row would give every image another one's label, so
-the order is checked before it is believed.
+`fer2013new.csv` (Barsoum et al. 2016, arXiv:1608.01041) has no images; its rows are in
+the order of `fer2013.csv`. If they were off by one, every image would get the label of
+another, so the order is checked.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,69 +18,62 @@ from fer_jax.emotions import EMOTIONS, emotion
 from fer_jax.errors import UserError
 
 NAME = "fer2013new.csv"
-FILTERS = ("published", "outliers", "none")
 CONTEMPT = len(EMOTIONS)  # the class after the seven
 _UNKNOWN, _NO_FACE = CONTEMPT + 1, CONTEMPT + 2
 _COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear"),
     *("contempt", "unknown", "NF"),
 )
-# Seven in order; then contempt, unknown and no face, as in the file.
+# The seven in the order of EMOTIONS, then the last three as in the file.
 _ORDER = [
     *(next(c for c in _COLUMNS if emotion(c) == name) for name in EMOTIONS),
     *_COLUMNS[CONTEMPT:],
 ]
-# Of 200 rows in a right order at least 113 have FER2013's label as the most voted one,
-# of 200 that are off by one row at most 53.
+# Of 200 rows in the right order, FER2013's label has the most votes in at least 113; of
+# 200 that are off by one row, in at most 53.
 _CHECKED, _LEAST_AGREEMENT = 200, 0.4
 REASONS = ("no face", "unknown", "no agreement", "contempt")
 
 
-@dataclasses.dataclass(frozen=True)
-class Votes:
-    """The rows of the file.
-
-    Attributes:
-      path: the file.
-      usage: str `[M]`, FER2013's Usage.
-      counts: int64 `[M, 10]`, the votes for the seven emotions in the order of
-        `EMOTIONS`, then for contempt, unknown and no face.
-      named: bool `[M]`, whether the row names an image; those without have no face.
-    """
+class Votes(NamedTuple):
+    """The rows of the file."""
 
     path: Path
-    usage: np.ndarray
+    usage: np.ndarray  # str [M], FER2013's Usage
+    # int64 [M, 10]: the votes for the seven EMOTIONS, contempt, unknown and no face.
     counts: np.ndarray
-    named: np.ndarray
+    named: np.ndarray  # bool [M]: the row names an image; the others have no face
 
 
 def load(dataset: Dataset) -> Votes | None:
-    """The votes beside a data set's csv, checked; None where there are none.
+    """The votes beside the csv of a data set; None if there are none.
 
     Raises:
-      UserError: where they are not FER+'s, or not of these images.
+      UserError: if the file is not FER+'s, or is of other images.
     """
-    if dataset.source != "csv" or not (path := dataset.path.parent / NAME).is_file():
+    if dataset.source != "csv" or dataset.path is None:
+        return None
+    if not (path := dataset.path.parent / NAME).is_file():
         return None
     votes = read(path)
     check(votes, dataset.splits)
     return votes
 
 
-def left_aside(error: UserError) -> str:
-    """The note where votes that nobody asked for cannot be used."""
-    return f"the FER+ votes are left aside: {error}"
+def unused_note(error: UserError) -> str:
+    """The note for votes that no setting asks for and that cannot be used."""
+    return f"the FER+ votes are not used: {error}"
 
 
 def read(path: Path) -> Votes:
     """Reads the votes.
 
     Raises:
-      UserError: where the file is not FER+'s.
+      UserError: if the file is not FER+'s.
     """
     try:
         table = pd.read_csv(path, skipinitialspace=True)
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} cannot be read as a csv ({error})") from None
     table.columns = [str(name).strip() for name in table.columns]
     missing = [n for n in ("Usage", "Image name", *_COLUMNS) if n not in table]
@@ -104,12 +97,12 @@ def check(votes: Votes, splits: Mapping[str, Split]) -> None:
     """Checks that the votes are of these images, row by row.
 
     Args:
-      votes: the file's rows.
-      splits: of the csv, with FER2013's labels.
+      votes: the rows of the file.
+      splits: of the csv as loaded, with FER2013's labels.
 
     Raises:
-      UserError: where there are too few or too many rows, a row is of another Usage,
-        or the votes have little to do with the labels.
+      UserError: if there are too few or too many rows, a row has another Usage, or the
+        votes disagree with the labels.
     """
     rows = np.concatenate([split.rows for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
@@ -120,29 +113,25 @@ def check(votes: Votes, splits: Mapping[str, Split]) -> None:
             f"{votes.path} has {total:,} rows, and the csv beside it at least "
             f"{last + 1:,}; {fix}"
         )
-    present = set()
     for name, split in splits.items():
-        expected = USAGES[name]
-        if name == "val" and (votes.usage[split.rows] == "Training").all():
-            expected = "Training"  # val was carved from train
-        wrong = np.flatnonzero(votes.usage[split.rows] != expected)
+        wrong = np.flatnonzero(votes.usage[split.rows] != USAGES[name])
         if len(wrong):
             row = int(split.rows[wrong[0]])
             raise UserError(
-                f"{votes.path}:{row + 2} is of Usage {votes.usage[row]!r}, and the "
-                f"same row of the csv of {expected!r}; {fix}"
+                f"{votes.path}:{row + 2} has Usage {votes.usage[row]!r}, and the same "
+                f"row of the csv {USAGES[name]!r}; {fix}"
             )
-        present.add(expected)
-    if set(votes.usage[last + 1 :]) & present:
+    present = sorted(USAGES[name] for name in splits)
+    if set(votes.usage[last + 1 :]) & set(present):
         raise UserError(
             f"{votes.path} has {total:,} rows, and the csv beside it {last + 1:,}, "
-            f"though both have {' and '.join(sorted(present))}; {fix}"
+            f"though both have {' and '.join(present)}; {fix}"
         )
     _check_order(votes, rows, labels)
 
 
 def _check_order(votes: Votes, rows: np.ndarray, labels: np.ndarray) -> None:
-    """Compares the labels with the most voted emotions, some rows at a time."""
+    """Compares the labels with the most voted emotions, `_CHECKED` rows at a time."""
     order = np.argsort(rows)
     rows, labels = rows[order], labels[order]
     same = votes.counts[rows, :CONTEMPT].argmax(axis=1) == labels
@@ -152,74 +141,71 @@ def _check_order(votes: Votes, rows: np.ndarray, labels: np.ndarray) -> None:
         if same[part].mean() < _LEAST_AGREEMENT:
             first, last = int(rows[part][0]) + 2, int(rows[part][-1]) + 2
             raise UserError(
-                f"{votes.path}: of lines {first:,} to {last:,} only "
-                f"{100 * same[part].mean():.0f} % have the csv's emotion as the most "
-                f"voted one, and in the right order some 64 % do; fetch {NAME} again"
+                f"{votes.path}: in lines {first:,} to {last:,} the most voted emotion "
+                f"is that of the csv in only {100 * same[part].mean():.0f} %, expected "
+                f"some 64 %; fetch {NAME} again"
             )
 
 
 def targets(
     votes: Votes, *, soft: bool, vote_filter: str, contempt: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the votes make of each row.
+    """The label of each row.
 
     Args:
-      votes: the file's rows.
-      soft: shares of the votes instead of the emotion that wins.
-      vote_filter: "none" takes all votes: the winner is the most voted answer, alone in
-        front. "outliers" does without answers of one vote. "published" is what the
-        authors' own program does: without answers of one vote, the winner must have
-        more than half of the rest; and soft labels are of the most voted emotions, in
-        order, until they hold three quarters of the votes or are three, and are left
-        out if they then hold no more than half, or are more for being level.
-      contempt: whether that is an eighth class; else images of which it is the most
-        voted emotion are left out, and its votes for others do not count.
+      votes: the rows of the file.
+      soft: shares of the votes; else the winning emotion.
+      vote_filter: "none" counts all votes, and the most voted answer wins unless
+        another is level. "outliers" drops answers with one vote. "published" follows
+        the authors' program: it drops answers with one vote, and the winner needs more
+        than half of the rest. Its soft labels take the most voted emotions, in order,
+        until they hold three quarters of the votes or are three; a row has no label if
+        they then hold no more than half, or are more than three because of a tie.
+      contempt: whether contempt is an eighth class; else rows in which it leads have no
+        label, and its votes in others are dropped.
 
     Returns:
-      float32 `[M, C]`, rows that sum to 1, or to 0 where the row gives no label, and
-      int8 `[M]`, why not, as a place in `REASONS`, or -1.
+      float32 `[M, C]`, rows that sum to 1, or to 0 if the row has no label; and int8
+      `[M]`, why not, as an index into `REASONS`, or -1.
     """
     counts = votes.counts.copy()
     if vote_filter != "none":
         counts[counts == 1] = 0
-    # Few patterns of votes make up all the rows.
+    # A few patterns of votes make up all rows.
     patterns, which = np.unique(counts, axis=0, return_inverse=True)
     rule = _shares if soft else _winner
     kept = np.stack([rule(each, vote_filter == "published") for each in patterns])
     kept = kept[which.reshape(-1)]
-    reason = np.full(len(kept), -1, np.int8)
     top = kept.argmax(axis=1)
-    for place, left_out in enumerate(
-        (
-            ~votes.named | (top == _NO_FACE),
-            top == _UNKNOWN,
-            kept.sum(axis=1) == 0,
-            (top == CONTEMPT) & (not contempt),
-        )
-    ):
-        reason[(reason < 0) & left_out] = place
-    found = kept[:, : CONTEMPT + contempt] * (reason < 0)[:, None]
-    total = found.sum(axis=1, keepdims=True)
-    return np.float32(found / np.maximum(total, 1)), reason
+    conditions = (
+        ~votes.named | (top == _NO_FACE),
+        top == _UNKNOWN,
+        kept.sum(axis=1) == 0,
+        (top == CONTEMPT) & (not contempt),
+    )
+    reason = np.select(conditions, range(len(REASONS)), -1).astype(np.int8)
+    kept = kept[:, : CONTEMPT + contempt] * (reason < 0)[:, None]
+    total = np.maximum(kept.sum(axis=1, keepdims=True), 1)
+    return (kept / total).astype(np.float32), reason
 
 
 def majority(votes: Votes, *, contempt: bool) -> np.ndarray:
-    """The published majority of each row: int32 `[M]`, -1 where there is none."""
-    found, reason = targets(
+    """The published majority of each row: int32 `[M]`, -1 if there is none."""
+    shares, reason = targets(
         votes, soft=False, vote_filter="published", contempt=contempt
     )
-    return np.where(reason < 0, found.argmax(axis=1), -1).astype(np.int32)
+    return np.where(reason < 0, shares.argmax(axis=1), -1).astype(np.int32)
 
 
 def _winner(votes: np.ndarray, strict: bool) -> np.ndarray:
-    """The winning answer's votes alone, int `[10]`; all 0 where none wins."""
+    """The votes for the winning answer alone, int `[10]`; all 0 if none wins."""
     top = votes.max()
     wins = top > votes.sum() / 2 if strict else (votes == top).sum() == 1
     return np.where(votes == top, votes, 0) * bool(wins)
 
 
 def _shares(votes: np.ndarray, strict: bool) -> np.ndarray:
-    """The votes for those emotions that make the soft label, int `[10]`."""
+    """The votes that make up the soft label, int `[10]`."""
     kept, total = np.zeros_like(votes), votes.sum()
     emotions = np.arange(len(votes)) <= CONTEMPT
     if not strict:
@@ -233,7 +219,7 @@ def _shares(votes: np.ndarray, strict: bool) -> np.ndarray:
             break
         tied = votes == level
         kept[tied & emotions] = level
-        if (tied & ~emotions).any():  # "unknown" or "no face" ends it
+        if (tied & ~emotions).any():  # "unknown" or "no face" ends the list
             if not kept.any():
                 kept[_UNKNOWN + votes[_UNKNOWN:].argmax()] = level
             break

@@ -1,9 +1,9 @@
-"""A stratified fifth of train as val, to judge settings without looking at the rest.
+"""Which train images become val: a tenth if the data has no val, and folds.
 
-All splits move by one place: the fold becomes val, the data's own val becomes test, and
-its test is left out. So whoever tries many settings reads val's images once for each,
-after the selection, and test's not at all. Copies stay together, exact and near, so
-that none of a fold's images is trained on.
+A fold is a stratified fifth of train, to compare settings without looking at test: the
+fold becomes val, the data's val becomes test, and its test is left out.
+
+Copies of one photograph, exact or near, stay together: val has no copy in train.
 """
 
 import dataclasses
@@ -12,69 +12,147 @@ import numpy as np
 
 from fer_jax.data.duplicates.audit import Audit
 from fer_jax.data.prepare import Dataset
-from fer_jax.data.records import USAGES
+from fer_jax.data.records import SPLITS, USAGES, Split
+from fer_jax.errors import UserError
 
 FOLDS = 5
-_SEED = 0  # of the order in which groups are dealt out; the folds are always the same
+_SEED = 0  # of the order of the groups; the same in every run
 
 
 def assign(audit: Audit, fold: int) -> Audit:
-    """The audit with the splits that a fold makes; images left out have split -1.
+    """The audit with a run's splits: val carved if the data has none, then the fold.
 
     Args:
-      audit: of the data set as it was read.
-      fold: 1 to `FOLDS`; 0 leaves all as it is.
+      audit: of the data set as loaded.
+      fold: 1 to `FOLDS`; 0 for none.
+
+    Returns:
+      the audit; images that the fold leaves out have split -1.
     """
-    if not fold:
-        return audit
+    groups, labels = audit.copies.groups(), audit.labels
+    masks = {name: audit.of(name) for name in audit.splits}
+    if "val" not in masks:
+        train = masks["train"]
+        masks["val"] = train.copy()
+        masks["val"][train] = carve(groups[train], labels[train])
+        masks["train"] = train & ~masks["val"]
+    if fold:
+        train, val = masks["train"], masks["train"].copy()
+        val[train] = fold_numbers(groups[train], labels[train]) == fold
+        masks = {"train": train & ~val, "val": val, "test": masks["val"]}
+    names = tuple(name for name in SPLITS if name in masks)
     split = np.full(len(audit.split), -1, np.int8)
-    split[audit.of("train")] = 0
-    split[audit.of("val")] = 2
-    split[folds(audit) == fold] = 1
-    return dataclasses.replace(audit, splits=("train", "val", "test"), split=split)
+    for place, name in enumerate(names):
+        split[masks[name]] = place
+    return dataclasses.replace(audit, splits=names, split=split)
 
 
-def folds(audit: Audit) -> np.ndarray:
-    """The fold of each train image, 1 to `FOLDS`, copies in the same: int32 `[N]`.
+def carve(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which train images become val: about a tenth of each class, at least one image.
 
-    Groups of copies are dealt out class by class, the class of a group being that of
-    its first image in train, so that each fold has nearly the same share of every
-    class. Images of other splits have 0.
-    """
-    train = np.flatnonzero(audit.of("train"))
-    _, first, group = np.unique(
-        audit.copies.groups()[train], return_index=True, return_inverse=True
-    )
-    shuffled = np.random.default_rng(_SEED).permutation(len(first))
-    classes = audit.labels[train][first]
-    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    dealt = np.zeros(len(first), np.int32)
-    dealt[by_class] = np.arange(len(first)) % FOLDS + 1
-    found = np.zeros(len(audit.split), np.int32)
-    found[train] = dealt[group]
-    return found
-
-
-def take(dataset: Dataset, audit: Audit, fold: int) -> Dataset:
-    """The data set with the splits that a fold makes.
+    Groups are drawn at random while every class stays within its tenth. If all groups
+    of a class are too large for that, its smallest one is taken, unless that leaves a
+    class without train images.
 
     Args:
-      dataset: as it was read.
-      audit: of `assign`.
-      fold: 1 to `FOLDS`.
+      groups: int `[N]`, equal for copies of one photograph.
+      labels: int32 `[N]`.
+
+    Returns:
+      bool `[N]`.
     """
-    train, val = dataset.splits["train"], dataset.splits["val"]
-    rows = audit.rows[audit.of("val")]
-    held = np.isin(train.rows, rows)
-    splits = {"train": train.take(~held), "val": train.take(held), "test": val}
-    listing = dict(dataset.listing)
-    if listing:
-        listing |= {"val": listing["train"], "test": listing.get("val", [])}
-    own = USAGES["val"] if dataset.source == "csv" else "the data's own val"
-    note = (
-        f"fold {fold} of {FOLDS}: val is {held.sum():,} images of train, test is {own}"
-        + (", and the data's own test is left out" if "test" in dataset.splits else "")
-    )
+    classes, group = labels.max() + 1, np.unique(groups, return_inverse=True)[1]
+    sizes = np.zeros((group.max() + 1, classes), np.int32)  # of a group, by class
+    np.add.at(sizes, (group, labels), 1)
+    total, taken = sizes.sum(axis=0), np.zeros(classes, np.int32)
+    target = np.minimum(np.maximum(np.rint(total / 10), 1), total - 1)
+    # The stream of random is the same in every numpy; that of permutation may change.
+    order = np.argsort(np.random.default_rng(_SEED).random(len(sizes)), kind="stable")
+    to_val = np.zeros(len(sizes), bool)
+
+    def take(candidates: np.ndarray, most: np.ndarray, label: int) -> None:
+        nonlocal taken
+        for number in candidates:
+            if taken[label] >= target[label]:
+                return
+            new = taken + sizes[number]
+            if not to_val[number] and (new <= np.maximum(most, taken)).all():
+                to_val[number], taken = True, new
+
+    for label in range(classes):
+        own = order[sizes[order, label] > 0]
+        take(own, target, label)
+        if not taken[label]:
+            by_size = np.argsort(sizes[own].sum(axis=1), kind="stable")
+            take(own[by_size][:1], total - 1, label)
+    return to_val[group]
+
+
+def fold_numbers(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The fold of each train image, 1 to `FOLDS`: int32 `[N]`.
+
+    Groups of copies are dealt out class by class, each by the class of its first image,
+    so that all folds have nearly the same share of every class.
+
+    Args:
+      groups: int `[N]`, equal for copies of one photograph.
+      labels: int32 `[N]`.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(_SEED).permutation(len(first))
+    by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    numbers = np.zeros(len(first), np.int32)
+    numbers[by_class] = np.arange(len(first)) % FOLDS + 1
+    return numbers[group]
+
+
+def regroup(dataset: Dataset, audit: Audit, fold: int) -> Dataset:
+    """The data set with a run's splits.
+
+    Args:
+      dataset: as loaded.
+      audit: of `assign`.
+      fold: that of `assign`, for the notes.
+
+    Raises:
+      UserError: if there are too few train images to carve val.
+    """
+    splits: dict[str, Split] = {}
+    listing, start = {}, 0
+    for origin in (name for name in SPLITS if name in dataset.splits):
+        split = dataset.splits[origin]
+        places = audit.split[start : start + len(split.rows)]
+        start += len(split.rows)
+        for place in np.unique(places[places >= 0]):
+            name = audit.splits[place]
+            splits[name] = split.take(places == place)
+            listing[name] = dataset.listing.get(origin, [])
+    if "val" not in splits:
+        raise UserError(
+            f"{dataset.description} has no val split, and too few train images to "
+            "carve one: expected at least two of a class; add images"
+        )
     return dataclasses.replace(
-        dataset, splits=splits, listing=listing, notes=(*dataset.notes, note)
+        dataset,
+        splits={name: splits[name] for name in SPLITS if name in splits},
+        listing=listing if dataset.listing else {},
+        notes=(*dataset.notes, *_notes(dataset, splits, fold)),
     )
+
+
+def _notes(dataset: Dataset, splits: dict[str, Split], fold: int) -> list[str]:
+    notes, carved = [], "val" not in dataset.splits
+    if carved:
+        notes.append(
+            "val was carved from train: about 10 % of each class, copies kept together"
+        )
+    if fold:
+        own = "the carved val" if carved else "the data's own val"
+        if dataset.source == "csv" and not carved:
+            own = USAGES["val"]
+        left_out = ", and the data's own test is left out"
+        notes.append(
+            f"fold {fold} of {FOLDS}: val is {len(splits['val'].rows):,} images of "
+            f"train, test is {own}" + (left_out if "test" in dataset.splits else "")
+        )
+    return notes

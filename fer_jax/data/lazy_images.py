@@ -1,13 +1,12 @@
-"""Images that stay in the ArrayRecord files of a prepared copy until they are needed.
+"""Images that stay in the ArrayRecord files of a prepared copy until they are read.
 
-`StoredImages` stands where an array of all images would: it has its shape and can be
-indexed, and only `read` brings pixels into memory. What works on either kind asks for
-images with `taken` and `chunks`.
+`StoredImages` replaces an array of images: it has a shape and can be indexed, and only
+`read` loads pixels. `read_pixels`, `concatenate` and `chunks` accept either kind.
 """
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,31 +15,29 @@ import numpy as np
 
 from fer_jax.errors import UserError
 
-# Of read-ahead: so many elements, so many bytes, so many threads at most. A thread
-# spends most of its time in zstd and in copies, outside of Python.
-_AHEAD, _AHEAD_BYTES, _THREADS = 32, 2**28, 8
+# Limits of read-ahead: elements, bytes and threads. A thread spends most of its time
+# in zstd and in copies, outside of Python.
+_PREFETCH, _PREFETCH_BYTES, _THREADS = 32, 2**28, 8
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredImages:
-    """N images in the records of a prepared copy.
-
-    It may be read by several threads at once, and be pickled.
+    """N images in the records of a prepared copy; safe to share among threads.
 
     Attributes:
-      source: gives the record of a number as a mapping whose "images" are uint8
-        `[n, S, S, C]`; TFDS's data source.
-      records: int32 `[N]`, the record that each image is in.
-      places: int32 `[N]`, its place there.
+      source: maps a record number to the bytes of its images; grain's data source.
+      slots: int32 `[N]`, the position of each image if every record were full:
+        record number times `block` plus the position in the record.
+      block: how many images a full record holds.
       image_shape: (S, S, C).
-      folder: of the prepared copy, which is named where a record is damaged.
+      folder: the prepared copy, named in errors.
     """
 
     source: Any
-    records: np.ndarray
-    places: np.ndarray
+    slots: np.ndarray
+    block: int
     image_shape: tuple[int, int, int]
     folder: Path
     dtype = np.dtype(np.uint8)
@@ -48,7 +45,7 @@ class StoredImages:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(N, S, S, C)."""
-        return len(self.records), *self.image_shape
+        return len(self.slots), *self.image_shape
 
     @property
     def nbytes(self) -> int:
@@ -56,119 +53,116 @@ class StoredImages:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.slots)
 
-    def __getitem__(self, chosen: np.ndarray | slice) -> "StoredImages":
-        """Those at some places, int `[M]`, bool `[N]` or a slice; nothing is read."""
-        if np.ndim(chosen) != (0 if isinstance(chosen, slice) else 1):
-            raise TypeError("stored images are chosen by an array; read() gives pixels")
-        return dataclasses.replace(
-            self, records=self.records[chosen], places=self.places[chosen]
-        )
+    def __getitem__(self, indices: np.ndarray | slice) -> "StoredImages":
+        """A subset, by int `[M]`, bool `[N]` or a slice; reads nothing."""
+        if not isinstance(indices, slice) and np.ndim(indices) != 1:
+            raise TypeError("stored images take an array of indices; use read()")
+        return dataclasses.replace(self, slots=self.slots[indices])
 
     def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
-        # numpy would else try each item, or fill the memory without being asked to.
-        raise TypeError("stored images are no array; read() gives their pixels")
+        # Without this, numpy would load all images one by one.
+        raise TypeError("stored images are not an array; use read()")
 
-    def read(self, chosen: np.ndarray) -> np.ndarray:
-        """The pixels of some images, in the order asked: uint8 `[M, S, S, C]`.
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The pixels at `indices`, int `[M]`, in that order: uint8 `[M, S, S, C]`.
 
-        Args:
-          chosen: int `[M]`; each record is read once, whatever is asked of it.
+        Each record is read once.
 
         Raises:
-          UserError: where a record is damaged.
+          UserError: if a record is damaged.
         """
-        records, places = self.records[chosen], self.places[chosen]
+        records, places = np.divmod(self.slots[indices], self.block)
         out = np.empty((len(records), *self.image_shape), np.uint8)
         order = np.argsort(records, kind="stable")
         starts = np.flatnonzero(np.diff(records[order], prepend=-1))
-        for own in np.split(order, starts[1:]):
-            if len(own):
-                out[own] = self._record(int(records[own[0]]))[places[own]]
+        for same_record in np.split(order, starts[1:]):
+            if len(same_record):
+                number = int(records[same_record[0]])
+                out[same_record] = self._record(number, places[same_record])
         return out
 
-    def _record(self, number: int) -> np.ndarray:
+    def _record(self, number: int, places: np.ndarray) -> np.ndarray:
         try:
-            images = self.source[number]["images"]
-            if images.shape[1:] != self.image_shape or images.dtype != self.dtype:
-                raise ValueError(f"record {number:,} holds {images.shape}")
-        except Exception as error:  # each layer below has its own kinds
+            pixels = np.frombuffer(self.source[number], np.uint8)
+            return pixels.reshape(-1, *self.image_shape)[places]
+        except Exception as error:  # each layer below raises its own kinds
             reason = " ".join(str(error).split())[:100]
             raise UserError(
                 f"the prepared copy {self.folder} is damaged ({reason}); remove that "
-                "folder, and the same command makes it anew and goes on"
+                "folder and run the same command again, which prepares it anew"
             ) from None
-        return images
 
 
 Images = np.ndarray | StoredImages
 
 
-def is_stored(images: object) -> bool:
-    """Whether images are read as they are needed, and are not in memory."""
-    return isinstance(images, StoredImages)
+def read_pixels(images: Images, indices: np.ndarray) -> np.ndarray:
+    """The pixels at `indices`, int `[M]`, of either kind: uint8 `[M, S, S, C]`."""
+    if isinstance(images, StoredImages):
+        return images.read(indices)
+    return images[indices]
 
 
-def taken(images: Images, chosen: np.ndarray) -> np.ndarray:
-    """The pixels at `chosen`, int `[M]`, of images of either kind: `[M, S, S, C]`."""
-    return images.read(chosen) if is_stored(images) else images[chosen]
+def concatenate(parts: Sequence[Images]) -> Images:
+    """Images of either kind, one after another; reads nothing if all are stored.
 
-
-def joined(parts: list[Images]) -> Images:
-    """Images of either kind after one another; of stored ones nothing is read."""
-    if not all(map(is_stored, parts)):
-        return np.concatenate([taken(part, np.arange(len(part))) for part in parts])
-    if any(part.source is not parts[0].source for part in parts):
-        raise ValueError("stored images of several prepared copies cannot be joined")
+    Raises:
+      ValueError: if stored images are of several prepared copies.
+    """
+    stored = [part for part in parts if isinstance(part, StoredImages)]
+    if len(stored) < len(parts):
+        return np.concatenate([read_pixels(p, np.arange(len(p))) for p in parts])
+    if any(part.source is not stored[0].source for part in stored):
+        raise ValueError("stored images of several prepared copies")
     return dataclasses.replace(
-        parts[0],
-        records=np.concatenate([part.records for part in parts]),
-        places=np.concatenate([part.places for part in parts]),
+        stored[0], slots=np.concatenate([part.slots for part in stored])
     )
 
 
 def chunks(images: Images, size: int = 256) -> Iterator[np.ndarray]:
     """All images in order, uint8 `[up to size, S, S, C]` at a time.
 
-    Stored ones are read ahead, by threads, a bounded number.
+    Threads read stored images ahead.
     """
-    count = len(images)
-    starts = range(0, count, size)
-    if not is_stored(images):
+    starts = range(0, len(images), size)
+    if not isinstance(images, StoredImages):
         return (images[start : start + size] for start in starts)
-    places = [np.arange(start, min(start + size, count)) for start in starts]
-    return in_turn(images, places)
+    indices = np.arange(len(images))
+    return read_ahead(images, [indices[start : start + size] for start in starts])
 
 
-def in_turn(images: StoredImages, choices: Iterable[np.ndarray]) -> Iterator[Any]:
-    """What `read` gives for each of `choices`, in their order, read ahead by threads.
-
-    Each is int `[M]`, and the largest may take `256 MiB`, of which one is read ahead.
-    """
-    choices = list(choices)
-    if not choices:
+def read_ahead(
+    images: StoredImages, selections: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """`images.read` of each selection, int `[M]`, in order; threads read ahead."""
+    selections = list(selections)
+    if not selections:
         return
-    largest = max(map(len, choices)) * int(np.prod(images.image_shape))
-    reading = ahead(
-        grain.MapDataset.range(len(choices)).map(lambda i: images.read(choices[i])),
-        largest,
+    largest = max(map(len, selections)) * int(np.prod(images.image_shape))
+    reads = grain.MapDataset.range(len(selections)).map(
+        lambda i: images.read(selections[i])
     )
-    iterator = iter(reading)
+    iterator = iter(prefetch(reads, largest))
     try:
         yield from iterator
     finally:
         iterator.close()
 
 
-def ahead(dataset: grain.MapDataset[T], element_bytes: int) -> "grain.IterDataset[T]":
-    """A dataset whose elements threads make before they are asked for.
+def prefetch(
+    dataset: grain.MapDataset[T], element_bytes: int
+) -> "grain.IterDataset[T]":
+    """A dataset whose elements threads make ahead of their use.
+
+    At most 32 elements wait, and at most 256 MiB or two elements.
 
     Args:
-      dataset: of elements that read.
-      element_bytes: what one takes; that of all that wait is bounded.
+      dataset: the elements.
+      element_bytes: the size of an element.
     """
-    waiting = int(np.clip(_AHEAD_BYTES // max(element_bytes, 1), 2, _AHEAD))
+    waiting = int(np.clip(_PREFETCH_BYTES // max(element_bytes, 1), 2, _PREFETCH))
     threads = min(waiting, _THREADS, len(os.sched_getaffinity(0)))
     return dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=waiting)

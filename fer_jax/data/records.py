@@ -1,10 +1,10 @@
-"""What the readers of sources share: what they find, and what is wrong with it."""
+"""What all data sources share: splits, images as they are found, and problems."""
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,10 +15,11 @@ from fer_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # FER2013's
-UNKNOWN = "unknown"  # the split of a row that does not say
+UNKNOWN = "unknown"  # the split of a row that names none
 SHOWN_PROBLEMS = 20
+Shape = tuple[int, int, int]  # (S, S, C) of an image
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
-# How many images of each split are stored in which format, size and mode.
+# By split: how many images are stored in which format, size and mode.
 Stored = dict[str, dict[str, int]]
 OTHERS, MISNAMED = "others", "others, misnamed"
 
@@ -27,19 +28,19 @@ _MOST_KINDS = 20  # pictures from the web have as many sizes as there are pictur
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The images of one split, in their order in the source.
+    """The images of one split, in the order of the source.
 
     Attributes:
-      images: uint8 `[N, S, S, C]`, 0..255: grey (C = 1) or red, green, blue (C = 3).
-        In memory, or where the set is streamed read as they are needed.
-      labels: int32 `[N]`, indices into the class names; -1 in val and test where the
-        chosen labels have none for an image.
+      images: uint8 `[N, S, S, C]`, 0..255: grey (C = 1) or RGB (C = 3), in memory or
+        stored.
+      labels: int32 `[N]`, indices into the class names; -1 in val and test for images
+        that the selected labels leave out.
       rows: int32 `[N]`, ascending: the row of the csv (0 is the first after the
-        header), the place in the split's sorted listing, or the drawn face's index.
-      soft: float32 `[N, C]`, rows that sum to 1, where the labels are soft; `labels`
-        has the largest.
-      label_sets: for val and test, by name, int32 `[N]`: what other label sets say of
-        the images, -1 where nothing.
+        header), the position in the sorted listing of a folder, or the index of a
+        drawn face.
+      soft: float32 `[N, C]`, rows that sum to 1, or None; `labels` is its argmax.
+      label_sets: of val and test, by name, int32 `[N]`: the images' labels in other
+        label sets, or -1.
     """
 
     images: Images
@@ -49,7 +50,7 @@ class Split:
     label_sets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def take(self, keep: np.ndarray) -> "Split":
-        """The images that `keep`, bool `[N]`, says."""
+        """The images where `keep`, bool `[N]`, is true."""
         soft = None if self.soft is None else self.soft[keep]
         sets = {name: labels[keep] for name, labels in self.label_sets.items()}
         return Split(self.images[keep], self.labels[keep], self.rows[keep], soft, sets)
@@ -62,71 +63,18 @@ class Found(NamedTuple):
     image: np.ndarray  # uint8 [S, S, C]
     label: int
     row: int
-    kind: str  # how it is stored: format where there is one, size and mode
-
-
-class Shelf(Protocol):
-    """Where images are put as they are read, so that they need not fit in memory."""
-
-    def add(self, found: Found) -> None:
-        """Takes one; those of a split come in its order."""
-
-    def images(self) -> dict[str, Images]:
-        """All of them by split, when no more come."""
-
-
-class Heap:
-    """A shelf in memory."""
-
-    def __init__(self) -> None:
-        self._images: dict[str, list[np.ndarray]] = {}
-
-    def add(self, found: Found) -> None:
-        """Takes one; those of a split come in its order."""
-        self._images.setdefault(found.split, []).append(found.image)
-
-    def images(self) -> dict[str, Images]:
-        """All of them by split, when no more come."""
-        return {split: np.stack(images) for split, images in self._images.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What a data root names, before any image is read.
-
-    Attributes:
-      kind: "embedded", "csv" or "folder".
-      description: the source in words for people.
-      key: a digest that changes when the content does.
-      path: the file or folder, None for the embedded set.
-      class_names: the classes, in the order of the labels.
-      listing: for a folder, split by split, sorted (relative path, label) pairs.
-      boxes: by relative path, the part of an image that counts, where not all does.
-      bad: what is wrong with the listing itself: splits, and texts that go on where
-        `path` stops.
-      notes: what must be said aloud about the listing.
-    """
-
-    kind: str
-    description: str
-    key: str
-    path: Path | None = None
-    class_names: tuple[str, ...] = emotions.EMOTIONS
-    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
-    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
-    bad: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    kind: str  # how it is stored: format (if it has one), size and mode
 
 
 @dataclasses.dataclass
 class Problems:
-    """Bad rows or images: the first few in words, and how many each split has."""
+    """Bad rows or images: the first few in words, and a count by split."""
 
     first: list[str] = dataclasses.field(default_factory=list)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def add(self, split: str, text: str) -> None:
-        """Notes one; `text` goes on where the path of the source stops."""
+        """Adds a problem; `text` continues the path of the source."""
         self.counts[split] = self.counts.get(split, 0) + 1
         if len(self.first) < SHOWN_PROBLEMS:
             self.first.append(text)
@@ -142,16 +90,45 @@ class Problems:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data root before any image is read.
+
+    Attributes:
+      kind: "embedded", "csv" or "folder".
+      description: the source in words.
+      key: a digest that changes with the content.
+      path: the file or folder; None for the embedded set.
+      class_names: the classes, in the order of the labels.
+      listing: for a folder, by split, sorted (relative path, label) pairs.
+      boxes: by relative path, the part of an image to read, if not all of it.
+      problems: bad labels in the listing.
+      notes: what the user must know about the listing.
+    """
+
+    kind: str
+    description: str
+    key: str
+    path: Path | None = None
+    class_names: tuple[str, ...] = emotions.EMOTIONS
+    listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
+    problems: Problems = dataclasses.field(default_factory=Problems)
+    notes: tuple[str, ...] = ()
+
+
 def digest(*parts: object) -> str:
     """A SHA-256 of values that have a stable repr."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def fit(pixels: np.ndarray, image_size: int, channels: int = 1) -> np.ndarray:
-    """Centre-crops to a square, and resizes with antialiasing.
+def resize_to_square(
+    pixels: np.ndarray, image_size: int, channels: int = 1
+) -> np.ndarray:
+    """Crops the centre to a square and resizes it (bicubic, antialiased).
 
     Args:
-      pixels: uint8, grey `[H, W]`, or `[H, W, 3]` where `channels` is 3.
+      pixels: uint8, grey `[H, W]`, or `[H, W, 3]` if `channels` is 3.
       image_size: S.
       channels: C, 1 or 3; grey values are repeated.
 
@@ -177,7 +154,7 @@ def few_kinds(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_misnamed(kind: str) -> bool:
-    """Whether the suffix of such files is another format's."""
+    """Whether files of this kind have the suffix of another format."""
     return " named ." in kind or kind == MISNAMED
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from fer_jax import models
-from fer_jax.data.records import fit
+from fer_jax.data.records import resize_to_square
 from fer_jax.data.sources.class_folders import upright
 from fer_jax.errors import UserError
 from fer_jax.inference import model_file
@@ -132,7 +132,9 @@ class Predictor:
         mode = "RGB" if self.channels > 1 else "L"
         pictures = (upright(_picture(image, n), mode) for n, image in enumerate(images))
         size, channels = self.image_size, self.channels
-        pixels = [fit(np.asarray(each), size, channels) for each in pictures]
+        pixels = [
+            resize_to_square(np.asarray(each), size, channels) for each in pictures
+        ]
         return np.stack(pixels) if pixels else np.empty((0, size, size, channels))
 
 

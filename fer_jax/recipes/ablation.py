@@ -1,4 +1,4 @@
-"""One change at a time: the configs of an ablation, and what each change did."""
+"""The configs of an ablation, and the table of what each change did."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,315 +9,142 @@ import pandas as pd
 from fer_jax import config as config_lib
 from fer_jax.compare import Run
 from fer_jax.compare.summary import Experiment, summarise
-from fer_jax.config import Config, flatten
+from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
-from fer_jax.runs.folder import NO_MATTER
+from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
 
-# For a CPU: a narrow network, smaller images, and a part of train.
-SMALL = {
-    "model.width": 0.5,
-    "data.image_size": 32,
-    "data.crop_size": 0,
-    "data.train_subset": 8000,
-    "training.epochs": 12,
-    "training.start_size": 0,
-    "training.ema_decay": 0.99,
-}
-# By name the question that a change answers, and how it is when it is on and when it is
-# off: the ablation takes whichever the config is not.
-CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "flip_views": (
-        "Do mirrored views in evaluation help?",
-        {"evaluation.tta": "flip"},
-        {"evaluation.tta": "none"},
-    ),
-    "ten_crop": (
-        "Do ten views in evaluation, moved and mirrored, help?",
-        {"evaluation.tta": "ten_crop"},
-        {"evaluation.tta": "flip"},
-    ),
-    "crops": (
-        "Do random crops of 5/6 help?",
-        {"data.crop_size": 0.8333},
-        {"data.crop_size": 0},
-    ),
-    "ema": (
-        "Do averaged weights help?",
-        {"training.ema_decay": 0.998},
-        {"training.ema_decay": 0.0},
-    ),
-    "sam": (
-        "Does sharpness-aware minimisation help?",
-        {"training.sam_rho": 0.05},
-        {"training.sam_rho": 0.0},
-    ),
-    "sgd": (
-        "Does SGD with Nesterov's momentum help?",
-        {"training.optimizer": "sgd"},
-        {"training.optimizer": "adamw"},
-    ),
-    "muon": (
-        "Does Muon help?",
-        {"training.optimizer": "muon", "training.momentum": 0.95},
-        {"training.optimizer": "adamw"},
-    ),
-    "cosine": (
-        "Does a cosine after a linear rise help?",
-        {"training.schedule": "cosine", "training.pct_start": 0.1},
-        {"training.schedule": "one_cycle", "training.pct_start": 0.3},
-    ),
-    "step_schedule": (
-        "Does a schedule of steps help?",
-        {"training.schedule": "step", "training.pct_start": 0.05},
-        {"training.schedule": "one_cycle", "training.pct_start": 0.3},
-    ),
-    "affine": (
-        "Do rotation, scale and shift help?",
-        {
-            "augmentation.rotation": 10.0,
-            "augmentation.shift": 0.08,
-            "augmentation.scale": 0.1,
-        },
-        {
-            "augmentation.rotation": 0.0,
-            "augmentation.shift": 0.0,
-            "augmentation.scale": 0.0,
-        },
-    ),
-    "light": (
-        "Do contrast and brightness help?",
-        {"augmentation.brightness": 0.2, "augmentation.contrast": 0.2},
-        {"augmentation.brightness": 0.0, "augmentation.contrast": 0.0},
-    ),
-    "erasing": (
-        "Does random erasing help?",
-        {"augmentation.random_erasing": 0.25},
-        {"augmentation.random_erasing": 0.0},
-    ),
-    "cutout": (
-        "Does cutout help?",
-        {"augmentation.cutout": 0.3},
-        {"augmentation.cutout": 0.0},
-    ),
-    "mixup": (
-        "Does mixup help?",
-        {"augmentation.mixup_alpha": 0.2},
-        {"augmentation.mixup_alpha": 0.0},
-    ),
-    "cutmix": (
-        "Does CutMix help?",
-        {"augmentation.cutmix_alpha": 1.0},
-        {"augmentation.cutmix_alpha": 0.0},
-    ),
-    "randaugment": (
-        "Does a policy of random operations help?",
-        {"augmentation.randaugment": 2, "augmentation.randaugment_strength": 0.3},
-        {"augmentation.randaugment": 0},
-    ),
-    "alternating_flip": (
-        "Do alternating flips help?",
-        {"augmentation.horizontal_flip": "alternating"},
-        {"augmentation.horizontal_flip": True},
-    ),
-    "smoothing": (
-        "Does label smoothing help?",
-        {"loss.label_smoothing": 0.1},
-        {"loss.label_smoothing": 0.0},
-    ),
-    "bootstrap": (
-        "Do targets that are in part the network's own help?",
-        {"loss.bootstrap": 0.2},
-        {"loss.bootstrap": 0.0},
-    ),
-    "growing_images": (
-        "Do images that grow help?",
-        {"training.start_size": 0.75},
-        {"training.start_size": 0},
-    ),
-    "squeeze_excitation": (
-        "Does squeeze and excitation help?",
-        {"model.squeeze_excitation": True},
-        {"model.squeeze_excitation": False},
-    ),
-    "whitened_stem": (
-        "Does a whitened first layer help?",
-        {"model.whitened_stem": True},
-        {"model.whitened_stem": False},
-    ),
-    "zero_last": (
-        "Do residual branches that start at nothing help?",
-        {"model.norm": "zero_last"},
-        {"model.norm": "plain"},
-    ),
-    "fixed_scale": (
-        "Do batch norms without a trained scale help?",
-        {"model.norm": "fixed_scale"},
-        {"model.norm": "plain"},
-    ),
-    "deduplicate": (
-        "Does training without copies of the others help?",
-        {"data.deduplicate": "near"},
-        {"data.deduplicate": "none"},
-    ),
-    "class_weights": (
-        "Do class weights help?",
-        {"loss.use_class_weights": True},
-        {"loss.use_class_weights": False},
-    ),
-    "dropout": (
-        "Does dropout help?",
-        {"model.dropout": 0.4},
-        {"model.dropout": 0.0},
-    ),
-}
-# What goes with a rule that is not of the config's kind: SGD needs other rates.
-RATES = {
-    "sgd": {"training.lr": 0.05, "training.weight_decay": 5e-4},
-    "adamw": {"training.lr": 2e-3, "training.weight_decay": 0.05},
-    "muon": {"training.lr": 2e-3, "training.weight_decay": 0.05},
-}
-# Other networks, not for the small form: each is as wide as it is meant to be, and a
-# ConvNeXt is trained as ConvNeXts are.
-NETWORKS: dict[str, dict[str, Any]] = {
-    "resnet18": {},
-    "resnet34": {},
-    "wide_resnet": {},
-    "vgg": {},
-    "convnext": {"training.optimizer": "adamw"},
-}
-COLUMNS = (
-    *("change", "n", "fold", "fold, by"),
-    *("val", "val, by", "time", "verdict"),
-)
+COLUMNS = ("change", "n", "fold", "difference", "val", "difference", "time", "result")
 
 
-def ablate(own: Config, *, small: bool) -> list[Config]:
-    """A config, as `baseline`, and it with one change each that makes a difference.
+def ablation_configs(config: Config, *, small: bool) -> list[Config]:
+    """Returns a config, named `baseline`, and variants with one change each.
 
-    Args:
-      own: the config.
-      small: in the form for a CPU.
-
-    Returns:
-      configs that hold out fold 1 of train, without two alike.
+    A change that the config has already is left out in its variant. All hold out fold 1
+    of train, and no two have the same settings. `small` is the form for a CPU.
     """
-    fixed = {"data.fold": 1} | (SMALL if small else {})
-    said = {"name": "baseline", "description": f"What does {own.name} reach?"}
-    start = changed(own, fixed | said)
-    found, now = [start], flatten(start.model_dump())
-    for name, (question, on, off) in CHANGES.items():
-        on, off = _in_pixels(on, start), _in_pixels(off, start)
-        # A number is on where it is not off; what is chosen, where it is this choice.
-        switch, absent = next(iter(off.items()))
-        number = not isinstance(absent, str) and absent is not True
-        has = now[switch] != absent if number else now[switch] == on[switch]
-        if has:
-            question = question.removesuffix("?") + " (it is left out)?"
-        said = {"name": f"without_{name}" if has else name, "description": question}
-        found.append(changed(start, _with_rates(off if has else on, start) | said))
-    for arch, rest in {} if small else NETWORKS.items():
-        said = {"name": arch, "description": f"Is {arch} the better network?"}
-        change = {"model.arch": arch, "model.width": 1.0} | _what_it_has(arch, start)
-        found.append(changed(start, change | _with_rates(rest, start) | said))
-    return _without_copies([each for each in found if _can_be_built(each)])
+    text = {"name": "baseline", "description": f"What does {config.name} reach?"}
+    base = with_settings(config, {"data.fold": 1} | (SMALL if small else {}) | text)
+    configs = [base]
+    for name, (what, change) in CHANGES.items():
+        present = _has(base, change)
+        values = {key: pair[present] for key, pair in change.items()}
+        text = {
+            "name": f"without_{name}" if present else name,
+            "description": f"Is it better with{'out' * present} {what}?",
+        }
+        values = _with_rates(_in_pixels(values, base), base)
+        configs.append(with_settings(base, values | text))
+    for arch in () if small else NETWORKS:
+        text = {"name": arch, "description": f"Is {arch} the better network?"}
+        values = {"model.arch": arch, "model.width": 1.0} | _supported(arch, base)
+        if arch == "convnext":
+            values["training.optimizer"] = "adamw"
+        configs.append(with_settings(base, _with_rates(values, base) | text))
+    return _without_duplicates([each for each in configs if _is_buildable(each)])
 
 
-def _with_rates(change: Mapping[str, Any], start: Config) -> dict[str, Any]:
-    """With the rates that go with the optimizer, where that is of another kind."""
-    rule = change.get("training.optimizer", start.training.optimizer)
-    other = (rule == "sgd") != (start.training.optimizer == "sgd")
-    return dict(change) | (RATES[rule] if other else {})
+def _has(config: Config, change: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether a config has a change, judged by the change's first key.
+
+    A choice must be the same. A number or a switch must only be on.
+    """
+    key, (on, off) = next(iter(change.items()))
+    value = flatten(config.model_dump())[key]
+    return value == on if isinstance(on, str) else value != off
 
 
-def _what_it_has(arch: str, start: Config) -> dict[str, Any]:
-    """The start's options of a network, less those that this one does not have."""
-    family = MODELS[arch]
-    excites = start.model.squeeze_excitation and family.squeeze_excitation
-    norm = start.model.norm if start.model.norm in family.norms else "plain"
-    return {"model.squeeze_excitation": excites, "model.norm": norm}
+def _with_rates(values: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """Adds the optimizer's rates to a change between SGD and another optimizer."""
+    old = base.training.optimizer
+    new = values.get("training.optimizer", old)
+    return dict(values) | (RATES[new] if (new == "sgd") != (old == "sgd") else {})
 
 
-def _can_be_built(config: Config) -> bool:
-    family = MODELS.get(config.model.arch)
-    if family is None:
-        return True  # the run itself says what is wrong
-    excites = family.squeeze_excitation or not config.model.squeeze_excitation
-    return excites and config.model.norm in family.norms
+def _supported(arch: str, base: Config) -> dict[str, Any]:
+    """The config's options of the network, without those that `arch` lacks."""
+    network = MODELS[arch]
+    excitation = base.model.squeeze_excitation and network.squeeze_excitation
+    norm = base.model.norm if base.model.norm in network.norms else "plain"
+    return {"model.squeeze_excitation": excitation, "model.norm": norm}
 
 
-def _without_copies(configs: Sequence[Config]) -> list[Config]:
-    """The first of those that differ in their names alone."""
+def _is_buildable(config: Config) -> bool:
+    network = MODELS.get(config.model.arch)
+    if network is None:
+        return True  # the run reports the unknown network
+    excitation = network.squeeze_excitation or not config.model.squeeze_excitation
+    return excitation and config.model.norm in network.norms
+
+
+def _without_duplicates(configs: Sequence[Config]) -> list[Config]:
+    """The first of each group of configs with the same settings."""
     kept: dict[str, Config] = {}
     for config in configs:
-        kept.setdefault(str(settings_of(flatten(config.model_dump()))), config)
+        kept.setdefault(str(compared_settings(config.model_dump())), config)
     return list(kept.values())
 
 
-def _in_pixels(change: Mapping[str, Any], start: Config) -> dict[str, Any]:
-    """With shares of the image as whole even numbers of pixels."""
-    side = start.data.image_size
+def _in_pixels(values: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """Replaces shares of the image's side by even numbers of pixels."""
+    side = base.data.image_size
     sizes = ("data.crop_size", "training.start_size")
     return {
         key: 2 * round(value * side / 2) if key in sizes and value < 1 else value
-        for key, value in change.items()
+        for key, value in values.items()
     }
 
 
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with other values under some dotted keys.
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the config with other values under some dotted keys.
 
     Raises:
-      UserError: if it is no valid experiment then.
+      UserError: if the result is not a valid experiment.
     """
     values = config.model_dump()
-    for key, value in changes.items():
+    for key, value in settings.items():
         *section, last = key.split(".")
-        place = values[section[0]] if section else values
-        place[last] = value
+        target = values[section[0]] if section else values
+        target[last] = value
     return config_lib.validate(values, f"the ablation {values['name']}")
 
 
-def settings_of(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config by dotted keys, what makes it another experiment."""
-    apart = (*NO_MATTER, "training.seed")
-    return {key: value for key, value in flat.items() if key not in apart}
-
-
-def verdicts(finished: Sequence[Run]) -> list[tuple[str, ...]]:
-    """What each change did, the best on the fold first.
+def result_rows(finished: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The table of an ablation, the most accurate on the fold first.
 
     Returns:
-      rows as `COLUMNS` heads them; accuracies in %, differences in points with 95 %
-      intervals, the time as a share of the baseline's, and what the paired test on the
-      fold's images says after Holm.
+      rows under `COLUMNS`: accuracies in %, differences from the baseline in points
+      with 95 % intervals, the time as a multiple of the baseline's, and the result of
+      the permutation test on the fold's images after Holm's correction.
     """
     fold, val = (summarise(finished, split, "accuracy") for split in ("val", "test"))
     on_val = {each.name: each for each in val.experiments}
     base = next(each for each in fold.experiments if each.name == "baseline")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in fold.experiments:
-        cells = [f"{100 * x.mean('accuracy'):.1f}" for x in (each, on_val[each.name])]
-        apart = [_apart(x.versus) for x in (each, on_val[each.name])]
-        told = ""
-        if each.versus is not None:
-            here = each.versus.loc["accuracy"]
-            word = "better" if here["value"] > 0 else "worse"
-            told = word if here["real"] else "n.s."
-        cost = f"{_seconds(each) / _seconds(base):.2f}"
-        count = str(len(each.runs))
-        rows.append(
-            (each.name, count, cells[0], apart[0], cells[1], apart[1], cost, told)
-        )
+        row = [each.name, str(len(each.runs))]
+        for experiment in (each, on_val[each.name]):
+            accuracy = f"{100 * experiment.mean('accuracy'):.1f}"
+            row += [accuracy, _difference(experiment.versus)]
+        row.append(f"{_mean_seconds(each) / _mean_seconds(base):.2f}")
+        rows.append((*row, _result(each.versus)))
     return rows
 
 
-def _seconds(experiment: Experiment) -> float:
-    """How long a run takes on average, with evaluation and checkpoints."""
+def _mean_seconds(experiment: Experiment) -> float:
     return statistics.mean(run.timing["wall_s"] for run in experiment.runs)
 
 
-def _apart(versus: pd.DataFrame | None) -> str:
+def _difference(versus: pd.DataFrame | None) -> str:
     if versus is None:
         return ""
     value, low, high = 100 * versus.loc["accuracy", ["value", "low", "high"]]
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _result(versus: pd.DataFrame | None) -> str:
+    if versus is None:
+        return ""
+    test = versus.loc["accuracy"]
+    if not test["real"]:
+        return "n.s."
+    return "better" if test["value"] > 0 else "worse"

@@ -28,14 +28,19 @@ import shutil
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fer_jax.config import flatten, parse, with_current_names
+from fer_jax.config import (
+    compared_settings,
+    differing_keys,
+    parse,
+    with_current_names,
+)
 from fer_jax.errors import Lost, UserError
 from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
@@ -178,7 +183,9 @@ def note_failure(folder: Path, error: str) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / FAILED, {"time": now, "error": " ".join(error.split())})
+        files.write_json(
+            folder / FAILED, {"time": now, "error": " ".join(error.split())}
+        )
 
 
 def failure(folder: Path) -> str | None:
@@ -244,16 +251,12 @@ def epochs_done(folder: Path) -> int:
         return 0
 
 
-NO_MATTER = ("name", "description", "device", "data.stream")
-
-
 def differences(
     folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[str]:
     """In what the run in a folder differs from this config and these images.
 
-    The name, the description, how many devices share the work and where the images lie
-    while they are not needed say nothing about the numbers and do not count.
+    `config.compared_settings` says which settings count.
 
     Returns:
       sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a
@@ -269,7 +272,7 @@ def differences(
             raise FileNotFoundError
         path = folder / CONFIG
         saved = parse(path.read_text("utf-8"), str(path))
-        old = flatten(with_current_names(saved, str(path)))
+        old = compared_settings(with_current_names(saved, str(path)), seed=True)
         old_data = json.loads((folder / DATA).read_text("utf-8"))
         old["data set"] = _data_set(old_data)
     except (
@@ -280,15 +283,14 @@ def differences(
             f"{folder} holds a run whose {CONFIG} or {DATA} is missing or damaged; "
             "start it anew with --force"
         ) from None
-    new = flatten(config)
+    new = compared_settings(config, seed=True)
     new["data set"] = _data_set(data)
     keys = ("fingerprint", "chosen")
     if all(old_data.get(key, "") == data.get(key, "") for key in keys):
         new["data set"] = old["data set"]
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
-        for key in [*new, *(key for key in old if key not in new)]
-        if key not in NO_MATTER and old.get(key) != new.get(key)
+        for key in differing_keys([new, old])
     ]
 
 

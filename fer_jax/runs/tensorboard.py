@@ -149,8 +149,8 @@ def _final_events(history: Sequence[Row], result: Mapping[str, Any]) -> list[Eve
                 name = name.encode(errors="replace").decode()
                 by_class[f"final/{split}/f1/{name}"] = float(each["f1"])
     step = history[result["selection"]["epoch"] - 1]["step"]
-    settings = flatten(result["config"])
-    settings.pop("description", None)
+    words = ("description", "asks")  # no settings
+    settings = flatten({k: v for k, v in result["config"].items() if k not in words})
     # As SummaryWriter.add_hparams writes them, but beside the scores: its subfolder
     # would be a run of its own to TensorBoard.
     summaries = _library().summary.hparams(settings, overall)

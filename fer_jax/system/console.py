@@ -180,3 +180,14 @@ def plain_table(title: str, headers: Sequence[str]) -> Table:
     for n, header in enumerate(headers):
         table.add_column(header, justify="right" if n else "left")
     return table
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration in a suitable unit, as "40 s" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.data.lazy_images import StoredImages, in_turn
+from fer_jax.data.lazy_images import StoredImages, read_ahead
 from fer_jax.models import Network
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.devices import Devices
@@ -108,7 +108,7 @@ def predict_split(
     drawn: Iterator[tuple[jax.Array, jax.Array | None]]
     if isinstance(images, StoredImages):
         own = batches[:, devices.own(batch_size)] if devices else batches
-        drawn = ((divided(batch), None) for batch in in_turn(images, own))
+        drawn = ((divided(batch), None) for batch in read_ahead(images, own))
     else:
         drawn = ((images, divided(chosen)) for chosen in batches)
     logits: list[Any] = []

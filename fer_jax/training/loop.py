@@ -21,7 +21,7 @@ from fer_jax import runs
 from fer_jax.config import Config, flatten
 from fer_jax.data import Dataset
 from fer_jax.errors import UserError
-from fer_jax.metrics import score_labelled
+from fer_jax.metrics import score
 from fer_jax.runs.dynamics import open_dynamics, write_epoch
 from fer_jax.system import files
 from fer_jax.system.memory import return_memory
@@ -44,7 +44,7 @@ class TrainingRun:
     setup: Setup
     run_dir: Path
     checkpoints: Checkpoints
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    started: float = dataclasses.field(default_factory=lambda: time.monotonic())
 
 
 class Reporter(Protocol):
@@ -307,7 +307,7 @@ def predict(run: TrainingRun, state: TrainState, split: str) -> np.ndarray:
 def score_val(run: TrainingRun, state: TrainState) -> dict[str, Any]:
     """The scores on val."""
     labels = run.dataset.splits["val"].labels
-    return score_labelled(predict(run, state, "val"), labels, run.dataset.class_names)
+    return score(predict(run, state, "val"), labels, run.dataset.class_names)
 
 
 def _epoch_line(config: Config, history: Sequence[dict[str, Any]]) -> str:

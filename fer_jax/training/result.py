@@ -30,7 +30,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
         "labels": dataset.labels,
-        "chosen": dataset.chosen,
+        "chosen": dataset.subset,
         "class_names": list(dataset.class_names),
         "counts": {
             name: np.bincount(
@@ -156,7 +156,10 @@ def _write_split(
     split = run.dataset.splits[name]
     clean = ~audit.has_copy_in("train", near=True)[audit.of(name)]
     score = functools.partial(
-        metrics.scores_of, logits, clean=clean, class_names=run.dataset.class_names
+        metrics.score_with_clean,
+        logits,
+        clean=clean,
+        class_names=run.dataset.class_names,
     )
     scores = score(split.labels)
     if split.label_sets:

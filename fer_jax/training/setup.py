@@ -1,6 +1,7 @@
 """Settings and images in, the compiled functions and arrays of a run out."""
 
 import functools
+import math
 import platform
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from fer_jax import models
 from fer_jax.config import Config, Model
 from fer_jax.data import Dataset, Split
 from fer_jax.data import batches as pipeline
-from fer_jax.data.lazy_images import Images, StoredImages, taken
+from fer_jax.data.lazy_images import Images, StoredImages, read_pixels
 from fer_jax.errors import UserError
 from fer_jax.models import Network, torch_weights, whitening
 from fer_jax.system.memory import available_memory
@@ -162,7 +163,7 @@ def _sample(images: Images) -> np.ndarray:
     """Up to 2,000 images, evenly spaced and normalised: float32 `[N, S, S, C]`."""
     count = min(2000, max(64, 2**23 // images.shape[1] ** 2), len(images))
     places = np.arange(count) * len(images) // count
-    return np.asarray(augment_ops.normalise(jnp.asarray(taken(images, places))))
+    return np.asarray(augment_ops.normalise(jnp.asarray(read_pixels(images, places))))
 
 
 def _trainable(params: Any) -> Any:
@@ -217,15 +218,17 @@ def _soft_labels(dataset: Dataset) -> Any:
 def _make_batches(config: Config, train: Split, shared: Devices) -> grain.IterDataset:
     training, labels = config.training, train.labels
     weighted = config.data.weighted_sampler
-    return pipeline.index_batches(
+    order = pipeline.batch_order(
         len(labels),
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=training.seed,
         weights=pipeline.sampler_weights(labels) if weighted else None,
-        images=train.images if isinstance(train.images, StoredImages) else None,
-        own=shared.own(training.batch_size),
     )
+    if isinstance(train.images, StoredImages):
+        own = shared.own(training.batch_size)
+        return pipeline.image_batches(order, train.images, own)
+    return pipeline.index_batches(order)
 
 
 def _steps_per_dispatch(images: Images, batch_size: int) -> int:
@@ -247,12 +250,15 @@ def _count_flops(config: Config, network: Network, params: Any, stats: Any) -> i
     return models.count_flops(network, params, stats, size, config.data.channels)
 
 
-def memory_for_images() -> int:
+def memory_for_images(stream: str) -> float:
     """How many bytes of images a run keeps in memory; a larger set is streamed.
 
-    Half of the device's free memory, or half of this process's share of the machine's
-    if that is less; the least of all processes, so that all stream or none does.
+    "always" streaming allows none and "never" any number. "auto" is half of the
+    device's free memory, or half of this process's share of the machine's if that is
+    less; the least of all processes, so that all stream or none does.
     """
+    if stream != "auto":
+        return {"always": 0, "never": math.inf}[stream]
     here = platform.node()
     free = available_memory() // processes.gather(here).count(here)
     stats = jax.local_devices()[0].memory_stats()

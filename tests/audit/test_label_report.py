@@ -100,7 +100,7 @@ def test_the_votes_say_how_good_the_ranking_is(learnt, tmp_path, capsys):
 def test_votes_of_other_images_are_left_aside(learnt, tmp_path, capsys):
     write_votes(tmp_path / ferplus.NAME, tiny_lines()[:-1])
     main(arguments(learnt))
-    assert "the FER+ votes are left aside" in " ".join(capsys.readouterr().out.split())
+    assert "the FER+ votes are not used" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_run_of_these_images_is_an_error(learnt, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import re
@@ -5,16 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-import types
+import weakref
 from collections import Counter
 
 import pytest
 from conftest import ROOT, environment, write_tiny_configs
 from same_run import assert_same_run
 
-from fer_jax import runs
+from fer_jax import data, runs
 from fer_jax.batch import cli as batch
-from fer_jax.batch import plan, workers
+from fer_jax.batch.estimate import seconds_per_image
+from fer_jax.batch.local import LocalBatch
 from fer_jax.errors import run_command
 
 # Until it is told to let go; or for so long that nobody waits any more.
@@ -153,30 +155,8 @@ def test_runs_at_once_are_those_of_one_by_one(configs, tiny_csv, tmp_path):
         assert told[label, "finished"] == 1
         assert re.search(rf"^{label} \| epoch +2/2 ", double.stdout, re.MULTILINE)
     # How long a run took beside another says nothing of one alone.
-    assert plan.seconds_per_image(tmp_path / "2", 1) is None
-    assert plan.seconds_per_image(tmp_path / "2", 2) > 0
-
-
-def test_each_process_has_its_share_of_a_gpu(monkeypatch, capfd):
-    tell = "import os, sys; sys.exit('%s' % os.environ.get('XLA_CLIENT_MEM_FRACTION'))"
-    job = types.SimpleNamespace(label="mine/seed_1")
-
-    def told(at_once):
-        pool = workers.Workers(at_once)
-        with pool.at_work():
-            pool.start(job, [sys.executable, "-c", tell])
-            while not (ended := pool.wait(60)):
-                pass
-        assert (ended[0].job, ended[0].status) == (job, 1)
-        return ended[0].error
-
-    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [told(1), told(2), told(3)] == ["None", "0.450", "0.300"]
-    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.2")
-    assert told(2) == "0.2"
-    labelled = [f"mine/seed_1 | {share}" for share in ("0.450", "0.300", "0.2")]
-    assert capfd.readouterr().err.splitlines() == ["None", *labelled]
+    assert seconds_per_image(tmp_path / "2", 1) is None
+    assert seconds_per_image(tmp_path / "2", 2) > 0
 
 
 @pytest.mark.parametrize("wrong", ["--configs=nowhere", "--jobs=0", "--jobs=99999"])
@@ -211,8 +191,11 @@ def test_two_batches_share_one_folder_and_do_nothing_twice(configs, tiny_csv, tm
 
 
 def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
-    configs, tiny_csv, tmp_path
+    tiny_csv, tmp_path
 ):
+    """It trains what was planned, though the config's file has changed meanwhile."""
+    (tmp_path / "configs").mkdir()
+    configs = write_tiny_configs(tmp_path / "configs", {}, epochs=1)
     command = [sys.executable, ROOT / "bin/run_batch", "--configs", configs, "--yes"]
     command += ["--data_root", tiny_csv, "--runs_dir", tmp_path, "--filter", "base"]
     options = {"env": environment(), "stdin": subprocess.PIPE, "text": True}
@@ -224,11 +207,16 @@ def test_a_batch_waits_for_what_another_process_holds_and_takes_it_up(
             told = f"waiting: baseline/seed_42 is in use by process {holder.pid} "
             waited = any(line.startswith(told) for line in process.stdout)
             begun = (tmp_path / "batch_log.jsonl").exists()
+            (configs / "baseline.yaml").write_text("name: another\n")
             holder.communicate("let go", timeout=60)
             output = process.communicate(timeout=500)[0]
     assert (holder.returncode, process.returncode) == (0, 0), output
     assert waited and not begun
     assert events(tmp_path)[-1] == ("baseline/seed_42", "finished")
+    result = runs.read_result(tmp_path / "baseline/seed_42")
+    assert result["config"]["training"]["epochs"] == 1
+    assert result["config_path"] == str(configs / "baseline.yaml")
+    assert result["overrides"] == ["training.seed=42"]
 
 
 def test_a_failed_run_is_shown_as_failed(configs, tiny_csv, tmp_path):
@@ -241,3 +229,27 @@ def test_a_failed_run_is_shown_as_failed(configs, tiny_csv, tmp_path):
     both = run_batch(*options, "--filter", "ba")
     assert "failed: batch_huge/seed_42: training.batch_size is 4096" in both.stdout
     assert re.search(r"^batch_huge +1 +failed *$", both.stdout, re.MULTILINE)
+
+
+def test_images_are_freed_before_the_first_run_starts(tiny_csv, tmp_path, monkeypatch):
+    """The batch keeps only how many there are, for its estimates."""
+    alive, load = [], data.load
+
+    def remembered(*args, **options):
+        loaded = load(*args, **options)
+        alive.extend(weakref.ref(split.images) for split in loaded.splits.values())
+        return loaded
+
+    def run(self):
+        gc.collect()
+        left.extend(each() for each in alive)
+        return 130  # as if interrupted
+
+    left: list[object] = []
+    monkeypatch.setattr(data, "load", remembered)
+    monkeypatch.setattr(LocalBatch, "run", run)
+    (tmp_path / "configs").mkdir()
+    configs = write_tiny_configs(tmp_path / "configs", {})
+    command = ["--configs", str(configs), "--data_root", str(tiny_csv)]
+    assert batch.main([*command, "--runs_dir", str(tmp_path), "--yes"]) == 130
+    assert left == [None, None, None]

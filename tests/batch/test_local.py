@@ -1,6 +1,7 @@
 """What a batch on this machine makes of its runs: scripts that train nothing."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -13,9 +14,11 @@ from rich.console import Console
 
 from fer_jax import runs
 from fer_jax.batch import local
+from fer_jax.batch.arguments import make_parser
+from fer_jax.batch.estimate import Estimator
 from fer_jax.batch.local import LocalBatch
-from fer_jax.batch.log import Ledger
-from fer_jax.batch.plan import LOG, Job
+from fer_jax.batch.log import LOG, BatchLog
+from fer_jax.batch.plan import PlannedRun
 from fer_jax.runs.lock import locked
 from fer_jax.system import files
 
@@ -27,7 +30,7 @@ def job(tmp_path):
     config = tiny_config()
     folder = runs.run_dir(tmp_path, config.name, config.training.seed)
     folder.mkdir(parents=True)
-    return Job(tmp_path / "baseline.yaml", config, folder, "new", 0)
+    return PlannedRun(tmp_path / "baseline.yaml", config, folder)
 
 
 @pytest.fixture
@@ -38,9 +41,10 @@ def batch(job, tmp_path, monkeypatch):
         args = {"gpus_per_job": 0, "budget": None, "force": False} | args
         command = [sys.executable, "-c", script]
         monkeypatch.setattr(local, "train_command", lambda *_: command)
-        ledger = Ledger(Console(width=200), tmp_path, 1)
-        args = argparse.Namespace(**args)
-        return LocalBatch(args, ledger, 1, [job], lambda _: seconds)
+        log = BatchLog(Console(width=200), tmp_path, 1)
+        monkeypatch.setattr(Estimator, "seconds", lambda *_: seconds)
+        args = argparse.Namespace(**args, runs_dir=tmp_path)
+        return LocalBatch(args, log, [job], Estimator(tmp_path, {}))
 
     return make
 
@@ -64,20 +68,26 @@ def test_a_run_that_fails_after_its_result_has_failed(batch, job, tmp_path, caps
     assert "another process" not in told
 
 
-def test_a_run_that_met_a_finished_one_is_left_to_it(batch, job, tmp_path, capsys):
-    result = str(job.folder / runs.RESULT)
-    # As from a process that ended just before.
-    script = f"import os; open({result!r}, 'w'); os.utime({result!r}, (9, 9)); {FAILS}"
-    assert batch(script).run() == 0
+def test_a_run_in_a_folder_that_is_held_is_left_to_its_holder(
+    batch, job, tmp_path, capsys
+):
+    """Another process took the folder after ours had started, and finishes the run."""
+    made, held = batch(FAILS), contextlib.ExitStack()
+    start, end = made.workers.start, made._end
+
+    def starts(run, command):
+        held.enter_context(locked(job.folder))
+        start(run, command)
+
+    def ends(ended):
+        end(ended)
+        held.close()
+        files.write_json(job.folder / runs.RESULT, {})
+
+    made.workers.start, made._end = starts, ends
+    assert made.run() == 0
     assert events(tmp_path)[1:] == [("left to another process", "the disk is full")]
     assert f"{job.label}: finished in another process" in capsys.readouterr().out
-
-
-def test_a_run_in_a_folder_that_is_held_is_left_to_its_holder(job):
-    files.write_json(job.folder / runs.RESULT, {})
-    assert not local._is_elsewhere(job, 0.0, force=False)
-    with locked(job.folder):
-        assert local._is_elsewhere(job, 0.0, force=False)
 
 
 def test_the_budget_begins_when_the_batch_runs(batch, tmp_path, monkeypatch):
@@ -92,8 +102,18 @@ def test_the_budget_begins_when_the_batch_runs(batch, tmp_path, monkeypatch):
 
 def test_a_budget_that_is_too_short_starts_nothing(batch, tmp_path, capsys):
     assert batch("", seconds=300, budget=4).run() == 0
-    assert "the budget of 4 min leaves no time" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the budget of 4 min leaves no time" in told
+    assert "waiting" not in told
     assert not (tmp_path / LOG).exists()
+
+
+def test_without_finished_runs_a_budget_starts_a_run(batch, tmp_path):
+    """The help says so: nothing tells how long it will take."""
+    assert batch("", seconds=None, budget=1).run() == 0
+    assert [event for event, _ in events(tmp_path)] == ["started", "finished"]
+    (action,) = (a for a in make_parser()._actions if a.dest == "budget")
+    assert "without any, runs start in any case" in action.help
 
 
 def test_what_failed_before_the_batch_runs_is_tried_again(batch, job, tmp_path):
@@ -106,14 +126,14 @@ def test_what_failed_before_the_batch_runs_is_tried_again(batch, job, tmp_path):
 @pytest.mark.parametrize("name", [runs.RESULT, runs.FAILED])
 def test_what_another_process_settles_meanwhile_is_left(batch, job, capsys, name):
     made = batch(FAILS, force=True)
-    next_free = made._next_free
+    claim_next = made._claim_next
 
     def settled():
         files.write_json(job.folder / name, {"error": "no"})
         at(job.folder / name, -1)
-        return next_free()
+        return claim_next()
 
-    made._next_free = settled
+    made._claim_next = settled
     assert made.run() == (name == runs.FAILED)
     how = "failed" if name == runs.FAILED else "finished"
     assert f"{job.label}: {how} in another process" in capsys.readouterr().out

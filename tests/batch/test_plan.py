@@ -1,7 +1,10 @@
+import argparse
+
 import pytest
-from conftest import HARD, ROOT, tiny_config, write_tiny_csv
+from conftest import HARD, ROOT, tiny_config, write_tiny_configs, write_tiny_csv
 
 from fer_jax import data
+from fer_jax import train as train_lib
 from fer_jax.batch import plan
 from fer_jax.errors import UserError
 
@@ -15,7 +18,7 @@ def test_order_follows_the_phases():
 
 def test_filters_that_match_nothing_name_what_there_is():
     with pytest.raises(
-        UserError, match=r"no experiment begins with los-; .*loss_focal"
+        UserError, match=r"no experiment name starts with los-; .*loss_focal"
     ):
         plan.find_configs(ROOT / "configs", ["los-"])
 
@@ -26,7 +29,7 @@ def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
 
     def state(config, csv=tiny_csv, runs_dir=folder.parents[1]):
         dataset = data.load(str(csv), image_size=config.data.image_size)
-        return plan.plan_job(path, config, 0, runs_dir, dataset)
+        return plan.plan_run(path, config, 0, runs_dir, dataset)
 
     assert state(tiny_config(*HARD)).state == "finished"
     assert state(tiny_config(*HARD), runs_dir=tmp_path).state == "new"
@@ -35,3 +38,26 @@ def test_tells_states_apart(finished_run, tiny_csv, tmp_path):
     assert "training.lr is 0.003 there and 0.001 here" in blocked.reason
     other = write_tiny_csv(tmp_path / "other.csv", ("Training", "PublicTest"))
     assert "data set is" in state(tiny_config(*HARD), csv=other).reason
+
+
+def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
+    """The YAML file is edited after the plan was made, and before the run starts."""
+    (path, config), *_ = plan.find_configs(write_tiny_configs(tmp_path, {}), [])
+    config = plan.with_seed(config, 1)
+    run = plan.PlannedRun(path, config, tmp_path / "run")
+    args = argparse.Namespace(
+        runs_dir=tmp_path, data_root=None, force=0, skip_bad=0, tensorboard=0
+    )
+    (tmp_path / "settings").mkdir()
+    command = plan.train_command(run, args, tmp_path / "settings")
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
+    seen = {}
+    monkeypatch.setattr(
+        train_lib, "train", lambda config, **more: seen.update(more, config=config)
+    )
+    monkeypatch.setattr(train_lib, "keep_memory", lambda: None)
+    monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
+    assert train_lib.main(command[3:]) == 0
+    assert seen["config"] == config
+    assert seen["config_path"] == str(path)
+    assert seen["overrides"] == ["training.seed=43"]

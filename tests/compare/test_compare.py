@@ -14,7 +14,6 @@ from rich.console import Console
 
 from fer_jax import runs
 from fer_jax.compare import load_runs, main, show, statistics
-from fer_jax.compare.results import differing_keys, flatten
 from fer_jax.compare.summary import summarise
 from fer_jax.compare.tables import column_blocks
 from fer_jax.emotions import EMOTIONS
@@ -202,20 +201,13 @@ def test_configs_of_one_experiment_may_differ_in_the_seed_only(tmp_path):
     assert "loss.focal_gamma is - and 2.0" in message
 
 
-def test_a_reworded_description_is_no_other_experiment(tmp_path):
+def test_what_a_resumed_run_may_change_is_no_other_experiment(tmp_path):
+    change = {"device": 2, "asks": {"metrics": ["accuracy"], "emotions": ["fear"]}}
+    config = make_config(data__stream="always") | change
     write(tmp_path, make_result("a", 1, description="old words"))
-    write(tmp_path, make_result("a", 2, description="new words"))
+    new = make_result("a", 2, description="new words", config=config)
+    write(tmp_path, new)
     assert len(load_runs(tmp_path)[0]) == 2
-
-
-def test_flatten_and_differing_keys():
-    assert flatten({"a": {"b": {"c": 1}, "d": [1]}, "e": {}}) == {
-        "a.b.c": 1,
-        "a.d": [1],
-        "e": {},
-    }
-    configs = [{"x": 1, "y": 2}, {"x": 1.0, "y": 3}, {"x": 1, "y": 2, "z": None}]
-    assert differing_keys(configs) == ["y", "z"]
 
 
 # --- statistics ---------------------------------------------------------------------
@@ -413,6 +405,18 @@ def test_one_emotion(tmp_path, capsys):
     with pytest.raises(UserError, match="no such emotion; they have angry, "):
         main(["--runs_dir", str(tmp_path), "--emotion", "joy"])
     assert "Comparison" not in capsys.readouterr().out
+
+
+def test_an_emotion_without_images_is_a_sentence(tmp_path, capsys):
+    write(tmp_path, make_result("baseline", 1, without=("disgust",)))
+    write(tmp_path, make_result("b", 1, without=("disgust",)))
+    with pytest.raises(UserError, match="no val image is of disgust; there are images"):
+        main(["--runs_dir", str(tmp_path), "--emotion", "disgust"])
+    assert capsys.readouterr().out == ""
+    write(tmp_path, make_result("c", 1, data=OTHER))  # another set, which has some
+    text = command_text(capsys, tmp_path, "--emotion", "disgust", "--mixed")
+    names = {line.split()[0] for line in rows(section(text, "val: disgust"))}
+    assert "c" in names and not {"baseline", "b"} & names
 
 
 def test_scores_are_shown_clean_of_images_that_train_has(tmp_path):

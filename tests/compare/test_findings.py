@@ -6,6 +6,7 @@ from fer_jax.compare import load_runs, statistics
 from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.summary import summarise
 from fer_jax.emotions import EMOTIONS
+from fer_jax.errors import UserError
 
 LABELS = make_labels(n=700)
 FEAR, DISGUST = EMOTIONS.index("fear"), EMOTIONS.index("disgust")
@@ -26,13 +27,13 @@ def predict(name, seed, skill=0.6, better=None, labels=LABELS):
     return np.where(rng.random(len(labels)) < chance, labels, wrong)
 
 
-def run(folder, name, question="does it help?", seeds=(1, 2, 3), **options):
+def run(folder, name, question="does it help?", seeds=(1, 2, 3), asks=None, **options):
     minutes, labels = options.pop("minutes", 1), options.get("labels", LABELS)
+    config = make_config() | ({"asks": asks} if asks else {})
     for seed in seeds:
         chosen = predict(name, seed, **options)
-        result = make_result(
-            name, seed, description=question, labels=labels, chosen=chosen
-        )
+        given = {"labels": labels, "chosen": chosen, "config": config}
+        result = make_result(name, seed, description=question, **given)
         result["timing"]["train_s"] = 60 * minutes
         write(folder, result)
 
@@ -64,45 +65,63 @@ def test_a_real_gain_is_better_and_noise_is_not_shown(tmp_path):
     assert told in found["does skill help?"].answer
 
 
-def test_the_emotions_that_a_question_names_are_answered(tmp_path):
+def test_the_emotions_that_are_asked_about_are_answered(tmp_path):
+    asks = {"metrics": ["macro_f1"], "emotions": ["fear", "Disgusted"]}
     run(tmp_path, "baseline")
-    run(tmp_path, "focal", "Does focal loss help Fear and disgust?", better=FEAR)
-    finding = found_in(tmp_path)[0]["Does focal loss help Fear and disgust?"]
+    run(tmp_path, "focal", "Does focal loss help?", better=FEAR, asks=asks)
+    finding = found_in(tmp_path)[0]["Does focal loss help?"]
     assert "fear F1 +" in finding.answer and "disgust F1 " in finding.answer
     assert "happy" not in finding.answer
     assert "fear recall +" in finding.answer  # it is significant
     assert "disgust recall" not in finding.answer  # it is not
+    assert ", macro F1 +" in finding.answer
     assert finding.verdict == "mixed"  # fear is better, disgust is not shown to be
+
+
+def test_rewording_a_question_does_not_change_its_answer(tmp_path):
+    words = "Is fear, rare disgust, accuracy or balanced accuracy any better?"
+    for name, question in {"baseline": "?", "a": "does it help?", "b": words}.items():
+        run(tmp_path, name, question, skill=0.9 - 0.3 * (name == "baseline"))
+    found, _ = found_in(tmp_path)
+    plain, reworded = found["does it help?"], found[words]
+    assert plain.verdict == reworded.verdict == "better"
+    for finding, name in ((plain, "a"), (reworded, "b")):
+        assert finding.answer.startswith(f"{name}: macro F1 +")
+        assert "accuracy" not in finding.answer and "fear" not in finding.answer
 
 
 def test_a_question_of_rare_ones_tells_recall_and_precision(tmp_path):
     kept = (LABELS != DISGUST) | (np.arange(len(LABELS)) < 200)
-    labels = LABELS[kept]
-    run(tmp_path, "baseline", labels=labels)
-    run(tmp_path, "even", "Do weights help the rare ones?", labels=labels)
-    answer = found_in(tmp_path)[0]["Do weights help the rare ones?"].answer
+    rare = {"labels": LABELS[kept], "asks": {"emotions": ["rare"]}}
+    run(tmp_path, "baseline", labels=LABELS[kept])
+    run(tmp_path, "even", "Do weights help?", **rare)
+    answer = found_in(tmp_path)[0]["Do weights help?"].answer
     for metric in ("F1", "recall", "precision"):
         assert f"disgust {metric} " in answer
     assert "fear" not in answer
     run(tmp_path / "even", "baseline")
-    run(tmp_path / "even", "b", "Do weights help the rare ones?")
-    answer = found_in(tmp_path / "even")[0]["Do weights help the rare ones?"].answer
+    run(tmp_path / "even", "b", "Do weights help?", asks=rare["asks"])
+    answer = found_in(tmp_path / "even")[0]["Do weights help?"].answer
     assert answer.startswith("b: no emotion is rare here, macro F1 ")
 
 
-def test_accuracy_is_told_where_it_is_asked_for(tmp_path):
+def test_the_metrics_that_are_asked_about_are_answered(tmp_path):
     run(tmp_path, "baseline")
-    run(tmp_path, "batch", "Do larger batches cost accuracy?")
-    answer = found_in(tmp_path)[0]["Do larger batches cost accuracy?"].answer
-    assert answer.startswith("batch: accuracy ")
-    run(tmp_path, "ema", "Does EMA raise balanced accuracy?")
-    run(tmp_path, "both", "Does it cost accuracy to gain macro F1?")
+    run(tmp_path, "batch", "accuracy?", asks={"metrics": ["accuracy"]})
+    both = {"metrics": ["accuracy", "balanced_accuracy"], "emotions": ["boredom"]}
+    run(tmp_path, "both", "both?", asks=both)
     found, _ = found_in(tmp_path)
-    answer = found["Does EMA raise balanced accuracy?"].answer
-    assert answer.startswith("ema: balanced accuracy ")
-    assert ", accuracy" not in answer and "macro F1" not in answer
-    answer = found["Does it cost accuracy to gain macro F1?"].answer
-    assert answer.startswith("both: accuracy ") and ", macro F1 " in answer
+    answer = found["accuracy?"].answer
+    assert answer.startswith("batch: accuracy ") and "macro F1" not in answer
+    answer = found["both?"].answer
+    assert answer.startswith("both: there is no class boredom here, accuracy ")
+    assert ", balanced accuracy " in answer and "macro F1" not in answer
+
+
+def test_an_unknown_metric_in_a_result_is_named(tmp_path):
+    run(tmp_path, "baseline", asks={"metrics": ["f2"]})
+    with pytest.raises(UserError, match="result.json lacks config.asks"):
+        load_runs(tmp_path)
 
 
 def test_experiments_of_one_question_are_one_answer(tmp_path):

@@ -157,7 +157,7 @@ def test_votes_of_splits_that_the_csv_lacks_do_no_harm(tmp_path, rows):
     check(tmp_path, {k: splits[k] for k in ("train", "val")}, lines)
 
 
-def test_a_val_that_was_carved_from_train_is_known_by_it(tmp_path):
+def test_a_csv_without_val_may_have_votes(tmp_path):
     csv = write_tiny_csv(tmp_path / "fer2013.csv", ("Training", "PrivateTest"))
     splits = data.load(str(csv), image_size=16).splits
     check(tmp_path, splits, tiny_lines(("Training", "PrivateTest")))
@@ -171,14 +171,14 @@ SHIFT = sum(COUNTS) // 2
     [
         (lambda lines: lines[:-1], "has 383 rows, and the csv beside it at least 384"),
         (lambda lines: [*lines, lines[-1]], "has 385 rows, and the csv beside it 384"),
-        (lambda lines: [lines[-1], *lines[1:]], ":2 is of Usage 'PrivateTest'"),
-        (lambda lines: lines[128:256] + lines[:128] + lines[256:], ":2 is of Usage"),
+        (lambda lines: [lines[-1], *lines[1:]], ":2 has Usage 'PrivateTest'"),
+        (lambda lines: lines[128:256] + lines[:128] + lines[256:], ":2 has Usage"),
         # The Usage is right, and each row has another's votes.
         (
             lambda lines: (
                 lines[:256] + [lines[256 + (i + 40) % 128] for i in range(128)]
             ),
-            "of lines 186 to 385 only",
+            "in lines 186 to 385 ",
         ),
     ],
 )
@@ -238,15 +238,15 @@ def with_votes(tmp_path_factory):
     return data.load(str(folder / "fer2013.csv"), image_size=16)
 
 
-def chosen(dataset, **settings):
+def selected(dataset, **settings):
     items = [f"data.{key}={str(value).lower()}" for key, value in settings.items()]
     settings = tiny_config(*items).data
-    return data.choose(dataset, settings, lambda: audit(dataset))
+    return data.select_images(dataset, settings, lambda: audit(dataset))
 
 
 def test_the_datas_own_labels_stay_and_the_votes_come_beside(with_votes):
-    same = chosen(with_votes)
-    assert same.fingerprint == with_votes.fingerprint and same.chosen == ""
+    same = selected(with_votes)
+    assert same.fingerprint == with_votes.fingerprint and same.subset == ""
     np.testing.assert_array_equal(
         same.splits["train"].images, with_votes.splits["train"].images
     )
@@ -257,18 +257,18 @@ def test_the_datas_own_labels_stay_and_the_votes_come_beside(with_votes):
 
 
 def test_the_majority_replaces_the_labels_and_what_has_none_is_left_out(with_votes):
-    new = chosen(with_votes, labels="ferplus_majority")
+    new = selected(with_votes, labels="ferplus_majority")
     train, val = new.splits["train"], new.splits["val"]
     assert len(train.rows) == 128 - 3 and train.rows[0] == 3 and train.soft is None
     assert len(val.rows) == 128 and val.labels[:2].tolist() == [-1, 3]
     assert new.left_out["train"] == {"contempt": 1, "no agreement": 1, "no face": 1}
     assert new.left_out["val"] == {"unknown": 1} and new.left_out["test"] == {}
-    assert new.fingerprint != with_votes.fingerprint and new.chosen
+    assert new.fingerprint != with_votes.fingerprint and new.subset
     assert "train 125 of 128 (1 no face" in new.notes[-1]
 
 
 def test_soft_labels_and_an_eighth_class(with_votes):
-    new = chosen(with_votes, labels="ferplus_soft", contempt=True, vote_filter="none")
+    new = selected(with_votes, labels="ferplus_soft", contempt=True, vote_filter="none")
     train = new.splits["train"]
     assert new.class_names == (*EMOTIONS, "contempt")
     assert train.soft.shape == (127, 8)
@@ -278,35 +278,35 @@ def test_soft_labels_and_an_eighth_class(with_votes):
 
 def test_copies_of_val_and_test_are_left_out_of_train(with_votes):
     for kind in ("exact", "near"):
-        new = chosen(with_votes, deduplicate=kind)
+        new = selected(with_votes, deduplicate=kind)
         # The first image of each class is in val too.
         firsts = np.cumsum([0, *COUNTS[:-1]])
         rows = new.splits["train"].rows
         assert not np.isin(firsts, rows).any() and len(rows) == 128 - 7
-        assert new.fingerprint == with_votes.fingerprint and new.chosen
+        assert new.fingerprint == with_votes.fingerprint and new.subset
         assert new.left_out == {"train": {f"{kind} copy": 7}}
         np.testing.assert_array_equal(
             new.splits["val"].labels, with_votes.splits["val"].labels
         )
-    both = chosen(with_votes, deduplicate="exact", labels="ferplus_majority")
+    both = selected(with_votes, deduplicate="exact", labels="ferplus_majority")
     assert both.left_out["train"]["exact copy"] == 6  # one had no face
-    assert len({new.chosen, both.chosen}) == 2
+    assert len({new.subset, both.subset}) == 2
 
 
 def test_votes_that_are_missing_or_of_other_images_are_told(tmp_path, tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     with pytest.raises(UserError, match="needs FER.'s fer2013new.csv beside"):
-        chosen(dataset, labels="ferplus_soft")
+        selected(dataset, labels="ferplus_soft")
     with pytest.raises(UserError, match="data.contempt is true, which only FER"):
-        chosen(dataset, contempt=True)
+        selected(dataset, contempt=True)
     write_tiny_csv(tmp_path / "fer2013.csv")
     write_votes(tmp_path / ferplus.NAME, tiny_lines()[:-1])
     dataset = data.load(str(tmp_path / "fer2013.csv"), image_size=16)
     with pytest.raises(UserError, match="has 383 rows"):
-        chosen(dataset, labels="ferplus_majority")
+        selected(dataset, labels="ferplus_majority")
     # Where they are not asked for, the run goes on and says so.
-    aside = chosen(dataset)
-    assert "the FER+ votes are left aside" in aside.notes[-1]
+    aside = selected(dataset)
+    assert "the FER+ votes are not used" in aside.notes[-1]
     assert aside.splits["val"].label_sets == {}
 
 
@@ -318,11 +318,11 @@ def test_a_choice_that_leaves_nothing_is_told(tmp_path):
     lines[fear] = [line(unknown=10)] * COUNTS[2]
     write_votes(tmp_path / ferplus.NAME, lines)
     with pytest.raises(UserError, match="no train image of 'fear' is left"):
-        chosen(dataset, labels="ferplus_soft")
+        selected(dataset, labels="ferplus_soft")
     lines = tiny_lines()
     for place in range(128, 256):  # one vote for the label, and nine for unknown
         cells = lines[place].replace(",10", ",1").split(",")
         lines[place] = ",".join([*cells[:-2], "9", cells[-1]])
     write_votes(tmp_path / ferplus.NAME, lines)
     with pytest.raises(UserError, match="no val image of fer2013.csv has a label"):
-        chosen(dataset, labels="ferplus_soft")
+        selected(dataset, labels="ferplus_soft")

@@ -1,12 +1,12 @@
-"""Writes `torch.json`: numbers from PyTorch that the tests compare with.
+"""Writes `torch.json`, the numbers from PyTorch that the tests compare with.
 
-The tests do not need PyTorch, only this script does. To make the file anew:
+Only this script needs PyTorch, the tests do not. To write the file again:
 
   pip install -e '.[bench]'
   python tests/oracles/make_oracles.py
 
-Written with PyTorch 2.13. Its networks are written from the papers, without a look at
-`fer_jax.models` except for the names of the layers.
+The networks are written from the papers. Only the names of their layers are those of
+`fer_jax.models`. The present file is from PyTorch 2.13.
 """
 
 import json
@@ -22,20 +22,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from weights import draw
 
-from fer_jax.bench import torch_networks
+from fer_jax.bench.torch_fernet import FerNet
 
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 def main() -> None:
-    """Makes all oracles and writes them beside this script."""
+    """Computes all oracles and writes them to this folder."""
     oracles = {
         "losses": losses(),
         "one_cycle": one_cycles(),
         "adamw": adamw(),
         "networks": [
-            network("fernet", torch_networks.create("fernet")),
-            network("resnet18", torch_networks.create("resnet18")),
+            network("fernet", FerNet()),
+            network("resnet18", networks.ResNet((2, 2, 2, 2))),
         ],
         "narrow": [logits(*case) for case in narrow()],
         "pretrained": [pretrained(18), pretrained(50)],
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def plain(value: Any) -> Any:
-    """For JSON; nine digits tell every float32 from the next."""
+    """Plain values for JSON; nine digits identify a float32."""
     if isinstance(value, torch.Tensor | np.ndarray):
         value = value.tolist()
     if isinstance(value, dict):
@@ -140,7 +140,7 @@ def adamw() -> dict[str, Any]:
 
 
 def fill(model: nn.Module) -> None:
-    """Gives a network the weights that the tests draw too."""
+    """Sets a network's weights to those that the tests draw."""
     weights = {
         name: torch.tensor(draw(name, tuple(value.shape)))
         for name, value in model.state_dict().items()
@@ -170,13 +170,13 @@ def network(arch: str, model: nn.Module, side: int = 16) -> dict[str, Any]:
 
 
 def narrow() -> list[tuple[dict[str, Any], int, nn.Module]]:
-    """Networks of an eighth of the width: how to create them, and the image's side."""
+    """Networks of an eighth of the width: options, side of the images, network."""
     eighth = {"width": 0.125}
     return [
         (
             {"arch": "fernet", "squeeze_excitation": True},
             16,
-            networks.excited(torch_networks.create("fernet")),
+            networks.excited(FerNet()),
         ),
         ({"arch": "vgg"} | eighth, 48, networks.VGG((8, 16, 32, 64), 512)),
         ({"arch": "convnext"} | eighth, 34, networks.ConvNeXt((8, 16, 24, 48))),
@@ -192,7 +192,7 @@ def logits(options: dict[str, Any], side: int, model: nn.Module) -> dict[str, An
 
 
 def pretrained(layers: int) -> dict[str, Any]:
-    """The first features of two colour images, by a network an eighth as wide."""
+    """The first 16 features of two colour images, by a network an eighth as wide."""
     model = networks.TorchvisionResNet(layers, stem=8)
     fill(model)
     images = torch.tensor(draw("images", (2, 3, 40, 40)) * 4.0).double()
@@ -202,10 +202,10 @@ def pretrained(layers: int) -> dict[str, Any]:
 
 
 def flops() -> dict[str, int]:
-    """PyTorch's count for one grey image of 48 x 48, but for vgg of 40 x 40."""
+    """FLOPs for one grey image of 48 x 48 pixels (vgg: 40 x 40), as PyTorch counts."""
     made = {
-        "fernet": torch_networks.create("fernet"),
-        "resnet18": torch_networks.create("resnet18"),
+        "fernet": FerNet(),
+        "resnet18": networks.ResNet((2, 2, 2, 2)),
         "resnet18_imagenet": networks.TorchvisionResNet(18, channels=1, classes=7),
         "wide_resnet": networks.WideResNet(),
         "vgg": networks.VGG(),

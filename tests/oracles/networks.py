@@ -1,14 +1,53 @@
-"""PyTorch's side of the networks that the benchmark does not have.
+"""The networks in PyTorch, but for the default one, which the benchmark has.
 
-Written from the papers; only the names of the layers are those of `fer_jax.models`,
-or, of `TorchvisionResNet`, torchvision's.
+Written from the papers. Only the names of the layers are those of `fer_jax.models`, or
+of torchvision in `TorchvisionResNet`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fer_jax.bench import torch_networks
+from fer_jax.bench.torch_fernet import Head
+
+
+class BasicBlock(nn.Module):
+    """As in torchvision's resnet18: the shortcut is a strided 1 x 1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.project = self.norm3 = None
+        if stride != 1 or inputs != outputs:
+            self.project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.norm3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + (x if self.project is None else self.norm3(self.project(x))))
+
+
+class ResNet(nn.Module):
+    """torchvision's, with a 3 x 3 stem of stride 1 and without pooling."""
+
+    def __init__(self, depths: tuple[int, ...]):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(64)
+        blocks, inputs = [], 64
+        for width, depth in zip((64, 128, 256, 512), depths, strict=True):
+            for number in range(depth):
+                stride = 2 if number == 0 and width > 64 else 1
+                blocks.append(BasicBlock(inputs, width, stride))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = Head(512)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(F.relu(self.norm(self.stem(x)))))
 
 
 class VGG(nn.Module):
@@ -27,7 +66,7 @@ class VGG(nn.Module):
             self.blocks.append(layer)
         self.linear1 = nn.Linear(4 * widths[-1], hidden)
         self.linear2 = nn.Linear(hidden, hidden)
-        self.head = torch_networks.Head(hidden)
+        self.head = Head(hidden)
 
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)))
@@ -79,7 +118,7 @@ class ConvNeXt(nn.Module):
             blocks += [ConvNeXtBlock(widths[stage]) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.last_norm = nn.LayerNorm(widths[-1], eps=1e-6)
-        self.head = torch_networks.Head(widths[-1])
+        self.head = Head(widths[-1])
 
     def forward(self, x):
         x = self.norm(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -119,7 +158,7 @@ class WideResNet(nn.Module):
             inputs = features
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(inputs)
-        self.head = torch_networks.Head(inputs)
+        self.head = Head(inputs)
 
     def forward(self, x):
         return self.head(F.relu(self.norm(self.blocks(self.stem(x)))))
@@ -139,7 +178,7 @@ class Excite(nn.Module):
 
 
 def excited(network: nn.Module) -> nn.Module:
-    """A network of `torch_networks`, with `Excite` at the end of each branch."""
+    """A `FerNet` or `ResNet` with `Excite` at the end of each residual branch."""
     for block in network.blocks:
         block.excite = Excite(block.norm2.num_features)
         block.norm2.register_forward_hook(
@@ -200,7 +239,7 @@ class TorchvisionResNet(nn.Module):
         return self.fc(self.features(x))
 
     def features(self, x):
-        """The means over the image, which the last layer sees."""
+        """The averages over the image, the input of the last layer."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))

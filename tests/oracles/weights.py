@@ -1,4 +1,4 @@
-"""Arbitrary but repeatable weights, for PyTorch's networks and for ours alike."""
+"""Random but repeatable weights for PyTorch's networks and for ours."""
 
 import zlib
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values for the tensor `name` of a PyTorch state dict, in PyTorch's layout.
+    """Returns values for the tensor `name` of a PyTorch state dict, in its layout.
 
-    `RandomState` is the generator whose stream NumPy promises never to change.
+    NumPy promises that the stream of `RandomState` never changes.
     """
     values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if len(shape) > 1:  # a convolution or a linear layer; keeps the variance

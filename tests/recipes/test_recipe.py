@@ -1,6 +1,7 @@
-"""The ablation's configs, what is told of runs, and a batch within a budget."""
+"""The configs and tables of recipes, and a batch within a budget."""
 
 import io
+import itertools
 import re
 import shutil
 
@@ -18,9 +19,14 @@ from fer_jax.batch import cli as batch
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
 from fer_jax.models import create
-from fer_jax.recipes import ablation
 from fer_jax.recipes import cli as recipe
-from fer_jax.recipes.ablation import ablate
+from fer_jax.recipes.ablation import (
+    COLUMNS,
+    ablation_configs,
+    result_rows,
+    with_settings,
+)
+from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES
 from fer_jax.system import files
 
 LAPTOP_FILE = ROOT / "configs/laptop.yaml"
@@ -47,32 +53,30 @@ def changes(configs):
 
 @pytest.mark.parametrize(("own", "small"), [(BEST, False), (LAPTOP, True)])
 def test_each_config_of_an_ablation_makes_its_own_change_and_no_other(own, small):
-    configs = ablate(own, small=small)
+    configs = ablation_configs(own, small=small)
     assert configs[0].name == "baseline"
     found = changes(configs)
     assert all(found.values())
     assert len({str(change) for change in found.values()}) == len(found)
     for name, change in found.items():
         own = name.removeprefix("without_")
-        rates = (
-            ablation.RATES["sgd"].keys() if "training.optimizer" in change else set()
-        )
-        if own in ablation.CHANGES:
-            _, on, off = ablation.CHANGES[own]
-            assert change.keys() <= on.keys() | off.keys() | rates
+        rates = RATES["sgd"].keys() if "training.optimizer" in change else set()
+        if own in CHANGES:
+            _, values = CHANGES[own]
+            assert change.keys() <= values.keys() | rates
         else:
             arch = change.pop("model.arch", configs[0].model.arch)
-            assert arch == name in ablation.NETWORKS
+            assert arch == name in NETWORKS
             left = {key for key in change if not key.startswith("model.")}
             assert left <= {"training.optimizer"} | rates
     tried = {name.removeprefix("without_") for name in found}
-    assert tried >= set(ablation.CHANGES)
-    assert small or tried >= set(ablation.NETWORKS) - {configs[0].model.arch}
+    assert tried >= set(CHANGES)
+    assert small or tried >= set(NETWORKS) - {configs[0].model.arch}
 
 
 def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
-    own = ablation.changed(BEST, {"model.norm": "zero_last"})
-    found = changes(ablate(own, small=False))
+    own = with_settings(BEST, {"model.norm": "zero_last"})
+    found = changes(ablation_configs(own, small=False))
     whole = {"model.width": 1.0}
     assert found["resnet18"] == whole
     assert found["resnet34"] == {"model.arch": "resnet34"} | whole
@@ -87,45 +91,47 @@ def test_a_network_is_tried_with_what_it_has_of_the_configs_options():
 
 
 def test_no_two_configs_are_alike_and_none_cannot_be_built():
-    own = ablation.changed(LAPTOP, {"evaluation.tta": "ten_crop"})
-    found = changes(ablate(own, small=False))
-    assert found["flip_views"] == {"evaluation.tta": "flip"}
-    assert "without_ten_crop" not in found
-    own = ablation.changed(LAPTOP, {"model.arch": "vgg"})
-    names = set(changes(ablate(own, small=False)))
+    own = with_settings(LAPTOP, {"evaluation.tta": "ten_crop"})
+    found = changes(ablation_configs(own, small=False))
+    assert found["tta_flip"] == {"evaluation.tta": "flip"}
+    assert "without_tta_ten_crop" not in found
+    own = with_settings(LAPTOP, {"model.arch": "vgg"})
+    names = set(changes(ablation_configs(own, small=False)))
     assert "fixed_scale" in names
     assert not names & {"zero_last", "squeeze_excitation"}
 
 
 def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
-    found = changes(ablate(LAPTOP, small=False))
+    found = changes(ablation_configs(LAPTOP, small=False))
     assert found["without_ema"] == {"training.ema_decay": 0.0}
     assert found["without_mixup"] == {"augmentation.mixup_alpha": 0.0}
     assert found["sam"] == {"training.sam_rho": 0.05}
     assert found["without_growing_images"] == {"training.start_size": 0}
-    assert found["ten_crop"] == {"evaluation.tta": "ten_crop"}
+    assert found["tta_ten_crop"] == {"evaluation.tta": "ten_crop"}
     assert found["crops"] == {"data.crop_size": 40}
     # Muon has AdamW's rates, and SGD its own.
     assert set(found["muon"]) == {"training.optimizer", "training.momentum"}
     assert found["sgd"]["training.lr"] == 0.05
-    best = changes(ablate(BEST, small=False))
+    best = changes(ablation_configs(BEST, small=False))
     assert best["without_sgd"]["training.optimizer"] == "adamw"
     assert best["muon"]["training.lr"] == 2e-3
     assert best["without_alternating_flip"] == {"augmentation.horizontal_flip": True}
 
 
 def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
-    assert all(each.data.fold == 1 for each in ablate(BEST, small=False))
-    for each in ablate(LAPTOP, small=True):
+    assert all(each.data.fold == 1 for each in ablation_configs(BEST, small=False))
+    for each in ablation_configs(LAPTOP, small=True):
         assert each.data.train_subset == 8000 and each.data.image_size == 32
         assert each.model.width == 0.5 and each.training.epochs == 12
 
 
-@pytest.mark.parametrize("name", ["best", "speedrun", "laptop"])
-def test_every_config_of_an_ablation_has_a_network_that_can_be_built(name):
+def test_every_config_of_an_ablation_has_a_network_that_can_be_built():
     asked = {
         (each.model.arch, each.model.squeeze_excitation, each.model.norm)
-        for each in ablate(config.load(ROOT / f"configs/{name}.yaml"), small=False)
+        for name in ("best", "speedrun", "laptop")
+        for each in ablation_configs(
+            config.load(ROOT / f"configs/{name}.yaml"), small=False
+        )
     }
     for arch, squeeze_excitation, norm in asked:
         _, params, _ = create(
@@ -169,7 +175,7 @@ def test_the_report_has_means_deviations_and_the_ensemble(finished, tmp_path):
             noise = rng.normal(size=arrays["logits"].shape)  # else there are ties
             arrays["logits"] += np.float32(noise)
             runs.write_predictions(run.folder, split, **arrays)
-    text = printed(recipe.report(own))
+    text = printed(recipe.scores_table(own))
     for split in ("val", "test"):
         scores = [100 * run.scores[split]["accuracy"] for run in own]
         assert f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}" in text
@@ -194,21 +200,21 @@ def test_the_speed_is_the_time_at_which_the_mean_reaches_the_target(tmp_path):
         ]
         files.write_jsonl(folder / "metrics.jsonl", rows)
     own = compare.load_runs(tmp_path, [])[0]
-    told = recipe.speed(own)
+    text = recipe.time_to_target(own)
     # After two epochs the mean is 69.5 %, after three 71 %.
-    assert "71.0 ± 1.4 % after 3 epochs and 30.5 ± 0.7 s" in told
-    assert "2 seeds, on cpu" in told
+    assert "71.0 ± 1.4 % after 3 epochs and 30.5 ± 0.7 s" in text
+    assert "2 seeds, on cpu" in text
     for run in own:
         files.write_jsonl(run.folder / "metrics.jsonl", rows[:1])
-    assert "at most 60.0 % on average; the target is 70 %" in recipe.speed(own)
+    assert "at most 60.0 %; the target is 70 %" in recipe.time_to_target(own)
     (own[0].folder / "metrics.jsonl").write_text("{")
     with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
-        recipe.speed(own)
+        recipe.time_to_target(own)
 
 
-def test_the_verdicts_tell_both_splits_and_what_the_fold_shows(finished):
-    rows = ablation.verdicts(compare.load_runs(finished, [])[0])
-    assert all(len(row) == len(ablation.COLUMNS) for row in rows)
+def test_the_table_of_an_ablation_has_both_splits_and_the_test_on_the_fold(finished):
+    rows = result_rows(compare.load_runs(finished, [])[0])
+    assert all(len(row) == len(COLUMNS) for row in rows)
     by_name = {row[0]: row for row in rows}
     assert set(by_name) == {"baseline", "sam", "ema"} and rows[-1][0] == "sam"
     assert by_name["baseline"][3] == by_name["baseline"][-1] == ""
@@ -234,18 +240,19 @@ def done(tmp_path, monkeypatch):
 
 
 def test_the_ablation_ends_with_its_own_table_of_its_own_runs(done, tmp_path, capsys):
-    configs = ablate(LAPTOP, small=True)
-    stray = ablation.changed(configs[4], {"training.lr": 0.5})  # of another config
+    configs = ablation_configs(LAPTOP, small=True)
+    stray = with_settings(configs[4], {"training.lr": 0.5})  # of another config
     of_these = [*configs[:3], stray]
     status, command = done("ablation", LAPTOP_FILE, "--small", runs_of=of_these)
-    told = capsys.readouterr().out
-    assert status == 0 and "One change at a time" in told
+    out = capsys.readouterr().out
+    assert status == 0 and "One change at a time" in out
     table = (tmp_path / "ablation.md").read_text().splitlines()
     assert table[0].startswith("| change | n | fold |") and len(table) == 2 + 3
-    assert all(each.name in told for each in configs[:3]) and stray.name not in told
+    assert all(each.name in out for each in configs[:3]) and stray.name not in out
     folder = tmp_path / recipe.CONFIGS
-    assert command[:2] == ["--configs", str(folder)] and "--data_root" not in command
-    assert command[-4:] == ["--seeds", "3", "--budget", "240"]
+    assert command[-2:] == ["--configs", str(folder)] and "--data_root" not in command
+    options = dict(itertools.pairwise(command))
+    assert options["--seeds"] == "3" and options["--budget"] == "240"
     assert len(list(folder.glob("*.yaml"))) == len(configs)
 
 
@@ -253,7 +260,8 @@ def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_
     before = sorted(tmp_path.iterdir())
     _, command = done("ablation", LAPTOP_FILE, "--dry-run", "--data_root", "")
     assert sorted(tmp_path.iterdir()) == before
-    assert command[-3:] == ["--data_root", "", "--dry-run"]
+    assert dict(itertools.pairwise(command))["--data_root"] == ""
+    assert "--dry-run" in command
 
 
 @pytest.mark.parametrize(
@@ -265,8 +273,8 @@ def test_every_stage_has_a_plan(
     monkeypatch.chdir(ROOT)
     options = ["--data_root", str(tiny_csv), "--runs_dir", str(tmp_path / "runs")]
     assert recipe.main(["--stage", stage, *options, "--dry-run"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    runs_planned = int(re.search(r"(\d+) of \d+ runs to do", told)[1])
+    out = " ".join(capsys.readouterr().out.split())
+    runs_planned = int(re.search(r"(\d+) of \d+ runs to do", out)[1])
     assert runs_planned == planned or stage == "ablation" and runs_planned > planned
     assert not (tmp_path / "runs").exists()
 
@@ -274,22 +282,22 @@ def test_every_stage_has_a_plan(
 def test_without_a_finished_run_of_the_config_there_is_one_sentence(done):
     with pytest.raises(UserError, match="holds no run "):
         done("ablation", LAPTOP_FILE, "--small")
-    wide = ablation.changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+    wide = with_settings(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
     with pytest.raises(UserError, match="holds no finished run of laptop with these"):
         done("best", LAPTOP_FILE, runs_of=[wide])
     with pytest.raises(UserError, match=r"the config nope.yaml cannot be read"):
         done("best", "nope.yaml")
 
 
-def test_the_best_is_told_of_its_own_runs(done, capsys):
-    wide = ablation.changed(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
+def test_the_best_reports_its_own_runs(done, capsys):
+    wide = with_settings(LAPTOP, {"name": "laptop_wide", "model.width": 2.0})
     assert done("best", LAPTOP_FILE, runs_of=[LAPTOP, wide])[0] == 0
-    told = capsys.readouterr().out
-    assert "laptop: accuracy in %, mean ± sd, n = 1" in told and "(n = 1)" in told
+    out = capsys.readouterr().out
+    assert "laptop: accuracy in %, mean ± sd, n = 1" in out and "(n = 1)" in out
 
 
 def test_the_small_form_is_of_the_ablation_alone():
-    with pytest.raises(UserError, match="--small is a form of --stage ablation"):
+    with pytest.raises(UserError, match="--small is only for --stage ablation"):
         recipe.main(["--stage", "best", "--small"])
 
 
@@ -304,9 +312,9 @@ def test_a_batch_begins_no_run_that_its_budget_has_no_time_for(
     command = ["--configs", str(configs), "--data_root", str(tiny_csv), "--yes"]
     command += ["--runs_dir", str(tmp_path / "runs"), "--seeds", "3"]
     assert batch.main([*command, "--budget", "1e-6"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "2 of 3 runs to do" in told
-    assert "the budget of 1e-06 min leaves no time for baseline/seed_43, " in told
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 of 3 runs to do" in out
+    assert "the budget of 1e-06 min leaves no time for baseline/seed_43, " in out
     assert not (tmp_path / "runs/baseline/seed_43").exists()
     with pytest.raises(UserError, match="--budget is 0.0; expected minutes"):
         batch.main([*command, "--budget", "0"])

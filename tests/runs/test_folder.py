@@ -9,8 +9,8 @@ from conftest import environment
 
 from fer_jax import runs
 from fer_jax.errors import UserError
-from fer_jax.system.signals import Interrupted
 from fer_jax.system import files
+from fer_jax.system.signals import Interrupted
 
 CONFIG = {"name": "a", "description": "?", "training": {"lr": 0.1, "seed": 1}}
 DATA = {"description": "faces.csv", "fingerprint": "f" * 16}
@@ -24,7 +24,9 @@ def started(folder, config=CONFIG, data=DATA):
 
 
 def test_the_same_run_has_no_differences(tmp_path):
-    renamed = CONFIG | {"description": "another wording"}
+    # An old run without `asks`, on other devices and with its images elsewhere.
+    renamed = CONFIG | {"description": "another wording", "asks": {"emotions": []}}
+    renamed |= {"device": 2, "data": {"stream": "always"}}
     moved = DATA | {"description": "faces.csv.xz"}  # the same images, compressed
     assert runs.differences(started(tmp_path), renamed, moved) == []
 

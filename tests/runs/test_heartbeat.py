@@ -13,9 +13,9 @@ import pytest
 from conftest import environment, tiny_config
 
 from fer_jax import train
-from fer_jax.runs import heartbeat
 from fer_jax.errors import UserError
-from fer_jax.runs.heartbeat import Beat, HEARTBEAT, beating
+from fer_jax.runs import heartbeat
+from fer_jax.runs.heartbeat import HEARTBEAT, Beat, beating
 
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 BEAT = Beat(1.7e9, "node07", 42, "cpu", step=10, steps=100, job="123_0")
@@ -80,7 +80,8 @@ def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
 
 def test_one_of_a_killed_process_stays(tmp_path):
     hold = (
-        "import sys; from pathlib import Path; from fer_jax.runs.heartbeat import beating\n"
+        "import sys; from pathlib import Path\n"
+        "from fer_jax.runs.heartbeat import beating\n"
         "with beating(Path(sys.argv[1]), 'cpu', 10): print('held', flush=True); input()"
     )
     with subprocess.Popen(

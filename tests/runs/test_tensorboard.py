@@ -15,15 +15,17 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from fer_jax import runs
-from fer_jax.batch import cli as batch, plan
-from fer_jax.runs import tensorboard
 from fer_jax import train as train_lib
+from fer_jax.batch import cli as batch
+from fer_jax.batch import plan
+from fer_jax.batch.arguments import parse
+from fer_jax.batch.plan import PlannedRun
 from fer_jax.errors import UserError
-from fer_jax.batch.plan import Job
-from fer_jax.system.signals import Interrupted
-from fer_jax.system.console import TrainingBar
-from fer_jax.train import Options, train
+from fer_jax.runs import tensorboard
 from fer_jax.system import files
+from fer_jax.system.console import TrainingBar
+from fer_jax.system.signals import Interrupted
+from fer_jax.train import Options, train
 
 TAGS = {
     "lr": "lr",
@@ -263,9 +265,10 @@ def test_force_removes_them(finished_run, tiny_csv, tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags", [[], ["--tensorboard"]], ids=len)
 def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     """From its command line, through that of each of its processes, to `train`."""
-    args = batch._parse(["--jobs", "2", "--runs_dir", str(tmp_path), *flags])
+    args = parse(["--jobs", "2", "--runs_dir", str(tmp_path), *flags])
     path = ROOT / "configs/baseline.yaml"
-    command = plan.train_command(Job(path, tiny_config(), tmp_path, "new", 0), args)
+    run = PlannedRun(path, tiny_config(), tmp_path)
+    command = plan.train_command(run, args, tmp_path)
     assert command[1:3] == ["-m", "fer_jax.train"]
     taken = {}
     monkeypatch.setattr(train_lib, "train", lambda config, **more: taken.update(more))
@@ -298,7 +301,7 @@ def test_a_batch_gives_them_to_finished_runs_that_have_none(
     assert batch.main([*command, "--tensorboard"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "0 of 2 runs to do" in told
-    assert "baseline/seed_42: TensorBoard's files written from its record" in told
+    assert "baseline/seed_42: TensorBoard files written from its record" in told
     assert "baseline/seed_43: no TensorBoard files: " in told
     assert_whole(folder)
     before = events(folder)

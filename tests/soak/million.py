@@ -95,7 +95,7 @@ def load(args: argparse.Namespace) -> Any:
     source = Source("folder", "generated images", key, Path("generated"))
     sources.locate = lambda data_root: source
     sources.read_folder = read
-    return data.load(None, image_size=args.image_size, stream="always")
+    return data.load(None, image_size=args.image_size, memory_limit=0)
 
 
 def prepare(args: argparse.Namespace) -> dict[str, float]:
@@ -144,11 +144,8 @@ def _all_cores(threads: int) -> Iterator[None]:
 
 def _rate(pipeline: Any, images: Any, seconds: float) -> tuple[float, float]:
     """Images a second, and the seconds of a core that each takes."""
-    batches = iter(
-        pipeline.index_batches(
-            len(images), batch_size=BATCH, epochs=100, seed=0, images=images
-        )
-    )
+    order = pipeline.batch_order(len(images), batch_size=BATCH, epochs=100, seed=0)
+    batches = iter(pipeline.image_batches(order, images))
     with contextlib.closing(batches):
         next(batches)  # the permutation, and what the first read opens
         started, cpu, seen = time.monotonic(), time.process_time(), 0

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fer_jax.compare import statistics
 from fer_jax.emotions import EMOTIONS
+from fer_jax.metrics import metric_names, scores_of_counts
 
 # The images of each emotion in FER2013's PrivateTest.
 FER2013 = (491, 55, 528, 879, 594, 416, 626)
@@ -71,7 +72,7 @@ class World:
             images = self.images(rng, labels)
             predicted = self.predictions(rng, labels, images, more_skill)
             counts = _tally(labels, predicted[None], len(self.support))
-            total = total + statistics.scores(counts.total())[0]
+            total = total + scores_of_counts(*counts.total())[0]
         return total / networks
 
 
@@ -153,7 +154,7 @@ def main():
             f"{args.experiments} experiments x {seeds} seeds, {args.rounds} rounds, "
             f"{time.monotonic() - started:.0f} s; true accuracy {truth[0][0]:.3f}; in %"
         )
-        names = statistics.metric_names(EMOTIONS)
+        names = metric_names(EMOTIONS)
         print(f"{'':20}  truth  covered  difference covered  rejected  detectable")
         for k, name in enumerate(names):
             values = (truth[0][k], *(result[k] for result in results))

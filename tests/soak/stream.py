@@ -10,6 +10,7 @@ a process takes that has read a tenth.
 
 import argparse
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -42,7 +43,12 @@ def generate(root: Path, count: int, size: int) -> None:
 def _load(args: argparse.Namespace, stream: str) -> Any:
     from fer_jax import data
 
-    return data.load(args.root, image_size=args.image_size, channels=3, stream=stream)
+    return data.load(
+        args.root,
+        image_size=args.image_size,
+        channels=3,
+        memory_limit={"always": 0, "never": math.inf}[stream],
+    )
 
 
 def _read(args: argparse.Namespace) -> dict[str, float]:
@@ -50,11 +56,8 @@ def _read(args: argparse.Namespace) -> dict[str, float]:
     from fer_jax.data import batches as pipeline
 
     images = _load(args, "always").splits["train"].images
-    batches = iter(
-        pipeline.index_batches(
-            len(images), batch_size=BATCH, epochs=2, seed=0, images=images
-        )
-    )
+    order = pipeline.batch_order(len(images), batch_size=BATCH, epochs=2, seed=0)
+    batches = iter(pipeline.image_batches(order, images))
     started, seen = time.monotonic(), 0
     for indices, pixels in batches:
         assert pixels.shape == (len(indices), *images.image_shape)

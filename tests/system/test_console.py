@@ -5,7 +5,7 @@ import sys
 from conftest import environment
 from rich.console import Console
 
-from fer_jax.system.console import print_scores
+from fer_jax.system.console import format_duration, print_scores
 
 
 def printed(result, width):
@@ -53,3 +53,9 @@ def test_a_closed_pipe_ends_with_141_and_no_traceback():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_durations_have_a_suitable_unit():
+    seconds = (0.4, 89, 300, 5400, 100_000, 200_000)
+    told = ["0 s", "89 s", "5 min", "1.5 h", "27.8 h", "2.3 days"]
+    assert [format_duration(each) for each in seconds] == told

@@ -56,7 +56,7 @@ def assert_one_sentence(done, words):
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     finished_run, tiny_csv, tmp_path
 ):
-    with small_disk(tmp_path / "disk", "12m") as disk:  # one checkpoint has 7 MB
+    with small_disk(tmp_path / "disk", "280k") as disk:  # one checkpoint has 160 kB
         for _ in range(2):
             full = train_process(tiny_csv, disk)
             assert_one_sentence(full, "No space left on device")
@@ -129,7 +129,7 @@ def test_a_limit_on_file_sizes_is_told_and_the_run_goes_on(
 
     def limited(checkpoints, step, *rest):
         if step == 8:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
         try:
             save(checkpoints, step, *rest)
         finally:

@@ -136,7 +136,9 @@ def test_processes_that_do_not_see_one_folder_end_together(tiny_csv, tmp_path):
 
 def test_processes_are_found_by_slurm_or_by_hand():
     assert processes._options({}) is None
-    assert processes._options({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    assert (
+        processes._options({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    )
     assert processes._options({"SLURM_STEP_NUM_TASKS": "2"}) == {}
     by_hand = dict(zip(processes._VARIABLES, ("node7:4567", "3", "2"), strict=True))
     asked = processes._options(by_hand)

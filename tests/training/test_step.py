@@ -20,7 +20,6 @@ from fer_jax.training.step import (
     init_metrics,
     init_state,
     make_train_step,
-    sam_perturb,
 )
 
 SIDE, CLASSES, BATCH = 16, 3, 8

@@ -24,6 +24,7 @@ from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import Options, train
 from fer_jax.training import loop
+from fer_jax.training import progress as progress_lib
 from fer_jax.training import setup as setup_lib
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.devices import Devices
@@ -66,7 +67,7 @@ def test_the_cost_of_an_image_is_told_and_recorded(finished_run, tiny_csv, tmp_p
     train(config, data_root=str(tiny_csv), runs_dir=tmp_path, console=console)
     millions = f"{model['flops'] / 1e6:.0f}"
     assert (
-        f"fernet: {model['parameters']:,} parameters, {millions} MFLOP an image "
+        f"tiny: {model['parameters']:,} parameters, {millions} MFLOP an image "
         "forward, float32 on " in console.file.getvalue()
     )
 
@@ -81,8 +82,10 @@ def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path)
     assert runs.test_reads(folder) == 1
 
 
-def test_learns(tiny_csv, tmp_path):
-    config = tiny_config("training.epochs=12", "augmentation.mixup_alpha=0")
+def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
+    random = ("rotation=10", "shift=0.08", "scale=0.1", "random_erasing=0.1")
+    changes = [f"augmentation.{change}" for change in random]
+    config = tiny_config("model.arch=fernet", "training.epochs=12", *changes)
     result = train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
     assert result["test"]["accuracy"] > 0.8  # the largest class has a quarter
 
@@ -177,6 +180,58 @@ def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path
     assert_same_run(folder, finished_run[0], tiny_csv)
 
 
+class Clock:
+    """Seconds that pass only in what is told to take some."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def taking(self, function, seconds):
+        def call(*arguments, **options):
+            self.now += seconds
+            return function(*arguments, **options)
+
+        return call
+
+
+def test_wall_s_is_the_time_of_all_attempts(tiny_csv, tmp_path, monkeypatch):
+    """Saving, evaluation and the final predictions count; a pause does not."""
+    clock, config = Clock(), tiny_config("training.patience=0")
+    for module in (loop, progress_lib):
+        monkeypatch.setattr(module, "time", clock)
+    for owner, name, seconds in (
+        (Checkpoints, "save", 100.0),
+        (loop, "_train_epoch", 20.0),
+        (loop, "score_val", 3.0),
+        (train_lib, "predict_best", 0.5),
+    ):
+        function = clock.taking(getattr(owner, name), seconds)
+        monkeypatch.setattr(owner, name, function)
+    on_step = TrainingBar.on_step
+
+    def stopping(bar, step, loss):
+        on_step(bar, step, loss)
+        if step == 6:  # in the second epoch
+            signal.raise_signal(signal.SIGTERM)
+
+    again = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "on_step", stopping)
+        with pytest.raises(Interrupted):
+            train(config, **again)
+    clock.now += 50_000.0
+    result = train(config, **again)
+    # The first attempt counts to the checkpoint that it ended with: 20 + 3, 100, 20.
+    # The second: the rest of an epoch, one more, and their checkpoints.
+    assert result["timing"]["wall_s"] == 143 + 123 + 123 + 0.5
+    assert result["timing"]["train_s"] == 80
+    walls = [row["wall_s"] for row in rows(tmp_path / "baseline/seed_42")]
+    assert walls == [23, 143 + 23, 143 + 123 + 23]
+
+
 def test_finished_run_is_not_repeated(finished_run, tiny_csv):
     folder, result = finished_run
     before = (folder / "result.json").stat().st_mtime_ns
@@ -223,7 +278,9 @@ def test_patience_stops_and_force_starts_anew(tiny_csv, tmp_path, monkeypatch):
     assert result["selection"] == {
         "split": "val", "metric": "macro_f1", "epoch": 2, "value": 0.3
     }  # fmt: skip
-    anew = train(tiny_config(*options, "training.epochs=1"), options=Options(force=True), **quick)
+    anew = train(
+        tiny_config(*options, "training.epochs=1"), options=Options(force=True), **quick
+    )
     assert anew["epochs_run"] == len(rows(tmp_path / "baseline/seed_42")) == 1
     assert not anew["stopped_early"]
 

@@ -1,1 +1,1 @@
-"""The runs of a batch as jobs of a SLURM cluster."""
+"""The runs of a batch as jobs of a SLURM cluster, `--executor slurm`."""

@@ -1,137 +1,110 @@
-"""SLURM's queue as its own commands show it; no accounting database is asked.
+"""SLURM's queue, read with its own commands; no accounting database is needed.
 
-`squeue` lists the jobs that wait, run, or ended some minutes ago at most (`MinJobAge`);
-`scontrol show job` tells more of one of them.
+`squeue` lists the jobs that wait, run, or ended in the last minutes (`MinJobAge`).
 """
 
+import contextlib
 import dataclasses
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 
-from fer_jax.batch.slurm.env import without_slurm
 from fer_jax.errors import UserError
 
-# Of `man squeue`, JOB STATE CODES: all that is not over.
-ACTIVE = {
-    "PENDING",
-    "RUNNING",
-    "COMPLETING",
-    "CONFIGURING",
-    "SUSPENDED",
-    "STOPPED",
-    "SIGNALING",
-    "STAGE_OUT",
-    "RESIZING",
-    "REQUEUED",
-    "REQUEUE_FED",
-    "REQUEUE_HOLD",
-    "SPECIAL_EXIT",
-    "RESV_DEL_HOLD",
+# All of `man squeue`, JOB STATE CODES, in which a job runs or will run again.
+_ACTIVE = {
+    *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED"),
+    *("SIGNALING", "STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_FED"),
+    *("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
 }
-_FORMAT = "JobArrayID:64,State:32,RestartCnt:16,NodeList:128,Reason:128"
-_WIDTHS = [int(each.split(":")[1]) for each in _FORMAT.split(",")]
-TIMEOUT_S = 120
+_COLUMNS = {
+    "JobArrayID": 64, "State": 32, "RestartCnt": 16,
+    "NodeList": 128, "exit_code": 16, "Reason": 128,
+}  # fmt: skip
+_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
+_ANSWER_S = 120.0
+# Variables of SLURM are hidden options of its commands: SQUEUE_PARTITION hides jobs,
+# SBATCH_TIMELIMIT overrides --time, and those of an allocation describe another job.
+_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_")
+_OTHERS = ("SCONTROL_", "SUBMITIT_")
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}  # which cluster, and who asks
 
 
 class QueueError(Exception):
-    """SLURM's controller did not answer; it may the next time."""
+    """SLURM did not answer; it may the next time."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """A job as `squeue` shows it.
+class QueuedJob:
+    """A job as `squeue` shows it."""
 
-    Attributes:
-      state: as in RUNNING.
-      restarts: how often it was requeued.
-      nodes: where it runs or ran.
-      reason: why it waits.
-    """
-
-    state: str
+    state: str  # such as "RUNNING"
     restarts: int = 0
-    nodes: str = ""
-    reason: str = ""
+    nodes: str = ""  # where it runs or ran
+    reason: str = ""  # why it waits
+    exit_code: int = 0  # negative after a signal
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits or runs, or does so again."""
-        return self.state in ACTIVE
+        """Whether it waits or runs."""
+        return self.state in _ACTIVE
+
+    def __str__(self) -> str:
+        """The state with exit code and nodes, as far as known."""
+        how = f" with exit status {self.exit_code}" if self.exit_code > 0 else ""
+        if self.exit_code < 0:
+            how = f" by signal {-self.exit_code}"
+        return f"{self.state}{how}" + (f" on {self.nodes}" if self.nodes else "")
 
 
-def parse_queue(text: str) -> dict[str, Entry]:
-    """Jobs by their ids, from what `squeue -O` printed in columns of fixed width."""
+def query_queue(
+    *, everyones: bool = False, timeout: float = _ANSWER_S
+) -> dict[str, QueuedJob]:
+    """Returns this user's jobs, or everyone's, by their ids, as "123" or "123_0".
+
+    Jobs in hidden partitions are included. Raises a QueueError if there is no SLURM, or
+    no answer within `timeout` seconds.
+    """
+    whose = [] if everyones else ["-u", str(os.geteuid())]
+    columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
+    command = ("squeue", "-a", "-h", "-r", "-t", "all", *whose, "-O", columns)
+    return _parse_queue(_ask(*command, timeout=timeout))
+
+
+def _parse_queue(text: str) -> dict[str, QueuedJob]:
     found = {}
     for line in text.splitlines():
         cells, start = [], 0
-        for width in _WIDTHS:
+        for width in _COLUMNS.values():
             cells.append(line[start : start + width].strip())
             start += width
-        number, state, restarts, nodes, reason = cells
+        number, state, restarts, nodes, code, reason = cells
         if number and state:
-            state = state.split()[0]  # "CANCELLED by 1000"
-            count = int(restarts) if restarts.isdigit() else 0
-            found[number] = Entry(state, count, nodes, reason)
+            found[number] = QueuedJob(
+                state.split()[0],  # of "CANCELLED by 1000"
+                int(restarts) if restarts.isdigit() else 0,
+                nodes,
+                reason,
+                os.waitstatus_to_exitcode(int(code)) if code.isdigit() else 0,
+            )
     return found
 
 
-def queue(*, everyones: bool = False) -> dict[str, Entry]:
-    """This user's jobs, or everyone's, by their ids, as "123" or "123_0".
-
-    Raises:
-      QueueError: if the controller does not answer.
-    """
-    whose = [] if everyones else ["-u", str(os.geteuid())]
-    text = _ask("squeue", "-a", "-h", "-r", "-t", "all", *whose, "-O", _FORMAT)
-    return parse_queue(text)
-
-
-def parse_job(text: str) -> dict[str, str]:
-    """The `Key=value` pairs that `scontrol show job` prints."""
-    return dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", text))
-
-
-def end_of(number: str, state: str) -> str:
-    """How a job ended, in words; what is known where the controller forgot it."""
-    try:
-        job = parse_job(_ask("scontrol", "show", "job", number))
-    except QueueError:
-        return state or "gone from the queue"
-    told = job.get("JobState", state)
-    code, _, signal = job.get("ExitCode", "0:0").partition(":")
-    if signal not in ("", "0"):
-        told += f" by signal {signal}"
-    elif code not in ("", "0"):
-        told += f" with exit status {code}"
-    nodes = job.get("NodeList", "")
-    return f"{told} on {nodes}" if nodes not in ("", "(null)") else told
-
-
 def cancel(numbers: Sequence[str]) -> None:
-    """Ends jobs, waiting or running.
-
-    Raises:
-      QueueError: if the controller does not answer.
-    """
+    """Cancels jobs; raises a QueueError if the controller does not answer."""
     _ask("scancel", *numbers)
 
 
 def has_gpus(partition: str | None) -> bool:
-    """Whether a partition's nodes have GPUs; None is the default partition.
-
-    Raises:
-      UserError: if there is no SLURM here, it does not answer, or has no such
-        partition.
-    """
-    for command in ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo"):
+    """Returns whether nodes of a partition have GPUs; None is the default partition."""
+    for command in _COMMANDS:
         if not shutil.which(command):
             raise UserError(
-                f"--executor slurm needs {command}, and there is none here; run this "
-                "where jobs are submitted, on a login node of the cluster, or leave "
-                "--executor out to run on this machine"
+                f"--executor slurm needs {command}, which is not installed here; run "
+                "this on a login node of the cluster, or leave --executor out to run "
+                "on this machine"
             )
     try:
         lines = _ask("sinfo", "-a", "-h", "-o", "%P|%G").splitlines()
@@ -140,38 +113,47 @@ def has_gpus(partition: str | None) -> bool:
             f"SLURM does not answer ({error}); try again when sinfo does, or leave "
             "--executor out to run on this machine"
         ) from None
-    kinds: dict[str, list[str]] = {}
     for line in lines:
         name, _, resources = line.partition("|")
-        if partition is None and name.endswith("*"):
-            partition = name.removesuffix("*")
-        kinds.setdefault(name.removesuffix("*"), []).append(resources)
-    if partition is None:
-        return False  # sbatch itself says that one must be named
-    chosen = partition.split(",")
-    if unknown := [name for name in chosen if name not in kinds]:
-        raise UserError(
-            f"--partition is {partition}, and the cluster has no {unknown[0]}; "
-            f"expected {' or '.join(kinds) or 'one that sinfo lists'}"
-        )
-    return any("gpu" in each for name in chosen for each in kinds[name])
+        is_default, name = name.endswith("*"), name.removesuffix("*")
+        chosen = name in partition.split(",") if partition else is_default
+        if chosen and "gpu" in resources:
+            return True
+    return False
 
 
-def _ask(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            env=without_slurm(os.environ),
-            process_group=0,  # Ctrl-C is for us
+def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment without the variables that change SLURM's commands."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _KEPT or not name.startswith((*_SLURM, *_OTHERS))
+    }
+
+
+def _ask(*command: str, timeout: float = _ANSWER_S) -> str:
+    # Files, not pipes: what a killed wrapper has started may hold a pipe open.
+    with contextlib.ExitStack() as files:
+        out, err = (
+            files.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            for _ in range(2)
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise QueueError(f"{command[0]}: {error}") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise QueueError(f"{command[0]}: {lines[-1]}")
-    return done.stdout
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                timeout=timeout,
+                env=without_slurm(os.environ),
+                process_group=0,  # Ctrl-C is meant for us
+            )
+        except subprocess.TimeoutExpired:
+            raise QueueError(f"{command[0]}: no answer for {timeout:g} s") from None
+        except OSError as error:
+            raise QueueError(f"{command[0]}: {error.strerror}") from None
+        out.seek(0), err.seek(0)
+        if done.returncode:
+            lines = err.read().strip().splitlines() or [f"status {done.returncode}"]
+            raise QueueError(f"{command[0]}: {lines[-1]}")
+        return out.read()

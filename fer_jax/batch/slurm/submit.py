@@ -1,4 +1,4 @@
-"""Hands jobs to SLURM, all or none of them."""
+"""Submits jobs to SLURM, all or none of them, by submitit."""
 
 import argparse
 import contextlib
@@ -6,123 +6,124 @@ import dataclasses
 import io
 import os
 import shutil
-import subprocess
 import tempfile
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit import SlurmExecutor, SlurmJob
-from submitit.core.utils import (
-    DelayedSubmission,
-    FailedJobError,
-    FailedSubmissionError,
-)
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from fer_jax.batch.plan import Job, train_command
-from fer_jax.batch.slurm.env import submitting
-from fer_jax.batch.slurm.job import Pack, Run
+from fer_jax.batch.plan import PlannedRun, train_command
+from fer_jax.batch.slurm.job import JobRun, Pack
+from fer_jax.batch.slurm.queue import without_slurm
 from fer_jax.errors import UserError
 
 FOLDER = "slurm_jobs"  # in the runs folder: a folder for each submission
-# A run that goes on at each time limit may need any number of them.
-MAX_TIMEOUTS = 1_000_000
-ANSWER_S = 300  # so long may sbatch take
-_LATE = (124, 137)  # the exit status of timeout, and where it had to kill
+# A run that continues after each time limit may need any number of them.
+_MAX_TIMEOUTS = 1_000_000
+# These describe this machine, not the node of a job.
+_LOCAL = ("CUDA_VISIBLE_DEVICES", "FER_MEMORY_SHARE")
 
 
-def run_of(job: Job, args: argparse.Namespace) -> Run:
-    """What a job is told of a run, with absolute paths.
+def submit(
+    packs: Sequence[Sequence[PlannedRun]],
+    args: argparse.Namespace,
+    parameters: Mapping[str, Any],
+) -> list[tuple[str, Path]]:
+    """Submits a job for each pack of runs, several as one array.
 
-    `--force` is left out: who submits clears the folder, and once. Else each requeued
-    job would start anew.
+    Returns:
+      for each job its id, and the file of its output.
+
+    Raises:
+      UserError: if SLURM refuses; then there is no job, and no file of it.
+    """
+    place = Path(args.runs_dir).absolute() / FOLDER
+    try:
+        folder = new_folder(place)
+        jobs = [Pack([job_run(run, args, folder) for run in pack]) for pack in packs]
+        return submit_packs(jobs, folder, parameters)
+    except OSError as error:
+        raise UserError(
+            f"{place} cannot be written: {error.strerror}; "
+            "choose another folder with --runs_dir"
+        ) from None
+
+
+def job_run(run: PlannedRun, args: argparse.Namespace, settings: Path) -> JobRun:
+    """Returns a run as its job needs it; writes its config into folder `settings`.
+
+    All paths are absolute. `--force` is left out, since each requeued job would start
+    anew: the batch clears the run folder once.
     """
     root = args.data_root or os.environ.get("FER_DATA_ROOT") or None
     if root is not None:
         root = os.path.abspath(os.path.expanduser(root))
-    runs_dir = os.path.abspath(args.runs_dir)
-    changed = {"runs_dir": runs_dir, "data_root": root, "force": False}
+    changed = {"runs_dir": os.path.abspath(args.runs_dir), "data_root": root}
     command = train_command(
-        dataclasses.replace(job, path=job.path.absolute()),
-        argparse.Namespace(**vars(args) | changed),
+        dataclasses.replace(run, path=run.path.absolute()),
+        argparse.Namespace(**vars(args) | changed | {"force": False}),
+        settings,
     )
-    return Run(job.label, job.folder.absolute(), tuple(command))
+    return JobRun(run.label, run.folder.absolute(), tuple(command))
 
 
-def submit(
-    packs: Sequence[Pack], runs_dir: Path, parameters: Mapping[str, Any]
+def submit_packs(
+    packs: Sequence[Pack], folder: Path, parameters: Mapping[str, Any]
 ) -> list[tuple[str, Path]]:
-    """Submits a job for each pack, as one array where they are several.
-
-    Args:
-      packs: what each job does.
-      runs_dir: below it go the files of the submission, and the jobs' logs.
-      parameters: for `SlurmExecutor.update_parameters`.
-
-    Returns:
-      for each the job's id, and the file with what it prints.
-
-    Raises:
-      UserError: if SLURM refuses; then there is no job, nor a file of it.
-    """
-    place = runs_dir.absolute() / FOLDER
+    """Submits packs as `submit` does, with all files in `folder`."""
     try:
-        folder = _new_folder(place)
-    except OSError as error:
-        raise _unwritable(place, error) from None
-    try:
-        executor = _Executor(folder, max_num_timeout=MAX_TIMEOUTS)
+        executor = SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS)
         executor.update_parameters(**parameters)
-        # submitit prints what sbatch complains of, too; we say it ourselves.
+        # submitit prints sbatch's complaints, too; we raise them.
         silent = contextlib.redirect_stderr(io.StringIO())
-        with submitting(), silent, executor.batch():
+        with _job_environment(), silent, executor.batch():
             jobs = [executor.submit(pack) for pack in packs]
         return [(job.job_id, job.paths.stdout) for job in jobs]
     except (FailedJobError, FailedSubmissionError) as error:
-        # A job that comes nevertheless finds nothing to do.
+        # If a job starts nevertheless, it finds that no run is its own.
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
-            f"SLURM does not take {len(packs)} jobs ({_words(error)}); nothing was "
+            f"SLURM does not take {len(packs)} jobs ({_complaint(error)}); nothing was "
             "submitted; change --partition, --time, --gpus-per-job, --slurm or --pack"
         ) from None
-    except OSError as error:
-        raise _unwritable(folder, error) from None
 
 
-class _Executor(SlurmExecutor):
-    """submitit's, with an `sbatch` that Ctrl-C does not reach, and for a time only."""
-
-    def _internal_process_submissions(
-        self, delayed_submissions: list[DelayedSubmission]
-    ) -> list[SlurmJob[Any]]:
-        """As submitit's, which has another executor than us submit an array."""
-        count, pickles = len(delayed_submissions), []
-        for each in delayed_submissions:
-            pickles.append(self.folder / f"{uuid.uuid4().hex}.pkl")
-            each.set_timeout(self.parameters["time"], self.max_num_timeout)
-            each.dump(pickles[-1])
-        self.parameters["map_count"] = count if count > 1 else None
-        first = self._submit_command(self._submitit_command_str)
-        names = [f"{first.job_id}_{n}" for n in range(count)]
-        tasks = list(range(first.num_tasks))
-        jobs = [
-            SlurmJob(folder=self.folder, job_id=name, tasks=tasks)
-            for name in (names if count > 1 else [first.job_id])
-        ]
-        for job, pickle in zip(jobs, pickles, strict=True):
-            job.paths.move_temporary_file(pickle, "submitted_pickle")
-        return jobs
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        # timeout puts what it starts in a process group of its own.
-        bounded = ["timeout", "--kill-after=10", str(ANSWER_S)]
-        return [*bounded, *super()._make_submission_command(submission_file_path)]
+def environment_notes() -> list[str]:
+    """Returns sentences on the shell's variables that a user may not expect."""
+    notes = []
+    if names := sorted(name for name in os.environ if name.startswith("SBATCH_")):
+        notes.append(
+            f"ignored: {', '.join(names)} of this shell; use --partition, --time and "
+            "--slurm"
+        )
+    if names := [name for name in _LOCAL if name in os.environ]:
+        notes.append(f"not passed to the jobs: {', '.join(names)} of this shell")
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        notes.append(
+            f"the jobs compute on {platforms}: JAX_PLATFORMS is passed to them"
+        )
+    return notes
 
 
-def _new_folder(place: Path) -> Path:
-    """A folder that no other submission has, to be read by whom `place` may be."""
+@contextlib.contextmanager
+def _job_environment() -> Iterator[None]:
+    """Makes this process's environment that of the jobs, which inherit it."""
+    before = dict(os.environ)
+    kept = without_slurm(before)
+    for name in before:
+        if name not in kept or name in _LOCAL:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def new_folder(place: Path) -> Path:
+    """Makes a folder of this submission alone, with the permissions of `place`."""
     place.mkdir(parents=True, exist_ok=True)
     now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = Path(tempfile.mkdtemp(prefix=f"{now}_", dir=place))
@@ -130,18 +131,8 @@ def _new_folder(place: Path) -> Path:
     return folder
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{folder} cannot be written: {error.strerror}; "
-        "choose another folder with --runs_dir"
-    )
-
-
-def _words(error: Exception) -> str:
-    """What sbatch said, without its name before each line."""
-    ended = error.__cause__
-    if isinstance(ended, subprocess.CalledProcessError) and ended.returncode in _LATE:
-        return f"sbatch did not answer for {ANSWER_S} s"
+def _complaint(error: Exception) -> str:
+    """Returns what sbatch printed, without the prefix of each line."""
     lines = [line.removeprefix("sbatch: ") for line in str(error).splitlines()]
-    told = [line.removeprefix("error: ").strip() for line in lines]
-    return "; ".join(dict.fromkeys(filter(None, told)))
+    said = [line.removeprefix("error: ").strip() for line in lines]
+    return "; ".join(dict.fromkeys(filter(None, said)))

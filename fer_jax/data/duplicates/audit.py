@@ -16,7 +16,7 @@ from rich.console import Console
 from fer_jax.data.duplicates import candidates
 from fer_jax.data.duplicates import search as duplicates
 from fer_jax.data.duplicates.search import Copies
-from fer_jax.data.lazy_images import joined
+from fer_jax.data.lazy_images import concatenate
 from fer_jax.data.prepare import Dataset
 from fer_jax.data.records import SPLITS
 from fer_jax.system.cache import cache_root
@@ -104,7 +104,7 @@ def audit(dataset: Dataset, console: Console | None = None) -> Audit:
     copies, blank = _kept(path, sum(sizes)) or (None, None)
     if copies is None:
         started = time.monotonic()
-        images = joined([part.images for part in parts])
+        images = concatenate([part.images for part in parts])
         with console.status("looking for copies among the images"):
             copies, blank = duplicates.find(images), duplicates.blank(images)
         _keep(path, copies, blank)

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter1d
 from threadpoolctl import threadpool_limits
 
 from fer_jax.data.duplicates.cells import Cells
-from fer_jax.data.lazy_images import Images, taken
+from fer_jax.data.lazy_images import Images, read_pixels
 
 # More images are not compared each with each: that takes ten minutes of a core,
 # four times as much for twice the images, and beyond that 2 GB of memory.
@@ -112,7 +112,7 @@ def band(
     out = np.empty((len(places), SIDE - 2 * margin, SIDE - 2 * margin), np.float32)
 
     def fill(part: slice) -> None:
-        grey = luma(taken(images, places[part])).astype(np.float32)
+        grey = luma(read_pixels(images, places[part])).astype(np.float32)
         passed = near @ grey @ near.T - far @ grey @ far.T
         out[part] = passed[:, kept, kept]
 

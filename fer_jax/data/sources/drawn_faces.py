@@ -1,8 +1,7 @@
-"""The embedded data set: drawn faces, used where the user gives no data.
+"""The embedded data set: drawn faces, used when no data is given.
 
-Every image is a 48 x 48 grey face drawn by this file from a seed: none shows a real
-person and nothing is downloaded. It lets every command run, and settings be compared,
-without FER2013. What it measures says nothing about photographs.
+Every 48 x 48 grey face is drawn from a seed; none shows a real person. The set lets all
+commands run without FER2013. Scores on it say nothing about photographs.
 
 An expression is a set of facial action units (AUs), each with an intensity. The units
 of each emotion follow P. Ekman, W. V. Friesen and J. C. Hager, "Facial Action Coding
@@ -10,16 +9,17 @@ System: Investigator's Guide" (2002), and W. V. Friesen and P. Ekman, "EMFACS-7"
 The counts follow FER2013's train split (I. Goodfellow et al., "Challenges in
 representation learning", 2013).
 
-As in FER2013 some images cannot be told: people have resting faces that look like an
+As in FER2013, some images are ambiguous: people have resting faces that look like an
 expression, some expressions are weak, a third blend in a second emotion, some faces are
-covered, blurred or noisy, and a share `MISLABELLED` shows another emotion than
-the label's.
+covered, blurred or noisy, and a share `MISLABELLED` shows another emotion than its
+label.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -27,11 +27,11 @@ from scipy.ndimage import gaussian_filter
 from fer_jax.emotions import EMOTIONS
 
 SIZES = {"train": 2000, "val": 700, "test": 700}
-VERSION = 1  # raised whenever the drawing changes, so that prepared copies are redone
+VERSION = 1  # part of the key of prepared copies; raise it if the drawing changes
 MISLABELLED = 0.04
 
-_SEED = 48
-_SIZE = 48
+T = TypeVar("T")
+_SEED, _SIZE = 48, 48
 _PIXEL = 1 / 21  # in face coordinates: the eyes are about 0.7 apart, the chin at y = 1
 _FER2013 = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965])
 
@@ -56,24 +56,24 @@ _PROTOTYPES = {
                  {1: 0.9, 2: 1.0, 5: 0.7, 25: 0.5, 26: 0.4}),
     "neutral": ({},),
 }
-# What an emotion is taken for, by people too: blends and wrong labels come from here.
-_TAKEN_FOR = {
+# Emotions that people confuse it with; the source of blends and wrong labels.
+_CONFUSED_WITH = {
     "angry": ("disgust", "sad", "neutral"), "disgust": ("angry", "angry", "sad"),
     "fear": ("surprise", "surprise", "sad"), "surprise": ("fear", "fear", "happy"),
     "sad": ("neutral", "neutral", "fear", "angry"), "neutral": ("sad", "sad", "angry"),
     "happy": ("surprise", "neutral", "disgust"),
 }
-_WEAKEST = {"happy": 0.8, "sad": 0.5}  # lowest intensity, where it is not 0.6
-# A person, their pose and the light: each value is drawn evenly from its range.
+_WEAKEST = {"happy": 0.8, "sad": 0.5}  # lowest intensity, if not 0.6
+# A person, the pose and the light: each value is uniform in its range.
 _PERSON = {
     "width": (0.68, 0.84), "taper": (0.18, 0.42), "age": (0.2, 1.0),
     "skin": (0.5, 0.85), "hair": (0.03, 0.4), "hairline": (-0.86, -0.62),
     "fringe": (-0.25, 0.3), "long_hair": (0.0, 1.0), "glasses": (0.0, 1.0),
     "beard": (0.0, 1.0), "eye_x": (0.31, 0.39), "eye_y": (-0.22, -0.12),
-    "eye_width": (0.18, 0.23),
-    "eye_height": (0.075, 0.11), "eye_tilt": (-0.03, 0.03), "iris": (0.05, 0.3),
-    "brow_y": (-0.27, -0.2), "brow_thick": (0.03, 0.055), "brow_arch": (0.0, 0.07),
-    "brow_tilt": (-0.025, 0.025), "nose_width": (0.12, 0.2), "nose_y": (0.18, 0.28),
+    "eye_width": (0.18, 0.23), "eye_height": (0.075, 0.11), "eye_tilt": (-0.03, 0.03),
+    "iris": (0.05, 0.3), "brow_y": (-0.27, -0.2), "brow_thick": (0.03, 0.055),
+    "brow_arch": (0.0, 0.07), "brow_tilt": (-0.025, 0.025),
+    "nose_width": (0.12, 0.2), "nose_y": (0.18, 0.28),
     "mouth_y": (0.5, 0.6), "mouth_width": (0.3, 0.38), "mouth_rest": (-0.03, 0.025),
     "lips": (0.03, 0.07), "lip_tone": (0.6, 0.9),
     "roll": (-0.12, 0.12), "yaw": (-0.2, 0.2), "pitch": (-0.06, 0.06),
@@ -83,16 +83,15 @@ _PERSON = {
 }
 # fmt: on
 
-
 _Y, _X = ((np.mgrid[:_SIZE, :_SIZE] - (_SIZE - 1) / 2) * _PIXEL).astype(np.float32)
 
 
 def _clip(values: np.ndarray) -> np.ndarray:
-    return np.minimum(np.maximum(values, 0.0), 1.0)  # half the time of np.clip
+    return np.minimum(np.maximum(values, 0.0), 1.0)  # twice as fast as np.clip
 
 
 def _inside(distance: np.ndarray) -> np.ndarray:
-    """Cover of the pixels by a shape, from the signed distance to its edge."""
+    """Coverage of the pixels by a shape, from the signed distance to its edge."""
     return _clip(distance / _PIXEL + 0.5)
 
 
@@ -116,14 +115,14 @@ class _Canvas:
         return _inside(self.y - top) * _inside(bottom - self.y)
 
     def fold(self, x: float, y: float, a: float, b: float) -> np.ndarray:
-        """A soft spot: folds and shadows have no edge."""
+        """A soft spot without an edge, for folds and shadows."""
         far = ((self.x - x) / a) ** 2 + ((self.y - y) / b) ** 2
         near = np.maximum(1 - far / 4, 0) ** 2
-        return near * near  # about exp(-far), but the same on every machine
+        return near * near  # close to exp(-far), and the same bits on every machine
 
 
 def _head(canvas: _Canvas, face: SimpleNamespace, jaw: float) -> np.ndarray:
-    """Paints hair, neck, ears and head, and returns the head's cover."""
+    """Paints hair, neck, ears and head; returns the coverage of the head."""
     x, y = canvas.x, canvas.y
     if face.long_hair > 0.5:
         canvas.paint(canvas.ellipse(0, -0.05, face.width + 0.2, 1.3), face.hair)
@@ -197,7 +196,7 @@ def _nose(canvas: _Canvas, face: SimpleNamespace, au: Mapping) -> None:
 
 
 def _mouth(canvas: _Canvas, face: SimpleNamespace, au: Mapping) -> None:
-    """Paints the lips, and where they part the teeth and the dark behind."""
+    """Paints the lips and, between them, the teeth and the dark behind."""
     skin, tone = face.skin, face.skin * face.lip_tone
     wide = 1 + 0.28 * au[12] + 0.3 * au[20] - 0.22 * au[26] - 0.1 * (au[23] + au[17])
     along = canvas.x / (face.mouth_width * wide)
@@ -217,7 +216,7 @@ def _mouth(canvas: _Canvas, face: SimpleNamespace, au: Mapping) -> None:
     teeth = canvas.band(top + 0.01, np.minimum(bottom - 0.01, top + 0.12)) * span
     canvas.paint(0.9 * show * teeth, 0.3 + 0.65 * skin)
     pit = 0.15 + 0.3 * min(au[12] + au[15] + au[20], 1)
-    for side in (-1, 1):  # the hollow at a pulled or depressed corner
+    for side in (-1, 1):  # the dimples beside raised or lowered corners
         x, y = side * face.mouth_width * wide, face.mouth_y - 0.6 * lift
         canvas.paint(pit * canvas.fold(x, y, 0.05, 0.05), skin * 0.3)
     chin = 0.3 * canvas.fold(0, face.mouth_y + part + lower + 0.07, 0.2, 0.04)
@@ -226,7 +225,7 @@ def _mouth(canvas: _Canvas, face: SimpleNamespace, au: Mapping) -> None:
 
 
 def _worn(canvas: _Canvas, face: SimpleNamespace, head: np.ndarray) -> None:
-    """Paints what lies over the face: beard, fringe and glasses."""
+    """Paints beard, fringe and glasses."""
     x, y = canvas.x, canvas.y
     if face.beard > 0.8:
         low = _inside((y - 0.45 + 0.3 * x**2) * 0.3)
@@ -246,13 +245,13 @@ def _worn(canvas: _Canvas, face: SimpleNamespace, head: np.ndarray) -> None:
 
 
 def draw(face: SimpleNamespace, units: Mapping[int, float]) -> np.ndarray:
-    """The clean image (float, 0..1) of a person showing some action units."""
+    """The face of a person with some action units: float `[48, 48]`, 0..1."""
     au = defaultdict(float, units)
     canvas = _Canvas(face)
     head = _head(canvas, face, 0.16 * au[26])
     across, down = canvas.x, canvas.y
     depth = _clip(1 - (across / face.width) ** 2 - (down / 1.2) ** 2)
-    # A turned head moves what lies in front (nose, mouth) further than its outline.
+    # If the head turns, the nose and mouth move further than the outline.
     canvas.x, canvas.y = across - face.yaw * depth, down - face.pitch * depth
     _nose(canvas, face, au)
     _mouth(canvas, face, au)
@@ -266,37 +265,37 @@ def draw(face: SimpleNamespace, units: Mapping[int, float]) -> np.ndarray:
 
 
 def person(rng: np.random.Generator) -> SimpleNamespace:
-    """A person, their pose and the light on them."""
-    # Only rng.random() is used in this file: its stream is the same in every numpy.
+    """A random person, pose and light."""
+    # This file uses rng.random() only, whose stream is the same in every numpy.
     drawn = {k: low + (high - low) * rng.random() for k, (low, high) in _PERSON.items()}
     return SimpleNamespace(**drawn)
 
 
-def _pick(rng: np.random.Generator, choices: tuple):
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.random() * len(choices))]
 
 
 def _units(rng: np.random.Generator, emotion: str) -> Mapping[int, float]:
-    """Action units of one showing of `emotion`: uneven, often weak, some blended."""
+    """The action units of one expression of `emotion`: often weak, some blended."""
     if rng.random() < MISLABELLED:
-        emotion = _pick(rng, _TAKEN_FOR[emotion])
+        emotion = _pick(rng, _CONFUSED_WITH[emotion])
     weakest = _WEAKEST.get(emotion, 0.6)
     strength = weakest + (1.3 - weakest) * rng.random()
-    units = defaultdict(float)
+    units: dict[int, float] = defaultdict(float)
     for unit, amount in _pick(rng, _PROTOTYPES[emotion]).items():
         units[unit] = amount * strength * (0.7 + 0.5 * rng.random())
     if rng.random() < 0.35:
         share = (0.25 if emotion == "neutral" else 0.4) * rng.random()
-        second = _pick(rng, _PROTOTYPES[_pick(rng, _TAKEN_FOR[emotion])])
+        second = _pick(rng, _PROTOTYPES[_pick(rng, _CONFUSED_WITH[emotion])])
         for unit in sorted({*units, *second}):
             units[unit] += share * (second.get(unit, 0.0) - units[unit])
-    for unit in (1, 2, 4, 7, 25, 43):  # a face is never quite at rest
+    for unit in (1, 2, 4, 7, 25, 43):  # no face is entirely at rest
         units[unit] += 0.25 * rng.random() ** 3
     return units
 
 
 def _cover_up(rng: np.random.Generator, image: np.ndarray, skin: float) -> np.ndarray:
-    """Lays a hand, a lock of hair or a bar over part of the face."""
+    """Covers part of the face with a hand, a lock of hair or a bar."""
     at_x, at_y, turn, tone, half = (rng.random() for _ in range(5))
     x, y, turn = _X + 0.6 - 1.2 * at_x, _Y + 0.5 - 1.3 * at_y, 2.4 * turn - 1.2
     cos, sin = math.cos(turn), math.sin(turn)
@@ -314,7 +313,7 @@ def _cover_up(rng: np.random.Generator, image: np.ndarray, skin: float) -> np.nd
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Blur, gamma, contrast and noise, to uint8."""
+    """Applies blur, gamma, contrast and noise; returns uint8."""
     blur, gamma = 0.7 * rng.random(), 0.8 + 0.5 * rng.random()
     contrast, black = 0.75 + 0.25 * rng.random(), rng.random()
     image = contrast * gaussian_filter(image, blur) ** gamma + (1 - contrast) * black
@@ -324,7 +323,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _labels(split: str) -> np.ndarray:
-    """Labels in FER2013's proportions (largest remainder), in a shuffled order."""
+    """Shuffled labels in FER2013's proportions (largest remainder)."""
     counts, left = np.divmod(SIZES[split] * _FER2013, _FER2013.sum())
     short = SIZES[split] - counts.sum()
     counts[np.argsort(-left, kind="stable")[:short]] += 1
@@ -334,9 +333,9 @@ def _labels(split: str) -> np.ndarray:
 
 
 def generate(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (uint8 [N, 48, 48]) and labels (int32 [N]) of "train", "val" or "test".
+    """Images, uint8 `[N, 48, 48]`, and labels, int32 `[N]`, of a split.
 
-    The same bits on every call. Each image has its own stream, hence its own person.
+    Every call returns the same bits. Each image has its own seed, hence its own person.
     """
     labels = _labels(split)
     images = np.empty((len(labels), _SIZE, _SIZE), np.uint8)

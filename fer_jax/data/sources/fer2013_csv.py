@@ -21,36 +21,38 @@ from fer_jax.data.records import (
     USAGES,
     Found,
     Problems,
+    Shape,
     Source,
     either,
-    fit,
+    resize_to_square,
 )
 from fer_jax.errors import UserError
 
 _SPLITS = {usage: split for split, usage in USAGES.items()}
 _COLUMNS = ("emotion", "pixels", "usage")
 _RANGE = "expected a whole number from 0 to 255"
-_LONGEST_LINE = 2**22  # room for 1024 x 1024 pixels; bounds what one line may take
-# Pixels in decimals unpack to some 3 times their size. What unpacks to far more, and
-# beyond a length that does no harm, is a bomb.
+_LONGEST_LINE = 2**22  # enough for 1024 x 1024 pixels
+# Decimal pixels unpack to about 3 times their size. A file that unpacks to far more,
+# and to more than is harmless, is a decompression bomb.
 _BOMB_RATIO, _HARMLESS = 100, 2**22
 _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 def read_csv(
-    source: Source,
-    image_size: int,
-    channels: int,
-    problems: Problems,
-    advance: Callable[[float], None],
+    source: Source, shape: Shape, problems: Problems, advance: Callable[[float], None]
 ) -> Iterator[Found]:
-    """The images of the good rows of a csv, in its order.
+    """The images of the good rows of a csv, in order.
 
-    Bad rows are noted in `problems`, and `advance` is told the share done.
+    Args:
+      source: a csv.
+      shape: (S, S, C) of the images.
+      problems: receives the bad rows.
+      advance: called now and then with the fraction done.
 
     Raises:
-      UserError: where the file as a whole is of no use.
+      UserError: if the file as a whole is unusable.
     """
+    assert source.path
     side = None
     with _open_csv(source.path) as (raw, text):
         rows = _cells(source.path, raw, text)
@@ -62,16 +64,16 @@ def read_csv(
                 f"{source.path} starts with {start!r} where a header line with "
                 "emotion, pixels and Usage is expected; give the public fer2013.csv"
             )
-        places = [names.index(name) for name in _COLUMNS]
+        columns = [names.index(name) for name in _COLUMNS]
         for row, (line, cells) in enumerate(rows):
-            # A row that is cut short lacks what stands last, as Usage does.
-            cut = len(cells) <= max(places)
-            label, pixels, usage = ("" if cut else cells[i].strip() for i in places)
-            split = _SPLITS.get(usage)
+            # A truncated row lacks its last cells, Usage among them.
+            cut = len(cells) <= max(columns)
+            label, pixels, usage = ("" if cut else cells[i].strip() for i in columns)
+            split = _SPLITS.get(usage, UNKNOWN)
             try:
                 if cut:
                     raise ValueError(f"has {len(cells)} cells, expected {len(names)}")
-                if split is None:
+                if split == UNKNOWN:
                     raise ValueError(
                         f"has Usage {usage[:20]!r}, expected {either(_SPLITS)}"
                     )
@@ -79,28 +81,28 @@ def read_csv(
                     raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6")
                 values = _parse_pixels(pixels, side)
             except ValueError as error:
-                problems.add(split or UNKNOWN, f":{line} {error}")
+                problems.add(split, f":{line} {error}")
                 continue
             side = len(values)
-            image = fit(values, image_size, channels)
+            image = resize_to_square(values, shape[0], shape[2])
             yield Found(split, image, int(label), row, f"{side} x {side} grey")
             if row % 256 == 0:
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)
     if side is None and not problems.counts:
-        raise UserError(f"{source.path} has no rows below its header; give a whole one")
+        raise UserError(f"{source.path} has no rows below its header; fetch it again")
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:
-    """The grey values of a row as uint8 `[side, side]`; None takes any square.
+    """The grey values of a row as uint8 `[side, side]`; any square if side is None.
 
     Raises:
-      ValueError: where they are not that, in words that go on after file and line.
+      ValueError: what is wrong with them, as a continuation of file and line.
     """
     digits = text.replace(" ", "")
     if digits and not (digits.isascii() and digits.isdigit()):
         wrong = (v for v in text.split(" ") if not (v.isascii() and v.isdigit()))
         raise ValueError(f"has the pixel {next(filter(None, wrong))[:20]!r}, {_RANGE}")
-    # With a separator fromstring is not deprecated, and four times as fast as split().
+    # With a separator, fromstring is not deprecated, and four times as fast as split.
     values = np.fromstring(text, np.int64, sep=" ") if digits else np.empty(0)
     expected = side or math.isqrt(len(values))
     if len(values) != expected**2 or not digits:
@@ -113,11 +115,10 @@ def _parse_pixels(text: str, side: int | None) -> np.ndarray:
 
 @contextmanager
 def _open_csv(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
-    """Opens a csv, plain or compressed in any usual way: (the file itself, its text).
+    """Opens a csv, plain or compressed: (the file itself, its text).
 
-    Content decides, not the suffix. Nothing is unpacked to disk.
+    The content decides, not the suffix. Nothing is unpacked to disk.
     """
-    openers = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\0": lzma.open, b"BZh": bz2.open}
     try:
         with ExitStack() as stack:
             raw = stack.enter_context(path.open("rb"))
@@ -125,13 +126,8 @@ def _open_csv(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
             raw.seek(0)
             if not start:
                 raise UserError(f"{path} is empty, expected a csv; fetch it again")
-            data = raw
-            if start.startswith(b"PK"):
-                data = stack.enter_context(_zip_member(path, raw, stack))
-            for magic, opener in openers.items():
-                if start.startswith(magic):
-                    data = stack.enter_context(opener(raw))
-            # A bad byte becomes a bad cell, which is told with its line.
+            data = stack.enter_context(_unpacked(path, raw, start, stack))
+            # A bad byte becomes a bad cell, which is reported with its line.
             text = io.TextIOWrapper(data, "utf-8-sig", "replace", newline="")
             yield raw, stack.enter_context(text)
     except _DAMAGED as error:
@@ -140,7 +136,15 @@ def _open_csv(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
         ) from None
 
 
-def _zip_member(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
+def _unpacked(path: Path, raw: IO[bytes], start: bytes, stack: ExitStack) -> IO[bytes]:
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(raw)
+    if start.startswith(b"\xfd7zXZ\0"):
+        return lzma.open(raw)
+    if start.startswith(b"BZh"):
+        return bz2.open(raw)
+    if not start.startswith(b"PK"):
+        return raw
     archive = stack.enter_context(zipfile.ZipFile(raw))
     members = [
         info
@@ -153,9 +157,7 @@ def _zip_member(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
     try:
         return archive.open(members[0])
     except (RuntimeError, NotImplementedError) as error:  # encrypted, odd methods
-        raise UserError(
-            f"{path} cannot be unpacked ({error}); unpack it first"
-        ) from None
+        raise UserError(f"{path} cannot be unpacked ({error}); unpack it") from None
 
 
 def _cells(
@@ -163,21 +165,22 @@ def _cells(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number from 1, cells) of each line that is not blank.
 
-    Each line is read for itself, so a stray quote spoils one row and not the rest.
+    Lines are parsed one by one, so that a stray quote spoils only its own.
     """
-    csv.field_size_limit(_LONGEST_LINE)  # 131,072 would not hold 182 x 182 pixels
+    csv.field_size_limit(_LONGEST_LINE)  # the default is too small for 182 x 182
     lines = iter(lambda: text.readline(_LONGEST_LINE), "")
     unpacked = 0
     for number, line in enumerate(lines, 1):
         unpacked += len(line)
         if unpacked > _HARMLESS and unpacked > _BOMB_RATIO * raw.tell():
             raise UserError(
-                f"{path} unpacks to more than {_BOMB_RATIO} times its size, which "
-                "no images do; unpack it yourself if you trust it"
+                f"{path} unpacks to more than {_BOMB_RATIO} times its size, unlike "
+                "any images; unpack it yourself if you trust it"
             )
         if len(line) >= _LONGEST_LINE:
             raise UserError(
-                f"{path}:{number} is over {_LONGEST_LINE:,} characters long"
+                f"{path}:{number} is over {_LONGEST_LINE:,} characters long; fetch "
+                "the file again"
             )
         if line.strip():
             yield number, next(csv.reader([line]))

@@ -1,9 +1,10 @@
-"""Finds what a data root names, reads it, and checks it as a whole.
+"""Finds the source that a data root names, reads it and checks it as a whole.
 
-Everything here is read-only and strict. What concerns a whole file is a `UserError`
-at once; bad rows and images are collected, so that one report covers them all.
+Sources are never changed. An unusable file is a `UserError` at once; bad rows and
+images are collected, so that one message covers them all.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -14,31 +15,25 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax.data.array_records import RecordWriter
 from fer_jax.data.records import (
     SPLITS,
     UNKNOWN,
     Found,
-    Heap,
     Problems,
-    Shelf,
+    Shape,
     Source,
     Split,
     Stored,
     digest,
     few_kinds,
-    fit,
+    resize_to_square,
 )
-from fer_jax.data.sources import (
-    affectnet as affectnet_source,
-)
-from fer_jax.data.sources import (
-    drawn_faces as embedded,
-)
-from fer_jax.data.sources import (
-    rafdb as rafdb_source,
-)
-from fer_jax.data.sources.class_folders import list_folder, read_folder, scan
+from fer_jax.data.sources import affectnet, drawn_faces, rafdb
+from fer_jax.data.sources.class_folders import list_folder
 from fer_jax.data.sources.fer2013_csv import read_csv
+from fer_jax.data.sources.image_files import read_folder
+from fer_jax.data.sources.listing import scan
 from fer_jax.errors import UserError
 
 _FOLDERS = {name: name for name in SPLITS} | {
@@ -53,9 +48,13 @@ _FOLDERS = {name: name for name in SPLITS} | {
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What was read: the splits, what was left out, and what to say about it.
+    """What a source holds.
 
-    `stored` tells, of each split of the source, how its images are stored.
+    Attributes:
+      splits: the good images.
+      problems: the bad rows and images.
+      notes: what the user must know.
+      stored: by split, how its images are stored.
     """
 
     splits: dict[str, Split]
@@ -65,29 +64,27 @@ class Contents:
 
 
 def locate(data_root: str | None) -> Source:
-    """Finds what `data_root` names; None is `FER_DATA_ROOT`, or the embedded set.
+    """The source at `data_root`; None is `FER_DATA_ROOT`, or else the embedded set.
 
     Raises:
-      UserError: where nothing is there, or it is neither a csv nor class folders.
+      UserError: if there is none, or it is neither a csv nor a folder of images.
     """
-    root = os.environ.get("FER_DATA_ROOT") or None if data_root is None else data_root
+    root = data_root
     if root is None:
-        key = digest("embedded", embedded.VERSION, sorted(embedded.SIZES.items()))
+        root = os.environ.get("FER_DATA_ROOT") or None
+    if root is None:
+        key = digest("embedded", drawn_faces.VERSION, sorted(drawn_faces.SIZES.items()))
         return Source("embedded", "embedded set (drawn faces)", key)
-    if not root.strip():  # "$UNSET" in a script; never a fall-back
-        raise UserError(
-            "--data_root is empty, expected a path; name one or leave it out"
-        )
+    if not root.strip():  # "$UNSET" in a script must not select the embedded set
+        raise UserError("--data_root is empty, expected a path; give one or omit it")
     path = Path(os.path.expanduser(root))
     try:
         path.stat()
         if path.is_dir():
             return _locate_in_folder(path)
         if not path.is_file():
-            raise UserError(f"{path} is neither a file nor a folder; name a csv")
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source("csv", path.name, digest("csv", content), path)
+            raise UserError(f"{path} is neither a file nor a folder; give a csv")
+        return _csv(path)
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be read ({error.strerror}); give "
@@ -95,104 +92,13 @@ def locate(data_root: str | None) -> Source:
         ) from None
 
 
-def read(
-    source: Source,
-    image_size: int,
-    channels: int = 1,
-    *,
-    skip_bad: bool = False,
-    advance: Callable[[float], None] = lambda fraction: None,
-    shelf: Shelf | None = None,
-) -> Contents:
-    """Reads all images of `source`, `image_size` square, and carves val if missing.
-
-    `channels` is 1 for grey images or 3 for colour; what is grey at the source then
-    has three equal ones. `advance` is told now and then which fraction is done. The
-    images are put on `shelf` one by one, None being one in memory.
-
-    Raises:
-      UserError: where a file is unusable, where a split or class has no images, and
-        (without `skip_bad`) where a row or an image is bad.
-    """
-    readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
-    shelf, problems = Heap() if shelf is None else shelf, Problems()
-    # Of each image its label and its row, 8 bytes where a list would take 130.
-    told: dict[str, array] = defaultdict(lambda: array("i"))
-    kinds: dict[str, Counter] = defaultdict(Counter)
-    reader = readers[source.kind]
-    for found in reader(source, image_size, channels, problems, advance):
-        if problems.counts and not skip_bad:
-            continue  # the rest is read for what is wrong with it
-        shelf.add(found)
-        told[found.split].extend((found.label, found.row))
-        kinds[found.split][found.kind] += 1
-    if not skip_bad:
-        problems.check(source.path)
-    notes = list(source.notes)
-    if problems.counts:
-        counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
-        notes.append(f"bad rows or images were dropped: {counts}")
-    for split in sorted(problems.counts.keys() - told.keys() - {UNKNOWN}):
-        raise UserError(f"{source.path} has no good image in {split}; mend some")
-    splits = {
-        split: Split(images, *np.array(told[split], np.int32).reshape(-1, 2).T)
-        for split, images in shelf.images().items()
-    }
-    _check_classes(source, splits)
-    if "val" not in splits:
-        splits["train"], splits["val"] = _carve(source, splits["train"])
-        notes.append("val was carved from train: 10 % of each class, seed 0")
-    ordered = {name: splits[name] for name in SPLITS if name in splits}
-    stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
-    return Contents(ordered, problems, tuple(notes), stored)
-
-
-def _check_classes(source: Source, splits: dict[str, Split]) -> None:
-    if "train" not in splits:
-        raise UserError(
-            f"{source.path} has no Training rows; add them, or give another"
-        )
-    counts = np.bincount(splits["train"].labels, minlength=len(source.class_names))
-    # Carving val must leave each class an image to train on.
-    needed = 1 if "val" in splits else 2
-    for name, count in zip(source.class_names, counts, strict=True):
-        if count < needed:
-            raise UserError(
-                f"{source.path} has {count} good train images of the class {name!r}, "
-                f"expected at least {needed}; add some, or leave the class out"
-            )
-
-
-def _carve(source: Source, train: Split) -> tuple[Split, Split]:
-    """Splits train into train and val: a tenth of each class, at least one image."""
-    rng = np.random.default_rng(0)
-    to_val = np.zeros(len(train.labels), bool)
-    for label in range(len(source.class_names)):
-        members = np.flatnonzero(train.labels == label)
-        # rng.random's stream is the same in every numpy; that of choice may change.
-        shuffled = members[np.argsort(rng.random(len(members)), kind="stable")]
-        to_val[shuffled[: max(1, round(len(members) / 10))]] = True
-    return train.take(~to_val), train.take(to_val)
-
-
-def _read_embedded(
-    source: Source,
-    image_size: int,
-    channels: int,
-    problems: Problems,
-    advance: Callable[[float], None],
-) -> Iterator[Found]:
-    for i, split in enumerate(embedded.SIZES):
-        images, targets = embedded.generate(split)
-        for row, (image, label) in enumerate(zip(images, targets, strict=True)):
-            image = fit(image, image_size, channels)
-            yield Found(split, image, int(label), row, "48 x 48 grey")
-        advance((i + 1) / len(embedded.SIZES))
+def _csv(path: Path) -> Source:
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source("csv", path.name, digest("csv", content), path)
 
 
 def _locate_in_folder(root: Path) -> Source:
-    if source := rafdb_source.find(root) or affectnet_source.find(root):
-        return source
     entries = scan(root)
     splits: dict[str, Path] = {}
     for entry in entries:
@@ -202,21 +108,98 @@ def _locate_in_folder(root: Path) -> Source:
                 names = f"{splits[split].name} and {entry.name}"
                 raise UserError(f"{root} holds both {names}; keep one of them")
             splits[split] = Path(entry.path)
+    if source := rafdb.find(root) or affectnet.find(root, splits):
+        return source
     if "train" in splits:
-        numbered = affectnet_source.find_numbered(root, splits)
-        return numbered or list_folder(root, splits)
+        return list_folder(root, splits)
     names = [entry.name for entry in entries if os.path.isfile(entry)]
-    for fits in (
-        lambda name: name.startswith("fer2013.csv"),
-        lambda name: name.startswith("icml_face_data.csv"),
-        lambda name: name.endswith(".csv"),
-    ):
-        found = [name for name in names if fits(name.lower())]
+    for prefix in ("fer2013.csv", "icml_face_data.csv", ""):
+        suffix = "" if prefix else ".csv"
+        found = [
+            name
+            for name in names
+            if name.lower().startswith(prefix) and name.lower().endswith(suffix)
+        ]
         if len(found) > 1:
             raise UserError(f"{root} holds {' and '.join(found)}; name one of them")
         if found:
-            return locate(str(root / found[0]))
+            return _csv(root / found[0])
     raise UserError(
         f"{root} holds neither a train folder nor a fer2013.csv; expected "
         "train/<class>/<images>, one csv, or RAF-DB or AffectNet as shipped"
     )
+
+
+def read(
+    source: Source,
+    shape: Shape,
+    store: RecordWriter,
+    *,
+    skip_bad: bool = False,
+    advance: Callable[[float], None] = lambda fraction: None,
+) -> Contents:
+    """Reads all images of `source` and adds them to `store` one by one.
+
+    Args:
+      source: of `locate`.
+      shape: (S, S, C) of the images; grey values are repeated if C is 3.
+      store: receives the images.
+      skip_bad: drop and count bad rows and images instead of refusing them.
+      advance: called now and then with the fraction done.
+
+    Raises:
+      UserError: if a file is unusable, if a split or class has no images, and (without
+        `skip_bad`) if a row or an image is bad.
+    """
+    readers = {"csv": read_csv, "folder": read_folder, "embedded": _read_embedded}
+    problems = copy.deepcopy(source.problems)
+    # By split: label and row of each image, in 8 bytes where lists would take 130.
+    columns: dict[str, array[int]] = defaultdict(lambda: array("i"))
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for found in readers[source.kind](source, shape, problems, advance):
+        if problems.counts and not skip_bad:
+            continue  # the rest is read to count its problems
+        store.add(found.split, found.image)
+        columns[found.split].extend((found.label, found.row))
+        kinds[found.split][found.kind] += 1
+    if not skip_bad:
+        problems.check(source.path)
+    notes = list(source.notes)
+    if problems.counts:
+        counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
+        notes.append(f"bad rows or images were dropped: {counts}")
+    for split in sorted(problems.counts.keys() - columns.keys() - {UNKNOWN}):
+        raise UserError(f"{source.path} has no good image in {split}; mend some")
+    images, splits = store.images(), {}
+    for name in SPLITS:
+        if name in images:
+            labels, rows = np.array(columns[name], np.int32).reshape(-1, 2).T
+            splits[name] = Split(images[name], labels, rows)
+    _check_classes(source, splits)
+    stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
+    return Contents(splits, problems, tuple(notes), stored)
+
+
+def _check_classes(source: Source, splits: dict[str, Split]) -> None:
+    if "train" not in splits:
+        raise UserError(
+            f"{source.path} has no Training rows; add them, or give other data"
+        )
+    counts = np.bincount(splits["train"].labels, minlength=len(source.class_names))
+    for name, count in zip(source.class_names, counts, strict=True):
+        if not count:
+            raise UserError(
+                f"{source.path} has 0 good train images of the class {name!r}, "
+                "expected at least 1; add some, or leave the class out"
+            )
+
+
+def _read_embedded(
+    source: Source, shape: Shape, problems: Problems, advance: Callable[[float], None]
+) -> Iterator[Found]:
+    for number, split in enumerate(drawn_faces.SIZES, 1):
+        images, labels = drawn_faces.generate(split)
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            image = resize_to_square(image, shape[0], shape[2])
+            yield Found(split, image, int(label), row, "48 x 48 grey")
+        advance(number / len(drawn_faces.SIZES))

@@ -1,17 +1,16 @@
-"""Lists RAF-DB as its authors ship it: which aligned image shows which emotion.
+"""Lists RAF-DB as its authors ship it.
 
 S. Li, W. Deng and J. Du, "Reliable crowdsourcing and deep locality-preserving learning
-for expression recognition in the wild" (2017): the basic emotions, a label a line in
-`basic/EmoLabel/list_patition_label.txt`, the faces in `basic/Image/aligned`.
+for expression recognition in the wild" (2017), basic emotions: the labels are the lines
+of `basic/EmoLabel/list_patition_label.txt`, the faces are in `basic/Image/aligned`.
 """
 
 import os
 import re
 from pathlib import Path
 
-from fer_jax.data.records import Source, digest
-from fer_jax.data.sources.class_folders import stamp
-from fer_jax.emotions import EMOTIONS
+from fer_jax.data.records import UNKNOWN, Source
+from fer_jax.data.sources.listing import Listing
 from fer_jax.errors import UserError
 
 LABELS = "EmoLabel/list_patition_label.txt"  # sic
@@ -31,11 +30,11 @@ _MAX_BYTES = 2**24  # the authors' list has 0.3 MB
 
 
 def find(root: Path) -> Source | None:
-    """The RAF-DB that `root` is, or holds as `basic`; None where it is neither.
+    """The RAF-DB in `root` or in `root/basic`; None if there is none.
 
     Raises:
-      UserError: where its labels or its images as a whole are of no use.
-      OSError: where something may not be read.
+      UserError: if its list or its images are unusable.
+      OSError: if something cannot be read.
     """
     for inside in ("basic", ""):
         if (root / inside / LABELS).is_file():
@@ -44,61 +43,38 @@ def find(root: Path) -> Source | None:
 
 
 def _list(root: Path, inside: str) -> Source:
+    path = root / inside / LABELS
     if not (root / inside / ALIGNED).is_dir():
         raise UserError(
             f"{root / inside} has no folder {ALIGNED}, expected RAF-DB's aligned "
             "images there; unpack its aligned.zip"
         )
-    listing, stats, bad = {"train": [], "test": []}, [], []
-    place = os.path.join(os.sep, inside, LABELS)
-    seen: set[str] = set()
-    for number, line in enumerate(_lines(root / inside / LABELS), 1):
+    with path.open("rb") as file:
+        text = file.read(_MAX_BYTES + 1)
+    if not text.strip() or len(text) > _MAX_BYTES:
+        found = "larger than 16 MiB" if text.strip() else "empty"
+        raise UserError(
+            f"{path} is {found}, expected some 15,000 lines such as "
+            "train_00001.jpg 5; fetch it again"
+        )
+    listing, place = Listing(root, "RAF-DB"), os.path.join(os.sep, inside, LABELS)
+    for number, line in enumerate(text.decode("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         name, _, label = line.strip().partition(" ")
-        known = _NAME.fullmatch(name)
-        split = known[1] if known else "unknown"
-        if wrong := _wrong(name, label.strip(), seen):
-            bad.append((split, f"{place}:{number} {wrong}"))
-            continue
-        seen.add(name)
-        image = f"{name.removesuffix('.jpg')}_aligned.jpg"
-        relative = os.path.join(inside, ALIGNED, image)
-        emotion = EMOTIONS.index(NUMBERS[label.strip()])
-        listing[split].append((relative, emotion))
-        stats.append((relative, emotion, *stamp(root / relative)))
-    if not stats and not bad:
-        raise UserError(
-            f"{root / inside / LABELS} is empty, expected a line such as "
-            "train_00001.jpg 5 for each image; fetch it again"
-        )
-    listing = {split: sorted(files) for split, files in listing.items() if files}
-    return Source(
-        kind="folder",
-        description=f"{Path(os.path.abspath(root)).name}/ (RAF-DB)",
-        key=digest("RAF-DB", sorted(stats), bad),
-        path=root,
-        listing=listing,
-        bad=tuple(bad),
-    )
-
-
-def _lines(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        text = file.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise UserError(
-            f"{path} is larger than {_MAX_BYTES // 2**20} MiB, expected some 15,000 "
-            "short lines; fetch it again"
-        )
-    return text.decode("utf-8-sig", "replace").splitlines()
-
-
-def _wrong(name: str, label: str, seen: set[str]) -> str:
-    """What is wrong with a line, in words that go on after file and line; or ""."""
-    if not _NAME.fullmatch(name) or not label:
-        line = f"{name} {label}".strip()[:40]
-        return f"is {line!r}, expected a line such as train_00001.jpg 5"
-    if label not in NUMBERS:
-        return f"has the label {label[:20]!r}, expected 1 to 7"
-    return f"names {name} a second time, expected once" if name in seen else ""
+        match = _NAME.fullmatch(name)
+        split = match[1] if match else UNKNOWN
+        image = os.path.join(inside, ALIGNED, f"{Path(name).stem}_aligned.jpg")
+        try:
+            if not match or not label.strip():
+                expected = "a line such as train_00001.jpg 5"
+                raise ValueError(f"is {line.strip()[:40]!r}, expected {expected}")
+            if label.strip() not in NUMBERS:
+                raise ValueError(f"has the label {label[:20]!r}, expected 1 to 7")
+            if image in listing.stamps:
+                raise ValueError(f"names {name} a second time, expected once")
+        except ValueError as error:
+            listing.problems.add(split, f"{place}:{number} {error}")
+        else:
+            listing.add(split, image, NUMBERS[label.strip()])
+    return listing.source()

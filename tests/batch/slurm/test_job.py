@@ -12,7 +12,7 @@ from conftest import environment
 
 from fer_jax import runs
 from fer_jax.batch.slurm import job as slurm_job
-from fer_jax.batch.slurm.job import Pack, Run
+from fer_jax.batch.slurm.job import JobRun, Pack
 from fer_jax.errors import UserError
 from fer_jax.runs import lock
 from fer_jax.system import files
@@ -48,7 +48,7 @@ def run(tmp_path):
         code = (
             f"import os, pathlib, sys\nfolder = pathlib.Path({str(folder)!r})\n{code}"
         )
-        return Run(name, folder, (sys.executable, "-c", code))
+        return JobRun(name, folder, (sys.executable, "-c", code))
 
     return make
 
@@ -87,7 +87,7 @@ def test_a_run_of_another_job_is_left_to_it(run, capsys):
     Pack(todo)()
     assert not runs.is_finished(todo[0].folder)
     assert runs.is_finished(todo[1].folder)
-    assert "a: not this job's" in capsys.readouterr().out
+    assert "a: not a run of this job" in capsys.readouterr().out
 
 
 def test_slurms_variables_reach_the_run(run):
@@ -143,7 +143,7 @@ with open(sys.argv[1], "rb") as file:
     pack = pickle.load(file)
 def requeue(*_):
     again = pack.checkpoint()
-    assert pickle.loads(pickle.dumps(again)).function.todo == pack.todo
+    assert pickle.loads(pickle.dumps(again)).function.runs == pack.runs
     print("requeued", flush=True)
     sys.exit(255)
 signal.signal(signal.SIGUSR2, requeue)
@@ -190,7 +190,7 @@ def requeued(pack, monkeypatch):
     """Lets a pack train until its run has begun, and requeues it as submitit does."""
 
     def signalled(process):
-        folder = pack.todo[0].folder
+        folder = pack.runs[0].folder
         while not (folder / "began").exists():
             time.sleep(0.01)
         (folder / "began").unlink()
@@ -213,9 +213,9 @@ def test_a_run_that_is_requeued_without_a_step_fails(run, monkeypatch):
     assert runs.failure(each.folder) is None
     pack = requeued(pack, monkeypatch)
     assert "requeued 3 times in a row and it took no" in runs.failure(each.folder)
-    assert "give more --time" in runs.failure(each.folder)
+    assert "give more --time, enough" in runs.failure(each.folder)
     assert status(pack) == 1  # and the next run has its turn
-    assert runs.is_finished(pack.todo[1].folder)
+    assert runs.is_finished(pack.runs[1].folder)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ with (folder / "metrics.jsonl").open("a") as file:
     pack = Pack([run("a", saves + BEGINS)])
     for _ in range(5):
         pack = requeued(pack, monkeypatch)
-    assert runs.failure(pack.todo[0].folder) is None
+    assert runs.failure(pack.runs[0].folder) is None
 
 
 def test_job_json_that_is_damaged_is_told(run):

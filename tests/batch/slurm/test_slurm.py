@@ -18,15 +18,18 @@ from same_run import assert_same_run
 from slurm.cluster import cluster, missing
 
 from fer_jax import config, runs
-from fer_jax.batch.cli import _parse
+from fer_jax.batch.arguments import parse
 from fer_jax.batch.slurm import options as slurm_options
-from fer_jax.batch.slurm.job import Pack, Run
-from fer_jax.batch.slurm.submit import submit
+from fer_jax.batch.slurm.job import JobRun, Pack
+from fer_jax.batch.slurm.submit import FOLDER, new_folder, submit_packs
 from fer_jax.errors import UserError
 from fer_jax.system import files
 from fer_jax.train import train
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 WIDE = {"COLUMNS": "160"}
 # What a shell may hold that is itself in a task of a job, and would break the batch's.
 OF_AN_ALLOCATION = {
@@ -190,8 +193,8 @@ def test_runs_survive_what_befalls_their_jobs(command, alone, tiny_csv, tmp_path
     assert "Comparison on val: 6 runs of 2 experiments" in outputs[0]
     # The short runs may be over before the second batch has made its plan.
     todo = int(re.search(r"(\d) of 6 runs to do", outputs[1])[1])
-    assert outputs[1].count(", submitted before") == todo
-    assert ", submitted before" not in outputs[0]
+    assert outputs[1].count(", submitted earlier") == todo
+    assert ", submitted earlier" not in outputs[0]
 
 
 def test_a_pack_carries_on_past_a_failure_and_force_repeats_it(command, tmp_path):
@@ -229,13 +232,13 @@ def test_ctrl_c_asks_whether_to_leave_the_jobs(command, tmp_path):
         assert "leave the 2 jobs in the queue? [Y/n]" in shown
         return flat(shown)
 
-    shown = interrupted("", "what the jobs print")
+    shown = interrupted("", "the output of the jobs")
     number = job_of(folders[0])["id"].split("_")[0]
     assert "its 2 jobs stay in the queue" in shown
-    assert f"scancel {number} ends them" in shown
+    assert f"scancel {number} cancels them" in shown
     assert sorted(squeue("-r", "-o", "%i")) == [f"{number}_0", f"{number}_1"]
     shown = interrupted("n", "watching: baseline/seed_43")
-    assert "its jobs cancelled" in shown
+    assert "jobs cancelled" in shown
     assert squeue() == []
     assert [job_of(each)["state"] for each in folders] == ["ended: cancelled"] * 2
     assert Counter(event for _, event in events(tmp_path)) == {
@@ -253,9 +256,8 @@ def test_without_a_terminal_jobs_are_left_and_cancelled_ones_stay_so(command, tm
         output = flat(batch.communicate(timeout=60)[0])
     assert batch.returncode == 128 + signal.SIGTERM
     number = job_of(tmp_path / labels[0])["id"].split("_")[0]
-    assert f"bin/run_batch --status --runs_dir {tmp_path} --configs " in output
-    assert "--seeds 2 --filter base shows them" in output
-    assert f"scancel {number} ends them" in output
+    assert "The same command with --status shows them" in output
+    assert f"scancel {number} cancels them" in output
     with begun(command, *what) as batch:
         shown = ""
         for awaited, ended in (
@@ -292,7 +294,7 @@ def test_retries_have_an_end(command, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--partition", "nope"], "--partition is nope, and the cluster has no nope; "),
+        (["--partition", "nope"], "SLURM does not take 1 jobs (invalid partition"),
         (["--slurm", "nodes=9"], "SLURM does not take 1 jobs (Batch job submission"),
         (["--slurm", "no_such_option=1"], "SLURM does not take 1 jobs (unrecognized"),
     ],
@@ -310,11 +312,11 @@ def test_what_slurm_refuses_is_one_sentence(command, tmp_path, flags, told):
 def submitted(tmp_path, code, *flags):
     """Has a job of its own run some Python code; returns its id and its log."""
     python = (sys.executable, "-c", code, str(tmp_path))
-    args = _parse(["--executor", "slurm", *flags])
-    parameters = slurm_options.parameters(args, has_gpus=False)
-    ((number, log),) = submit(
-        [Pack([Run("one", tmp_path, python)])], tmp_path, parameters
-    )
+    args = parse(["--executor", "slurm", *flags])
+    parameters = slurm_options.job_parameters(args, has_gpus=False)
+    pack = Pack([JobRun("one", tmp_path, python)])
+    folder = new_folder(tmp_path / FOLDER)
+    ((number, log),) = submit_packs([pack], folder, parameters)
     record = {"id": number, "time": 1.0, "attempt": 1, "log": "", "state": ""}
     files.write_json(tmp_path / runs.JOB, record)
     return number, log
@@ -363,8 +365,9 @@ sys.exit("error: the second of us fails")
 
 
 def test_submission_of_nothing_good_leaves_no_file(tmp_path):
-    args = _parse(["--executor", "slurm", "--slurm", "nodes=9"])
-    parameters = slurm_options.parameters(args, has_gpus=False)
+    args = parse(["--executor", "slurm", "--slurm", "nodes=9"])
+    parameters = slurm_options.job_parameters(args, has_gpus=False)
     with pytest.raises(UserError, match="nothing was submitted"):
-        submit([Pack([]), Pack([])], tmp_path, parameters)
+        folder = new_folder(tmp_path / FOLDER)
+        submit_packs([Pack([]), Pack([])], folder, parameters)
     assert list(tmp_path.glob("slurm_jobs/*")) == []

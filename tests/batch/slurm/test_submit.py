@@ -1,25 +1,22 @@
 """What `sbatch` is given, with one that pretends to be SLURM's."""
 
 import os
-import signal
 import subprocess
 
 import pytest
 
-from fer_jax.batch.slurm import (
-    env as slurm_env,
-)
-from fer_jax.batch.slurm import (
-    queue as slurm_queue,
-)
-from fer_jax.batch.slurm import (
-    submit as slurm_submit,
-)
+from fer_jax.batch.slurm import queue as slurm_queue
+from fer_jax.batch.slurm import submit as slurm_submit
 from fer_jax.batch.slurm.job import Pack
-from fer_jax.batch.slurm.submit import submit
 from fer_jax.errors import UserError
 
 PARAMETERS = {"time": 60, "array_parallelism": 10, "setup": []}
+
+
+def submit(count, runs_dir):
+    """Submits jobs without runs."""
+    folder = slurm_submit.new_folder(runs_dir / "slurm_jobs")
+    return slurm_submit.submit_packs([Pack([])] * count, folder, PARAMETERS)
 
 
 @pytest.fixture
@@ -42,10 +39,10 @@ ACCEPTS = "env > seen; echo Submitted batch job 12"
 def test_submissions_of_one_second_have_folders_of_their_own(sbatch, monkeypatch):
     runs_dir = sbatch(ACCEPTS)
     monkeypatch.setattr(slurm_submit.time, "strftime", lambda *_: "now")
-    ((number, log),) = submit([Pack([])], runs_dir, PARAMETERS)
+    ((number, log),) = submit(1, runs_dir)
     sbatch("echo sbatch: error: too many >&2; exit 1")
     with pytest.raises(UserError, match=r"take 1 jobs \(too many\); nothing was"):
-        submit([Pack([])], runs_dir, PARAMETERS)
+        submit(1, runs_dir)
     assert number == "12"
     assert list(runs_dir.glob("slurm_jobs/*")) == [log.parent]
     assert (log.parent / "12_submitted.pkl").exists()
@@ -54,25 +51,11 @@ def test_submissions_of_one_second_have_folders_of_their_own(sbatch, monkeypatch
 
 def test_several_jobs_are_one_array(sbatch):
     runs_dir = sbatch(ACCEPTS)
-    submitted = submit([Pack([])] * 3, runs_dir, PARAMETERS)
+    submitted = submit(3, runs_dir)
     assert [number for number, _ in submitted] == ["12_0", "12_1", "12_2"]
     folder = submitted[0][1].parent
     assert len(list(folder.glob("12_*_submitted.pkl"))) == 3
     assert "--array=0-2%3" in (folder / "12_submission.sh").read_text()
-
-
-def test_an_sbatch_that_hangs_is_not_waited_for_for_ever(sbatch, monkeypatch):
-    monkeypatch.setattr(slurm_submit, "ANSWER_S", 1)
-    runs_dir = sbatch("sleep 60")
-    with pytest.raises(UserError, match="sbatch did not answer for 1 s"):
-        submit([Pack([])], runs_dir, PARAMETERS)
-
-
-def test_ctrl_c_does_not_reach_sbatch(sbatch, tmp_path):
-    runs_dir = sbatch(f"ps -o pgid= -p $$ > group; {ACCEPTS}")
-    submit([Pack([])], runs_dir, PARAMETERS)
-    assert int((tmp_path / "group").read_text()) != os.getpgrp()
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 OF_THE_SHELL = {
@@ -94,7 +77,7 @@ def shell(monkeypatch):
 
 
 def test_variables_of_the_shell_are_not_the_jobs(sbatch, shell, tmp_path):
-    submit([Pack([])], sbatch(ACCEPTS), PARAMETERS)
+    submit(1, sbatch(ACCEPTS))
     seen = dict(
         line.split("=", 1)
         for line in (tmp_path / "seen").read_text().splitlines()
@@ -105,11 +88,10 @@ def test_variables_of_the_shell_are_not_the_jobs(sbatch, shell, tmp_path):
 
 
 def test_what_is_not_passed_on_is_told(shell):
-    assert slurm_env.notes() == [
-        "ignored: SBATCH_PARTITION of this shell; --partition, --time and --slurm say "
-        "what the jobs are to have",
+    assert slurm_submit.environment_notes() == [
+        "ignored: SBATCH_PARTITION of this shell; use --partition, --time and --slurm",
         "not passed to the jobs: CUDA_VISIBLE_DEVICES, FER_MEMORY_SHARE of this shell",
-        "the jobs compute on cpu: JAX_PLATFORMS of this shell is theirs",
+        "the jobs compute on cpu: JAX_PLATFORMS is passed to them",
     ]
 
 
@@ -120,4 +102,4 @@ def test_questions_are_asked_without_the_shells_own_options(shell, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(slurm_queue.subprocess, "run", run)
-    assert slurm_queue.queue() == {}
+    assert slurm_queue.query_queue() == {}

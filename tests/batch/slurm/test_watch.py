@@ -5,25 +5,22 @@ import io
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from rich.console import Console
 
 from fer_jax import config, runs
-from fer_jax.batch.cli import _parse
-from fer_jax.batch.log import Ledger
-from fer_jax.batch.plan import Job
-from fer_jax.batch.slurm import (
-    queue as slurm_queue,
-)
-from fer_jax.batch.slurm import (
-    record as slurm_record,
-)
-from fer_jax.batch.slurm import (
-    watch as slurm,
-)
-from fer_jax.batch.slurm.queue import Entry, QueueError
+from fer_jax.batch.arguments import parse
+from fer_jax.batch.log import BatchLog
+from fer_jax.batch.plan import PlannedRun, with_seed
+from fer_jax.batch.slurm import queue as slurm_queue
+from fer_jax.batch.slurm import record as slurm_record
+from fer_jax.batch.slurm import submit as slurm_submit
+from fer_jax.batch.slurm import watch as slurm
+from fer_jax.batch.slurm.job import Pack
+from fer_jax.batch.slurm.queue import QueuedJob, QueueError
 from fer_jax.batch.slurm.watch import SlurmBatch
 from fer_jax.errors import UserError
 from fer_jax.runs import lock
@@ -38,10 +35,9 @@ def jobs(tmp_path):
     loaded = config.load(BASELINE)
     made = []
     for seed in (1, 2, 3):
-        training = loaded.training.model_copy(update={"seed": seed})
-        own = loaded.model_copy(update={"training": training})
+        own = with_seed(loaded, seed - loaded.training.seed)
         folder = tmp_path / f"baseline/seed_{seed}"
-        made.append(Job(BASELINE, own, folder, "new", 0))
+        made.append(PlannedRun(BASELINE, own, folder))
     return made
 
 
@@ -55,35 +51,36 @@ class Queue:
     def __init__(self, *ends):
         self.ends, self.packs, self.states = list(ends), [], {}
 
-    def submit(self, packs, runs_dir, parameters):
-        found = []
+    def submit(self, packs, args, parameters):
+        found, folder = [], Path(args.runs_dir)
         for pack in packs:
-            self.packs.append([run.label for run in pack.todo])
+            self.packs.append([run.label for run in pack])
             number = str(len(self.packs))
-            self.states[number] = (self.ends.pop(0), pack)
-            found.append((number, runs_dir / f"log_{number}"))
+            job = Pack([slurm_submit.job_run(run, args, folder) for run in pack])
+            self.states[number] = (self.ends.pop(0), job)
+            found.append((number, folder / f"log_{number}"))
         return found
 
-    def queue(self):
+    def queue(self, **_):
         entries = {}
         for number, (end, pack) in self.states.items():
             state = end(pack) if callable(end) else end
             if state != "forgotten":
-                is_entry = isinstance(state, Entry)
-                running = Entry(state or "RUNNING", 0, "node1", "None")
+                is_entry = isinstance(state, QueuedJob)
+                running = QueuedJob(state or "RUNNING", 0, "node1", "None")
                 entries[number] = state if is_entry else running
         return entries
 
 
 def finish(pack):
-    for run in pack.todo:
+    for run in pack.runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "result.json").write_text("{}")
     return "COMPLETED"
 
 
 def finish_the_first(pack):
-    finish(type(pack)(pack.todo[:1]))
+    finish(type(pack)(pack.runs[:1]))
     return "FAILED"
 
 
@@ -93,20 +90,13 @@ def batch(monkeypatch, tmp_path):
     for name in ("FIRST_PAUSE_S", "LAST_PAUSE_S", "LAG_S"):
         monkeypatch.setattr(slurm, name, 0.01)
 
-    def end_of(number, state):
-        end_of.asked.append(number)
-        return state or "gone"
-
-    end_of.asked = []
-    monkeypatch.setattr(slurm_queue, "end_of", end_of)
-
     def run(queue, jobs, *flags):
         monkeypatch.setattr(slurm, "submit", queue.submit)
-        monkeypatch.setattr(slurm_queue, "queue", queue.queue)
+        monkeypatch.setattr(slurm_queue, "query_queue", queue.queue)
         flags = ["--executor", "slurm", "--runs_dir", str(tmp_path), *flags]
         console = Console(file=io.StringIO(), width=1000)
-        ledger = Ledger(console, tmp_path, len(jobs))
-        status = SlurmBatch(_parse(flags), ledger, jobs, {}).run()
+        log = BatchLog(console, tmp_path, len(jobs))
+        status = SlurmBatch(parse(flags), log, jobs, {}).run()
         return status, console.file.getvalue()
 
     return run
@@ -143,7 +133,7 @@ def test_a_job_is_lost_a_few_times_only(batch, jobs, state):
     record = runs.read_job(jobs[0].folder)
     assert record["attempt"] == 3
     assert record["state"].startswith("ended: failed: its job was lost 3 times (job 3")
-    assert "/log_3); see there" in runs.failure(jobs[0].folder)
+    assert "/log_3); run the same command again" in runs.failure(jobs[0].folder)
     assert "1 of 1 runs failed" in said
     assert batch(Queue(state), jobs[:1], "--retries", "0")[0] == 1  # typed again
 
@@ -154,7 +144,7 @@ def test_memory_that_does_not_suffice_is_no_reason_to_try_again(batch, jobs):
     assert status == 1
     assert queue.packs == [["baseline/seed_1", "baseline/seed_2"], ["baseline/seed_2"]]
     error = runs.failure(jobs[0].folder)
-    assert "the job's memory did not suffice (job 1 ended: OUT_OF_MEMORY" in error
+    assert "the job ran out of memory (job 1 ended: OUT_OF_MEMORY" in error
     assert "--slurm mem=..., or lower training.batch_size" in error
     assert runs.is_finished(jobs[1].folder)
 
@@ -177,7 +167,7 @@ def waits_and_vanishes(restarts=0):
 
     def end(pack):
         seen.append(pack)
-        return "forgotten" if len(seen) > 1 else Entry("PENDING", restarts)
+        return "forgotten" if len(seen) > 1 else QueuedJob("PENDING", restarts)
 
     return end
 
@@ -209,13 +199,36 @@ def test_cancelled_jobs_are_not_submitted_again(batch, jobs):
 
 def test_a_failure_is_the_runs_own(batch, jobs, tmp_path):
     def fails(pack):
-        runs.note_failure(pack.todo[0].folder, "the loss is not finite")
+        runs.note_failure(pack.runs[0].folder, "the loss is not finite")
         return "FAILED"
 
     status, said = batch(Queue(fails), jobs[:1])
     assert status == 1
     assert "failed: baseline/seed_1 (job 1): the loss is not finite" in said
     assert events(tmp_path) == [("1", "submitted"), ("1", "failed")]
+
+
+def settings_of(run):
+    command = run.command
+    return config.load(command[command.index("--resolved") + 1])
+
+
+def test_jobs_train_what_was_planned(batch, jobs, tmp_path):
+    """Each attempt does, whatever has become of the YAML file by then."""
+    path = tmp_path / "changed.yaml"
+    path.write_text("name: changed\n")
+    planned = [dataclasses.replace(job, path=path) for job in jobs]
+
+    def trains(pack):
+        seen.append(settings_of(pack.runs[0]))
+        return finish(pack)
+
+    seen = []
+    queue = Queue("NODE_FAIL", trains, trains, trains)
+    assert (batch(queue, planned)[0], len(queue.packs)) == (0, 4)
+    assert {each.training.seed: each for each in seen} == {
+        job.config.training.seed: job.config for job in jobs
+    }
 
 
 def test_what_is_blocked_is_not_submitted(batch, jobs, tmp_path):
@@ -242,7 +255,7 @@ def test_force_clears_once_and_after_the_submission(batch, jobs):
     assert (folder / "config.yaml").exists()
 
     def half_done(pack):
-        assert "--force" not in pack.todo[0].command
+        assert "--force" not in pack.runs[0].command
         (folder / "config.yaml").write_text("new")
         return "NODE_FAIL"
 
@@ -257,7 +270,7 @@ def test_a_controller_that_is_away_for_a_while(batch, jobs):
     class Away(Queue):
         asked = 0
 
-        def queue(self):
+        def queue(self, **_):
             self.asked += 1
             if 1 < self.asked < 5:
                 raise QueueError("squeue: Unable to contact slurm controller")
@@ -285,7 +298,6 @@ def test_a_submission_that_is_refused_later_is_tried_again(batch, jobs):
     status, said = batch(queue, jobs[:1])
     assert (status, queue.refusals) == (0, 3)
     assert said.count("QOSMaxSubmitJob") == said.count("lost:") == 1
-    assert slurm_queue.end_of.asked == ["1"]  # nor is anything judged twice
 
 
 def test_memory_is_charged_once_while_the_rest_is_refused(batch, jobs):
@@ -308,7 +320,7 @@ def test_what_cannot_be_written_after_a_submission_ends_nothing(
         write(path, value)
 
     def leaves_the_first(pack):
-        finish(type(pack)(pack.todo[1:]))
+        finish(type(pack)(pack.runs[1:]))
         return "COMPLETED"
 
     monkeypatch.setattr(files, "write_json", is_full)
@@ -326,7 +338,7 @@ def test_a_run_whose_claim_another_has_is_not_failed(batch, jobs, monkeypatch):
     monkeypatch.setattr(slurm_record, "CLAIM_S", 0.05)
 
     class Theirs(Queue):
-        def queue(self):
+        def queue(self, **_):
             if held:
                 held.pop().close()
             elif len(self.packs) == 1:
@@ -338,17 +350,26 @@ def test_a_run_whose_claim_another_has_is_not_failed(batch, jobs, monkeypatch):
     assert (status, len(queue.packs)) == (0, 2), said
 
 
-def test_what_is_left_behind_is_told_with_the_plan(batch, jobs, monkeypatch):
+def test_a_signal_leaves_the_jobs_in_the_queue(batch, jobs, monkeypatch):
     monkeypatch.setattr(slurm.sys.stdin, "isatty", lambda: False, raising=False)
-    flags = ["--seeds", "3", "--filter", "base", "--configs", "my configs"]
 
     def stops(pack):
         signal.raise_signal(signal.SIGTERM)
 
-    status, said = batch(Queue(stops), jobs[:1], *flags)
+    status, said = batch(Queue(stops), jobs[:1])
     assert status == 128 + signal.SIGTERM
-    plan = "--configs 'my configs' --seeds 3 --filter base shows them"
-    assert plan in said
+    assert "its 1 jobs stay in the queue. The same command with --status shows" in said
+
+
+def test_ctrl_c_that_ends_sbatch_stops_the_batch(batch, jobs):
+    class Interrupted(Queue):
+        def submit(self, *_):
+            signal.raise_signal(signal.SIGINT)
+            raise UserError("SLURM does not take 1 jobs")
+
+    status, said = batch(Interrupted(), jobs[:1])
+    assert status == 128 + signal.SIGINT
+    assert "batch stopped; the same command" in said
 
 
 def test_a_run_that_another_batch_submitted_meanwhile_is_followed(
@@ -359,14 +380,14 @@ def test_a_run_that_another_batch_submitted_meanwhile_is_followed(
     held = lock.claim(folder)
 
     class Theirs(Queue):
-        def queue(self):
+        def queue(self, **_):
             if not held.closed:
                 record = {"id": "77", "time": time.time(), "attempt": 1, "log": ""}
                 files.write_json(folder / "job.json", record | {"state": "submitted"})
                 held.close()
                 return {}
             (folder / "result.json").write_text("{}")
-            return {"77": Entry("COMPLETED")}
+            return {"77": QueuedJob("COMPLETED")}
 
     queue = Theirs()
     status, said = batch(queue, jobs[:1])

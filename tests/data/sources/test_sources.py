@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reading import read_source
 
 from fer_jax.data import records
 from fer_jax.data.duplicates import search as duplicates
@@ -61,7 +62,7 @@ def write_folder(root, split, classes, count=2, side=6, seed=0):
 
 
 def read(root, size=6, **kwargs):
-    return sources.read(sources.locate(str(root)), size, **kwargs)
+    return read_source(sources.locate(str(root)), size, **kwargs)
 
 
 def refused(root, *words, **kwargs):
@@ -233,27 +234,8 @@ def test_column_order_spaces_extra_columns_bom_crlf_quotes_and_blank_lines(tmp_p
 def test_val_and_test_may_be_missing(tmp_path):
     rows = make_rows(usages=USAGES[:2])
     assert list(read(write_csv(tmp_path / "a.csv", rows)).splits) == ["train", "val"]
-    rows = make_rows(per_class=20, usages=("Training", "PrivateTest"))
-    contents = read(write_csv(tmp_path / "b.csv", rows))
-    assert list(contents.splits) == ["train", "val", "test"]
-    assert contents.notes == ("val was carved from train: 10 % of each class, seed 0",)
-
-
-def test_carved_val_is_a_tenth_of_each_class_at_least_one_and_always_the_same(tmp_path):
-    rows = make_rows(per_class=20, usages=USAGES[:1])
-    rows += [("3", rows[0][1], "Training")] * 30
-    rows = [row for row in rows if row[0] != "1"] + [
-        ("1", rows[0][1], "Training"),
-        ("1", rows[0][1], "Training"),
-    ]
-    path = write_csv(tmp_path / "a.csv", rows)
-    first, again = read(path).splits, read(path).splits
-    assert np.bincount(first["val"].labels).tolist() == [2, 1, 2, 5, 2, 2, 2]
-    both = np.concatenate([first["train"].rows, first["val"].rows])
-    assert sorted(both) == list(range(len(rows)))
-    for name in ("train", "val"):
-        np.testing.assert_array_equal(first[name].rows, again[name].rows)
-        assert (np.diff(first[name].rows) > 0).all()
+    rows = make_rows(usages=("Training", "PrivateTest"))
+    assert list(read(write_csv(tmp_path / "b.csv", rows)).splits) == ["train", "test"]
 
 
 def test_images_of_a_csv_are_resized(tmp_path):
@@ -272,7 +254,7 @@ def test_images_of_a_csv_are_resized(tmp_path):
         ("emotion,pixels\n0,1 2 3 4\n", ["emotion, pixels and Usage"]),
         ("\n\n", ["header line"]),
         ("emotion,pixels,Usage\n0,1 2 3 4,PublicTest\n", ["no Training rows"]),
-        ("emotion,pixels,Usage\n0,1 2 3 4,Training\n", ["'angry'", "at least 2"]),
+        ("emotion,pixels,Usage\n0,1 2 3 4,Training\n", ["'disgust'", "at least 1"]),
         ("\0\1\2binary\xff", ["header line"]),
     ],
 )
@@ -384,7 +366,7 @@ def test_a_folder_is_read_in_the_order_of_its_listing(tmp_path, train, val):
     source = sources.locate(str(tmp_path))
     assert source.class_names == EMOTIONS
     assert source.description == f"{tmp_path.name}/ (folder)"
-    splits = sources.read(source, 6).splits
+    splits = read_source(source, 6).splits
     assert list(splits) == ["train", "val"]
     assert splits["train"].rows.tolist() == list(range(14))
     files = sorted((tmp_path / train).rglob("*.png"))
@@ -409,13 +391,12 @@ def test_a_class_that_train_lacks_is_refused_by_name(tmp_path):
     refused(tmp_path, "contempt", "that train lacks", "happy or sad")
 
 
-def test_a_folder_without_val_has_it_carved_and_test_is_optional(tmp_path):
+def test_a_folder_without_val_is_read_as_it_is(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"], count=20)
     write_folder(tmp_path, "test", ["happy"])
-    contents = read(tmp_path)
-    sizes = {name: len(split.rows) for name, split in contents.splits.items()}
-    assert sizes == {"train": 36, "val": 4, "test": 2}
-    assert "carved" in contents.notes[0]
+    splits = read(tmp_path).splits
+    sizes = {name: len(split.rows) for name, split in splits.items()}
+    assert sizes == {"train": 40, "test": 2}
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path):
@@ -674,7 +655,7 @@ def test_how_images_are_stored_is_told_by_content_before_anything_is_done(tmp_pa
         assert stored["train"] == expected, name
 
 
-def test_the_kinds_of_a_split_are_told_before_val_is_carved(tmp_path):
+def test_the_kinds_of_stored_images_are_counted_by_split(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"], count=20)
     (tmp_path / "train/sad/0.png").write_bytes(b"")
     contents = read(tmp_path, skip_bad=True)
@@ -708,7 +689,7 @@ def test_embedded_faces_are_resized_and_keep_their_order(monkeypatch):
     monkeypatch.delenv("FER_DATA_ROOT", raising=False)
     rows = sources.locate(None)
     monkeypatch.setattr(embedded, "SIZES", {"train": 9, "val": 9, "test": 9})
-    splits = sources.read(rows, 24).splits
+    splits = read_source(rows, 24).splits
     assert {name: split.images.shape for name, split in splits.items()} == {
         name: (9, 24, 24, 1) for name in ("train", "val", "test")
     }
