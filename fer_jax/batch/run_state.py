@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,7 +105,7 @@ def read_state(folder: Path, now: Now, epochs: int | None = None) -> RunState:
 
 def _finished(folder: Path) -> RunState:
     result = runs.read_result(folder)
-    try:
+    with _checking(folder / runs.RESULT):
         return RunState(
             "finished",
             epoch=int(result["epochs_run"]),
@@ -114,11 +114,6 @@ def _finished(folder: Path) -> RunState:
             best=_number(result["selection"]["value"]),
             seconds=_number(result["timing"]["wall_s"]),
         )
-    except _MALFORMED as error:
-        raise UserError(
-            f"{folder / runs.RESULT} lacks a value that every result has "
-            f"({type(error).__name__}: {error}); repeat that run with --force"
-        ) from None
 
 
 def _unfinished(folder: Path, now: Now, epochs: int | None) -> RunState:
@@ -197,16 +192,22 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     if not os.path.isfile(path):  # before the end of the first epoch
         return []
     rows = runs.read_metrics(folder)
-    try:
+    with _checking(path):
         for row in rows:
             row["val_macro_f1"] = _number(row["val_macro_f1"])
             row["wall_s"] = _number(row["wall_s"]) if "wall_s" in row else None
-    except _MALFORMED as error:
+    return rows
+
+
+@contextlib.contextmanager
+def _checking(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, *_MALFORMED) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); start that run anew "
+            f"{path} is damaged ({type(error).__name__}: {error}); repeat that run "
             "with --force"
         ) from None
-    return rows
 
 
 def _number(value: object) -> float:
@@ -223,12 +224,8 @@ def _epochs(folder: Path) -> int | None:
     if not runs.is_started(folder):
         return None
     path = folder / runs.CONFIG
-    try:
+    with _checking(path):
         return int(parse(path.read_text("utf-8"), str(path))["training"]["epochs"])
-    except (OSError, UserError, *_MALFORMED) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); start that run anew with --force"
-        ) from None
 
 
 def _seconds_left(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data.sources.class_folders import decode
+from fer_jax.data.sources.image_files import decode
 from fer_jax.errors import UserError
 from fer_jax.inference.predictor import Predictor, load
 from fer_jax.system.compilation_cache import keep_compiled
@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read(path: str, model: Predictor) -> np.ndarray:
+    shape = model.image_size, model.image_size, model.channels
     try:
-        return decode(Path(path), model.image_size, model.channels)[0]
+        return decode(Path(path), shape)[0]
     except ValueError as error:
         raise UserError(f"{path} {error}; name images of faces") from None
 

@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from fer_jax import models
 from fer_jax.data.records import resize_to_square
-from fer_jax.data.sources.class_folders import upright
+from fer_jax.data.sources.image_files import upright
 from fer_jax.errors import UserError
 from fer_jax.inference import model_file
 from fer_jax.inference.model_file import ModelFile

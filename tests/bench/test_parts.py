@@ -123,7 +123,7 @@ def test_the_tasks_of_fer_jax_run():
     expected = ITEMS | {"augmentation": 3 * BATCH, "epoch": 96, "device": 1}
     assert {name: each["items"] for name, each in found.items()} == expected
     assert found["epoch"]["training_s"] > 0 and found["device"]["platform"]
-    assert found["step"]["compile_s"] > 0 and found["step"]["flops_per_image"] > 1e7
+    assert found["step"]["compile_s"] > 0 and found["step"]["flops_per_image"] > 0
 
 
 def test_the_tasks_of_pytorch_run():

@@ -18,7 +18,8 @@ from scipy.special import softmax
 import fer_jax
 from fer_jax import data, models
 from fer_jax.data.records import Problems
-from fer_jax.data.sources.class_folders import list_folder, read_folder
+from fer_jax.data.sources.class_folders import list_folder
+from fer_jax.data.sources.image_files import read_folder
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference import (
@@ -159,7 +160,7 @@ def test_images_of_any_size_are_read_as_training_reads_them(
             Image.fromarray(pixels).save(tmp_path / "train" / name / f"{n}.png")
     source = list_folder(tmp_path, {"train": tmp_path / "train"})
     problems = Problems()
-    read = read_folder(source, SIDE, channels, problems, lambda share: None)
+    read = read_folder(source, (SIDE, SIDE, channels), problems, lambda share: None)
     images = np.stack([each.image for each in read][: len(pictures)])
     assert not problems.counts
     assert images.shape == (len(pictures), SIDE, SIDE, channels)
