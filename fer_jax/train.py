@@ -1,18 +1,17 @@
 """Trains one experiment: `python -m fer_jax.train configs/baseline.yaml`.
 
-From top to bottom: the command line, one run, an attempt at it, and how errors are
-reported. The epochs are in `training/loop.py`.
+From top to bottom: the command line, and one run. What follows an attempt at it and
+reports its errors is in `training/attempt.py`, the loop in `training/loop.py`.
 """
 
 import argparse
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from rich.console import Console
 
 from fer_jax import config as config_lib
@@ -20,63 +19,70 @@ from fer_jax import data, models, runs
 from fer_jax.config import Config
 from fer_jax.data import folds
 from fer_jax.data.duplicates.audit import Audit, audit
-from fer_jax.errors import Lost, UserError, run_command
-from fer_jax.runs.heartbeat import Heart, beating
+from fer_jax.errors import run_command
 from fer_jax.runs.lock import LOCK, locked
-from fer_jax.runs.tensorboard import Board, has_board, write_finished
+from fer_jax.runs.tensorboard import write_finished
 from fer_jax.system.compilation_cache import keep_compiled
-from fer_jax.system.console import TrainingBar, make_console, print_scores
+from fer_jax.system.console import make_console, print_scores
 from fer_jax.system.memory import keep_memory
 from fer_jax.system.signals import Interrupted
 from fer_jax.training import processes
+from fer_jax.training.attempt import Options, attempt, device_errors, disk_errors
 from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.loop import Reporter, TrainingRun, run_epochs
-from fer_jax.training.result import begin, predict_best, write_result
+from fer_jax.training.loop import TrainingRun
+from fer_jax.training.result import begin
 from fer_jax.training.setup import Setup, build_setup, memory_for_images
-
-# Backends word these errors differently.
-_NO_MEMORY = ("RESOURCE_EX", "Out of memory")
-_LOST = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "oordination", "onnection")
-
-
-class Options(NamedTuple):
-    """How a run is started; none of it changes its numbers.
-
-    Attributes:
-      force: delete what an earlier run left, and start anew.
-      skip_bad: drop bad rows and images instead of refusing them.
-      tensorboard: write event files; a run that has some continues them anyway.
-      config_path: the file of the config, for the record.
-      overrides: the `--set` items, for the record.
-    """
-
-    force: bool = False
-    skip_bad: bool = False
-    tensorboard: bool = False
-    config_path: str = ""
-    overrides: Sequence[str] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    args = _make_parser().parse_args(argv)
+    keep_memory()
+    keep_compiled()
+    processes.join()
+    if args.seed is not None:
+        args.overrides.append(f"training.seed={args.seed}")
+    options = Options(
+        force=args.force,
+        skip_bad=args.skip_bad,
+        tensorboard=args.tensorboard,
+        config_path=args.config,
+        overrides=tuple(args.overrides),
+    )
+    try:
+        with device_errors():
+            train(
+                config_lib.load(args.resolved or args.config, args.overrides),
+                data_root=args.data_root,
+                runs_dir=args.runs_dir,
+                options=options,
+                console=make_console() if processes.is_first() else None,
+            )
+    except Interrupted as stop:
+        return 128 + stop.signum
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fer_jax.train", description="Train one experiment."
     )
-    parser.add_argument("config", help="a YAML file such as configs/baseline.yaml")
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", help="a YAML file such as configs/baseline.yaml")
+    add(
         "--data_root",
         help="a fer2013.csv, a folder train|val|test/<class>/*, RAF-DB or AffectNet; "
         "default: $FER_DATA_ROOT, else the embedded set",
     )
-    parser.add_argument("--runs_dir", default="runs", help="default: runs")
-    parser.add_argument(
+    add("--runs_dir", default="runs", help="default: runs")
+    add(
         "--resolved",
         metavar="FILE",
         help="read the resolved settings from FILE; CONFIG is only named in the "
         "record. bin/run_batch uses it, so that a run trains what was planned",
     )
-    parser.add_argument("--seed", type=int, help="the same as --set training.seed=N")
-    parser.add_argument(
+    add("--seed", type=int, help="the same as --set training.seed=N")
+    add(
         "--set",
         dest="overrides",
         action="append",
@@ -84,39 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="override one setting, as in training.lr=1e-3; may repeat",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="start anew even if the run exists"
-    )
-    parser.add_argument(
-        "--skip_bad", action="store_true", help="drop unreadable images and count them"
-    )
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard event files too"
-    )
-    args = parser.parse_args(argv)
-    keep_memory()
-    keep_compiled()
-    processes.join()
-    if args.seed is not None:
-        args.overrides.append(f"training.seed={args.seed}")
-    try:
-        with _device_errors():
-            train(
-                config_lib.load(args.resolved or args.config, args.overrides),
-                data_root=args.data_root,
-                runs_dir=args.runs_dir,
-                options=Options(
-                    force=args.force,
-                    skip_bad=args.skip_bad,
-                    tensorboard=args.tensorboard,
-                    config_path=args.config,
-                    overrides=args.overrides,
-                ),
-                console=make_console() if processes.is_first() else None,
-            )
-    except Interrupted as stop:
-        return 128 + stop.signum
-    return 0
+    switch = functools.partial(add, action="store_true")
+    switch("--force", help="start anew even if the run exists")
+    switch("--skip_bad", help="drop unreadable images and count them")
+    switch("--tensorboard", help="write TensorBoard event files too")
+    return parser
 
 
 def train(
@@ -133,7 +111,7 @@ def train(
 
     Args:
       config: the experiment.
-      data_root: as `data.load` takes it.
+      data_root: as in `data.load`.
       runs_dir: where `<name>/seed_<n>/` is created.
       options: how the run is started.
       console: where progress is printed; None: nowhere.
@@ -149,7 +127,7 @@ def train(
     dataset, copies = _load(config, data_root, options.skip_bad, console)
     setup = build_setup(config, dataset)  # may refuse, before there is a folder
     run_dir = runs.run_dir(runs_dir, config.name, config.training.seed)
-    with _disk_errors(run_dir), contextlib.ExitStack() as held:
+    with disk_errors(run_dir), contextlib.ExitStack() as held:
 
         def take() -> bool:
             held.enter_context(locked(run_dir))
@@ -162,24 +140,14 @@ def train(
         if was_finished:
             console.print("already finished; --force repeats it")
         else:
-            with (
-                _attempt(run_dir, config, setup) as heart,
-                Checkpoints(run_dir / runs.CHECKPOINTS) as checkpoints,
-            ):
-                run = TrainingRun(config, dataset, setup, run_dir, checkpoints)
-                _finish(run, copies, heart, options, console)
+            checkpoints = Checkpoints(run_dir / runs.CHECKPOINTS)
+            run = TrainingRun(config, dataset, setup, run_dir, checkpoints)
+            attempt(run, copies, options, console)
         result = processes.of_first(lambda: runs.read_result(run_dir))
         if was_finished and options.tensorboard and processes.is_first():
             write_finished(run_dir, result)
             console.print("TensorBoard's files were written from its record")
-    try:
-        print_scores(console, result)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        if not was_finished:
-            raise
-        raise UserError(
-            f"{run_dir / runs.RESULT} lacks scores; repeat that run with --force"
-        ) from None
+    print_scores(console, result)
     console.print(f"result: {run_dir / runs.RESULT}")
     return result
 
@@ -206,11 +174,7 @@ def _load(
 
 
 def _print_header(
-    console: Console,
-    config: Config,
-    dataset: data.Dataset,
-    setup: Setup,
-    run_dir: Path,
+    console: Console, config: Config, dataset: data.Dataset, setup: Setup, run_dir: Path
 ) -> None:
     counts = ", ".join(f"{k} {len(v.labels):,}" for k, v in dataset.splits.items())
     console.print(f"{run_dir}: {config.description}")
@@ -225,94 +189,6 @@ def _print_header(
         f"parameters, {setup.flops / 1e6:,.0f} MFLOP an image forward, "
         f"{setup.compute_dtype} on {setup.devices}"
     )
-
-
-def _finish(
-    run: TrainingRun,
-    copies: Audit,
-    heart: Heart | None,
-    options: Options,
-    console: Console,
-) -> None:
-    """Trains a run to its end, and writes its result."""
-    setup, training = run.setup, run.config.training
-    reporters: list[Reporter] = []
-    board = None
-    with contextlib.ExitStack() as open_reporters:
-        if heart:  # the first process
-            bar = TrainingBar(
-                console,
-                training.epochs,
-                setup.steps_per_epoch,
-                training.batch_size,
-                setup.schedule,
-            )
-            reporters += [heart, open_reporters.enter_context(bar)]
-            # A run that has event files continues them: else they would fall behind.
-            if options.tensorboard or has_board(run.run_dir):
-                board = open_reporters.enter_context(Board(run.run_dir))
-                reporters.append(board)
-        progress = run_epochs(run, console, reporters)
-        logits = predict_best(run, progress)
-        if processes.is_first():
-            command = {
-                "config_path": options.config_path,
-                "overrides": list(options.overrides),
-            }
-            write_result(run, progress, logits, copies, command)
-        if board:
-            board.end(progress.history, runs.read_result(run.run_dir))
-
-
-@contextlib.contextmanager
-def _attempt(run_dir: Path, config: Config, setup: Setup) -> Iterator[Heart | None]:
-    """Writes the heartbeat, and what ends an attempt; in the first process alone."""
-    steps = config.training.epochs * setup.steps_per_epoch
-    with contextlib.ExitStack() as stack:
-        heart = None
-        if processes.is_first():
-            heart = stack.enter_context(beating(run_dir, str(setup.devices), steps))
-            stack.enter_context(runs.noting_failure(run_dir))
-        stack.enter_context(_disk_errors(run_dir))
-        stack.enter_context(_device_errors())
-        yield heart
-
-
-@contextlib.contextmanager
-def _disk_errors(run_dir: Path) -> Iterator[None]:
-    """Reports a full disk or a read-only folder in one sentence."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or run_dir} cannot be written or read "
-            f"({error.strerror or error}); correct that, and the same command, without "
-            "--force, resumes from the last checkpoint"
-        ) from None
-
-
-@contextlib.contextmanager
-def _device_errors() -> Iterator[None]:
-    """Reports a lack of memory or a lost process in one sentence."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if not processes.are_one() and any(words in str(error) for words in _LOST):
-            raise Lost(
-                f"another process of the run is lost, or does not answer "
-                f"({str(error)[:200]}); see what the others say, and start all of them "
-                "again, without --force, to resume from the last checkpoint"
-            ) from None
-        if not any(words in str(error) for words in _NO_MEMORY):
-            raise
-        kind = jax.devices()[0].device_kind
-        raise UserError(
-            f"{kind} ran out of memory; lower training.batch_size, "
-            "training.eval_batch_size or data.image_size, or end what else runs there; "
-            "the same command resumes from the last checkpoint"
-        ) from None
 
 
 if __name__ == "__main__":

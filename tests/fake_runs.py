@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_jax import runs
 from fer_jax.emotions import EMOTIONS
-from fer_jax.metrics import confusion_matrix, from_confusion
+from fer_jax.metrics import score_with_clean
 from fer_jax.system import files
 
 SPLITS = ("val", "test")
@@ -65,17 +65,15 @@ def as_arrays(labels, chosen, num_classes):
 
 def score(arrays, classes=EMOTIONS):
     """The scores of arrays, as training writes them."""
-    predicted = arrays["logits"].argmax(axis=1)
-    matrix = confusion_matrix(arrays["labels"], predicted, len(classes))
-    scores = from_confusion(matrix, classes)
-    return {"n": scores.pop("n"), "loss": 1.5, **scores}
+    kept = {key: arrays[key] for key in ("logits", "labels", "clean")}
+    return score_with_clean(**kept, class_names=classes)
 
 
 def make_result(name, seed, *, skill=0.6, test=True, classes=EMOTIONS, **options):
     """A whole `result.json`, and under "arrays" the predictions of each split.
 
     Options: config, data, without, device, description, labels, chosen (the predicted
-    classes).
+    classes), clean (a mask of the images without a copy in train).
     """
     rng = np.random.default_rng([seed, *name.encode()])
     description = options.get("description", f"what does {name} do?")
@@ -101,6 +99,8 @@ def make_result(name, seed, *, skill=0.6, test=True, classes=EMOTIONS, **options
             arrays[split] = as_arrays(labels, chosen, len(classes))
         else:
             arrays[split] = make_arrays(rng, labels, skill, len(classes))
+        if (clean := options.get("clean", {}).get(split)) is not None:
+            arrays[split]["clean"] = clean
     scores = {split: score(each, classes) for split, each in arrays.items()}
     return {
         "format": 1,

@@ -1,1 +1,1 @@
-"""The audit: what is wrong with the images and labels of a data set."""
+"""The audit of a data set: copies, storage and suspicious labels."""

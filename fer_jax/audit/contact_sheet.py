@@ -1,48 +1,47 @@
-"""Images of a data set side by side on one HTML page, to look at and to keep local."""
+"""An HTML page of images of a data set, which has to stay where the data may be."""
 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-SHOWN = 200  # cells of a section, at most
+T = TypeVar("T")
+SHOWN = 200  # cells of a section
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """Returns the page, which has no scripts and loads nothing."""
+    return _PAGE.format(title=html.escape(title), body="\n".join(sections))
+
+
+def section(title: str, items: Sequence[T], render: Callable[[T], str]) -> str:
+    """Returns the first `SHOWN` items as HTML under a title that counts them all."""
+    more = f", {SHOWN} shown" if len(items) > SHOWN else ""
+    cells = "".join(f"<div>{render(item)}</div>" for item in items[:SHOWN])
+    heading = f"<h2>{html.escape(title)}: {len(items):,}{more}</h2>"
+    return f"{heading}<section>{cells}</section>"
 
 
 def figure(image: np.ndarray, *lines: str) -> str:
-    """An image with lines of text below it; the first is also read aloud.
+    """Returns an image above lines of plain text; the first is its alternative text.
 
     Args:
       image: uint8 `[S, S, C]`, grey or colour.
       lines: plain text.
     """
-    told = [html.escape(line) for line in lines]
-    return (
-        f'<figure><img src="{_png(image)}" alt="{told[0]}">'
-        f"<figcaption>{'<br>'.join(told)}</figcaption></figure>"
-    )
-
-
-def section(title: str, cells: Sequence[str], total: int) -> str:
-    """A titled group of cells in HTML, the first `SHOWN` of `total`."""
-    shown = min(len(cells), SHOWN)
-    more = f", {shown} shown" if total > shown else ""
-    inside = "".join(f"<div>{cell}</div>" for cell in cells[:SHOWN])
-    return f"<h2>{html.escape(title)}: {total:,}{more}</h2><section>{inside}</section>"
-
-
-def page(title: str, sections: Sequence[str]) -> str:
-    """The whole page, without scripts and without anything from elsewhere."""
-    return _PAGE.format(title=html.escape(title), body="\n".join(sections))
-
-
-def _png(image: np.ndarray) -> str:
-    data = io.BytesIO()
+    caption = [html.escape(line) for line in lines]
+    buffer = io.BytesIO()
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    Image.fromarray(pixels).save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    Image.fromarray(pixels).save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<figure><img src="data:image/png;base64,{encoded}" alt="{caption[0]}">'
+        f"<figcaption>{'<br>'.join(caption)}</figcaption></figure>"
+    )
 
 
 _PAGE = """<!DOCTYPE html>
@@ -58,7 +57,7 @@ img {{ width: 6rem; image-rendering: pixelated; }}
 p {{ margin: 0; width: 100%; font-size: .8rem; }}
 </style></head>
 <body><h1>{title}</h1>
-<p>This page holds images of the data set: keep it where the data may be kept.</p>
+<p>This page contains images of the data set: keep it where the data may be kept.</p>
 {body}
 </body></html>
 """

@@ -1,14 +1,13 @@
-"""What the audit tells of suspicious labels: numbers, a table, a CSV and a sheet.
+"""The report on suspicious labels: numbers, a table, a CSV and a page of images.
 
-Where FER+'s votes lie beside the csv, they say how well the ranking does.
+If FER+'s votes are beside the csv, they show how good the ranking is.
 """
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from fer_jax.audit import contact_sheet
@@ -21,136 +20,121 @@ from fer_jax.system.console import plain_table
 SHOWN = 10  # rows of the table on the terminal
 
 
-class SuspiciousLabels:
-    """The train images of a data set, the most suspicious labels first."""
+class LabelReport:
+    """The train images of a data set, the most suspicious labels first.
+
+    Attributes:
+      facts: the numbers, for JSON.
+    """
 
     def __init__(self, runs_dir: Path, dataset: Dataset):
-        """Ranks them by the finished runs in a folder.
+        """Ranks the labels by the finished runs in a folder.
 
         Raises:
-          UserError: if no run there tells of these images and labels.
+          UserError: if no run there was trained on these images and labels.
         """
-        self.dataset, self.ranking = dataset, rank_labels(runs_dir, dataset)
+        self.dataset, self.train = dataset, dataset.splits["train"]
+        self.ranking = rank_labels(runs_dir, dataset)
         self.order = self.ranking.order()
         self.votes, self.votes_note = _majority(dataset)
-        self.facts = self._facts()
-
-    def to_csv(self) -> str:
-        """A row for each ranked image."""
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        votes = [] if self.votes is None else ["ferplus_majority"]
-        rows.writerow(
-            ["rank", "split", "row", "file", "label", "suggested", "suspicion"]
-            + ["margin", "forgotten", "never_right", *votes]
-        )
-        train, found = self.dataset.splits["train"], self.ranking
-        for rank, place in enumerate(self.order, 1):
-            row = int(train.rows[place])
-            rows.writerow(
-                [
-                    *(rank, "train", row, self.dataset.file_of("train", row)),
-                    self._name(train.labels[place]),
-                    self._name(found.rival[place]),
-                    f"{found.suspicion[place]:.4f}",
-                    f"{found.margin[place]:.3f}",
-                    f"{found.forgotten[place]:.2f}",
-                    f"{found.never[place]:.2f}",
-                    *([self._vote(place)] if self.votes is not None else []),
-                ]
-            )
-        return text.getvalue()
-
-    def page(self) -> str:
-        """The most suspicious images, with their label and what is suggested."""
-        train, cells = self.dataset.splits["train"], []
-        for place in self.order[: contact_sheet.SHOWN]:
-            lines = [
-                f"{self._name(train.labels[place])} → "
-                f"{self._name(self.ranking.rival[place]) or 'none'}",
-                f"train {train.rows[place]}",
-                f"margin {self.ranking.margin[place]:.1f}",
-            ]
-            if vote := self._vote(place):
-                lines.append(f"FER+ {vote}")
-            cells.append(
-                contact_sheet.figure(
-                    read_pixels(train.images, np.array([place]))[0], *lines
-                )
-            )
-        return contact_sheet.page(
-            self.dataset.description,
-            [
-                contact_sheet.section(
-                    "Train images, the most suspicious labels first",
-                    cells,
-                    len(self.order),
-                )
-            ],
-        )
-
-    def show(self, console: Console) -> None:
-        """Prints the head of the ranking, and how it was made."""
-        train, found, facts = self.dataset.splits["train"], self.ranking, self.facts
-        runs = "1 run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
-        console.print(
-            f"{facts['data']}: {facts['ranked']:,} of {len(train.rows):,} train "
-            f"images, ranked by {runs}"
-        )
-        for run, why in found.left_out.items():
-            console.print(f"left out: {run}, {why}")
-        table = plain_table(
-            "labels that training fights most",
-            ["label", "suggested", "row", "margin", "forgotten", "never right"],
-        )
-        for place in self.order[:SHOWN]:
-            table.add_row(
-                self._name(train.labels[place]),
-                self._name(found.rival[place]),
-                f"{train.rows[place]:,}",
-                f"{found.margin[place]:.2f}",
-                f"{found.forgotten[place]:.1f}",
-                f"{100 * found.never[place]:.0f} % of runs",
-            )
-        console.print(table)
-        if self.votes_note:
-            console.print(f"note: {self.votes_note}")
-        if told := facts.get("ferplus"):
-            share, first = 100 * told["chance"], 100 * told["first_100"]
-            console.print(
-                f"FER+'s majority has another label for {share:.1f} % of the "
-                f"{told['images']:,} images that have one, and for {first:.0f} % of "
-                f"the first 100; average precision {told['average_precision']:.3f} "
-                f"(chance {told['chance']:.3f})"
-            )
-
-    def _facts(self) -> dict[str, Any]:
-        facts = {
-            "data": self.dataset.description,
-            "fingerprint": self.dataset.fingerprint,
+        self.facts: dict[str, Any] = {
+            "data": dataset.description,
+            "fingerprint": dataset.fingerprint,
             "runs": list(self.ranking.runs),
             "left_out": self.ranking.left_out,
             "ranked": len(self.order),
         }
         if self.votes is not None:
-            labels = self.dataset.splits["train"].labels
-            known = self.order[self.votes[self.order] >= 0]
-            if len(known):
-                told = overlap(known, self.votes != labels)
-                facts["ferplus"] = {"images": len(known), **told}
-        return facts
+            voted = self.order[self.votes[self.order] >= 0]
+            if len(voted):
+                scores = overlap(voted, self.votes != self.train.labels)
+                self.facts["ferplus"] = {"images": len(voted)} | scores
+
+    def to_csv(self) -> str:
+        """Returns one row for each ranked image."""
+        order, found = self.order, self.ranking
+        rows = self.train.rows[order]
+        columns: dict[str, Any] = {
+            "rank": np.arange(1, len(order) + 1),
+            "split": "train",
+            "row": rows,
+            "file": [self.dataset.file_of("train", int(row)) for row in rows],
+            "label": [self._name(label) for label in self.train.labels[order]],
+            "suggested": [self._name(rival) for rival in found.rival[order]],
+            "suspicion": [f"{value:.4f}" for value in found.suspicion[order]],
+            "margin": [f"{value:.3f}" for value in found.margin[order]],
+            "forgotten": [f"{value:.2f}" for value in found.forgotten[order]],
+            "never_right": [f"{value:.2f}" for value in found.never_right[order]],
+        }
+        if self.votes is not None:
+            columns["ferplus_majority"] = [self._vote(index) for index in order]
+        return pd.DataFrame(columns).to_csv(index=False)
+
+    def to_html(self) -> str:
+        """Returns a page of the most suspicious images with label and suggestion."""
+
+        def show(index: int) -> str:
+            suggested = self._name(self.ranking.rival[index]) or "none"
+            lines = [
+                f"{self._name(self.train.labels[index])} → {suggested}",
+                f"train {self.train.rows[index]}",
+                f"margin {self.ranking.margin[index]:.1f}",
+            ]
+            if vote := self._vote(index):
+                lines.append(f"FER+ {vote}")
+            image = read_pixels(self.train.images, np.array([index]))[0]
+            return contact_sheet.figure(image, *lines)
+
+        title = "Train images, the most suspicious labels first"
+        cells = contact_sheet.section(title, self.order.tolist(), show)
+        return contact_sheet.page(self.dataset.description, [cells])
+
+    def show(self, console: Console) -> None:
+        """Prints the top of the ranking, and what it is based on."""
+        train, found, facts = self.train, self.ranking, self.facts
+        runs = "1 run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
+        console.print(
+            f"{facts['data']}: {facts['ranked']:,} of {len(train.rows):,} train "
+            f"images, ranked by {runs}"
+        )
+        for run, reason in found.left_out.items():
+            console.print(f"left out: {run}, {reason}")
+        table = plain_table(
+            "most suspicious labels",
+            ["label", "suggested", "row", "margin", "forgotten", "never right"],
+        )
+        for index in self.order[:SHOWN]:
+            table.add_row(
+                self._name(train.labels[index]),
+                self._name(found.rival[index]),
+                f"{train.rows[index]:,}",
+                f"{found.margin[index]:.2f}",
+                f"{found.forgotten[index]:.1f}",
+                f"{100 * found.never_right[index]:.0f} % of runs",
+            )
+        console.print(table)
+        if self.votes_note:
+            console.print(f"note: {self.votes_note}")
+        if votes := facts.get("ferplus"):
+            percent, first = 100 * votes["chance"], 100 * votes["first_100"]
+            console.print(
+                f"FER+'s majority has another label for {percent:.1f} % of the "
+                f"{votes['images']:,} images that have one, and for {first:.0f} % of "
+                f"the first 100; average precision {votes['average_precision']:.3f} "
+                f"(chance {votes['chance']:.3f})"
+            )
 
     def _name(self, label: int) -> str:
         return self.dataset.class_names[label] if label >= 0 else ""
 
-    def _vote(self, place: int) -> str:
-        if self.votes is None or self.votes[place] < 0:
+    def _vote(self, index: int) -> str:
+        if self.votes is None or self.votes[index] < 0:
             return ""
-        return (*self.dataset.class_names, "contempt")[self.votes[place]]
+        return (*self.dataset.class_names, "contempt")[self.votes[index]]
 
 
 def _majority(dataset: Dataset) -> tuple[np.ndarray | None, str]:
-    """FER+'s majority for the train images, -1 where there is none; or why not."""
+    """Returns FER+'s majority for each train image, -1 for none, or why not."""
     try:
         votes = ferplus.load(dataset)
     except UserError as error:

@@ -50,9 +50,10 @@ class BatchLog:
         self.write(run, event="failed", **entry, error=error)
 
     def done_elsewhere(self, run: PlannedRun, outcome: str) -> None:
-        """Records that a run "finished" or "failed" in another process."""
+        """Records what became of a run in another process, such as "finished"."""
         self.console.print(f"{run.label}: {outcome} in another process")
         self.failed += [run.label] * (outcome == "failed")
+        self.cancelled += [run.label] * (outcome == "cancelled")
 
     def exit_status(self) -> int:
         """Prints which runs did not finish; returns 1 if there are any, else 0."""

@@ -105,7 +105,7 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> T
     """Batches gathered by index, normalised and augmented as in training."""
     config = _config(batch, image_size, augmented=True, epochs=30)
     setup = build_setup(config, _dataset(images, image_size))
-    augment = make_augment(config.augmentation)
+    augment = make_augment(config, setup.steps_per_epoch)
     pixels, labels = setup.images["train"], setup.labels
     key = jax.random.key(0)
 

@@ -1,6 +1,7 @@
-"""Comparison of finished runs: `result.json` and predictions in, what is real out."""
+"""Compares finished runs: results and predictions in, tested differences out."""
 
+from fer_jax.compare.analysis import summarise
 from fer_jax.compare.cli import main, show
-from fer_jax.compare.results import Run, load_runs
+from fer_jax.compare.results import FinishedRun, load_runs
 
-__all__ = ["Run", "load_runs", "main", "show"]
+__all__ = ["FinishedRun", "load_runs", "main", "show", "summarise"]

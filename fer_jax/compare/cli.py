@@ -1,35 +1,31 @@
-"""The command `compare`: reads runs, shows what they say, and writes it to files."""
+"""The command `bin/compare`: reads runs, prints a comparison, writes it to files."""
 
 import argparse
 import dataclasses
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
-from fer_jax.compare import content, export, tables
-from fer_jax.compare.findings import findings, seeds_note
+from fer_jax.compare import content, export
+from fer_jax.compare.analysis import summarise
 from fer_jax.compare.predictions import only_clean
 from fer_jax.compare.report import write_report
 from fer_jax.compare.results import (
-    CLASS_METRICS,
     LABEL_SETS,
     SPLITS,
-    Run,
-    data_sets,
+    FinishedRun,
     load_runs,
     shortlist,
 )
-from fer_jax.compare.summary import BASELINE, SORTS, Summary, summarise
+from fer_jax.compare.summary import BASELINE, SORTS, Summary
+from fer_jax.compare.terminal import Terminal
 from fer_jax.compare.watch import watch
 from fer_jax.errors import UserError
-from fer_jax.runs.folder import failure, test_reads
 from fer_jax.system.console import make_console
 from fer_jax.system.files import check_target, write_whole
 
@@ -42,14 +38,11 @@ _EPILOG = """examples:
 """
 
 
-_COSTS = "Seeds, epochs, time and calibration error (ECE, in %)"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own); returns 0."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    _check(args)  # before the reading goes to waste
+    _check_options(args)  # before any work
     console = make_console(color=not args.no_color)
     args.command = shlex.join(["bin/compare", *argv])
     if args.watch:
@@ -60,98 +53,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(
     console: Console,
-    runs: Sequence[Run],
+    runs: Sequence[FinishedRun],
     unfinished: Sequence[Path],
     *,
     split: str = "val",
     sort: str = "macro_f1",
     baseline: str = BASELINE,
 ) -> None:
-    """Prints the header, the notes, all tables and what they say.
-
-    Args:
-      console: where to; its width decides how the tables are laid out.
-      runs: finished runs, from `load_runs`.
-      unfinished: the folders of the runs that are not, to be named.
-      split: `val` or `test`.
-      sort: one of `summary.SORTS`, the order of the rows.
-      baseline: the experiment that the others are compared with.
+    """Prints all tables of runs from `load_runs`, and what they say.
 
     Raises:
       UserError: no run has results on `split`, or predictions cannot be used.
     """
-    _with_split(runs, split)
+    _check_split(runs, split)
     summary = summarise(runs, split, sort, baseline)
-    _show(console, summary, runs, unfinished, sort, baseline)
-
-
-def _show(
-    console: Console,
-    summary: Summary,
-    runs: Sequence[Run],
-    unfinished: Sequence[Path],
-    sort: str,
-    baseline: str,
-) -> None:
-    """Prints everything."""
-    _head(console, summary, runs, unfinished)
-    _overall(console, summary, unfinished, sort, baseline)
-    _clean(console, summary)
-    _emotions(console, summary)
-    _heading(console, _COSTS)
-    console.print(tables.costs(summary, console.width))
-    _configs(console, runs, summary)
-    _what_this_says(console, summary)
+    Terminal(console, summary, runs, unfinished).everything()
 
 
 def _compare(console: Console, args: argparse.Namespace) -> None:
-    """Reads, writes and shows, once."""
+    """Reads, writes and prints, once."""
     runs, unfinished = load_runs(
         args.runs_dir, args.filter, mixed=args.mixed, labels=args.labels
     )
     if args.clean:
-        runs = only_clean(runs)
+        runs = [only_clean(run) for run in runs]
     if args.experiment:
         runs, unfinished = _pick(runs, args.experiment), []
-    _check_names(runs, args)
-    _with_split(runs, args.split)
+    _check_split(runs, args.split)
     baseline = args.experiment[1] if args.experiment else args.baseline or BASELINE
     summary = summarise(runs, args.split, args.sort, baseline)
-    # First what is to be kept: the reader of a pipe may go before all is printed.
-    written = _write(args, summary, runs, unfinished, baseline)
+    _check_view(summary, args)
+    terminal = Terminal(console, summary, runs, unfinished)
+    written = _write(args, terminal)  # first: the reader of a pipe may go away
     if args.experiment:
-        _two(console, summary, args.experiment, runs)
+        by_name = {each.name: each for each in summary.experiments}
+        terminal.pair(*(by_name[name] for name in args.experiment))
     elif args.emotion:
-        _emotion(console, summary, args.emotion, runs, unfinished)
+        terminal.emotion(args.emotion)
     elif args.watch:
-        _head(console, summary, runs, unfinished)
-        _overall(console, summary, unfinished, args.sort, baseline)
-        _what_this_says(console, summary)
+        terminal.short()
     else:
-        _show(console, summary, runs, unfinished, args.sort, baseline)
+        terminal.everything()
     for path in written:
-        _say(console, f"\nwritten: {path}")
+        terminal.say(f"\nwritten: {path}")
 
 
-def _write(
-    args: argparse.Namespace,
-    summary: Summary,
-    runs: Sequence[Run],
-    unfinished: Sequence[Path],
-    baseline: str,
-) -> list[Path]:
+def _write(args: argparse.Namespace, shown: Terminal) -> list[Path]:
     """Writes what `--export` and `--report` ask for; returns the files."""
     whole: dict[str, Any] = {}
+    summary, runs = shown.summary, shown.runs
     if args.report or any(path.suffix == ".json" for path in args.export):
-        others = {
-            split: summarise(runs, split, args.sort, baseline)
-            for split in SPLITS
-            if split != args.split and any(split in run.scores for run in runs)
+        splits = [s for s in SPLITS if any(s in run.scores for run in runs)]
+        summaries = {
+            split: summarise(runs, split, summary.sort, summary.baseline)
+            for split in splits
+            if split != args.split
         }
         whole = content.build(
-            others | {args.split: summary},
+            summaries | {args.split: summary},
             runs,
-            unfinished,
+            shown.unfinished,
             split=args.split,
             command=args.command,
         )
@@ -169,26 +130,11 @@ def _write(
     return [*args.export, *([args.report] if args.report else [])]
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuses what could not be done in the end."""
-    for path in args.export:
-        check_target(path, "--export", export.SUFFIXES)
-    if args.report:
-        check_target(args.report, "--report", (".html",))
-    files = [path.resolve() for path in [*args.export, args.report] if path]
-    if twice := [path for path, n in Counter(files).items() if n > 1]:
-        raise UserError(f"{twice[0]} is to be written twice; name two files")
-    if args.experiment and args.baseline:
-        raise UserError(
-            "--experiment A B compares A with B; leave --baseline out, or give B"
-        )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare",
-        description="Compares finished runs: which differences are real, by "
-        "experiment and by emotion.",
+        description="Compares finished runs, and tests which differences are "
+        "significant, overall and by emotion.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -201,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PREFIX",
         action="append",
         default=[],
-        help="only experiments whose name begins so; may be repeated",
+        help="only experiments whose name begins so; may repeat",
     )
     add("--sort", choices=SORTS, default="macro_f1", help="order (macro_f1)")
     add("--baseline", metavar="NAME", help=f"what to compare with ({BASELINE})")
@@ -219,12 +165,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         action="append",
         default=[],
-        help=".csv: one row a run; .json: everything; .md, .tex, .html: the tables; "
-        "may be repeated",
+        help=".csv: one row per run; .json: everything; .md, .tex, .html: the tables; "
+        "may repeat",
     )
-    add("--report", type=Path, metavar="FILE.html", help="write a page to look at")
+    add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
     one_view.add_argument(
-        "--watch", action="store_true", help="show it anew as runs finish"
+        "--watch", action="store_true", help="show it again as runs finish"
     )
     add(
         "--mixed",
@@ -234,313 +180,80 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--clean",
         action="store_true",
-        help="score on those images only that have no copy in train, exact or near",
+        help="score only the images without a copy in train, exact or near",
     )
     add(
         "--labels",
         choices=LABEL_SETS,
         help="score all runs by FER2013's labels, by FER+'s majority, or on the images "
-        "on which the two agree, whichever they were trained on",
+        "where the two agree, whichever they were trained on",
     )
     add("--no-color", action="store_true", help="no colours")
     return parser
 
 
-def _check_names(runs: Sequence[Run], args: argparse.Namespace) -> None:
-    """A baseline and an emotion that were asked for must be there."""
-    names = list(dict.fromkeys(run.name for run in runs))
-    if args.baseline and args.baseline not in names:
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuses options that could not be followed in the end."""
+    for path in args.export:
+        check_target(path, "--export", export.SUFFIXES)
+    if args.report:
+        check_target(args.report, "--report", (".html",))
+    files = Counter(path.resolve() for path in [*args.export, args.report] if path)
+    for path, times in files.items():
+        if times > 1:
+            raise UserError(f"{path} is to be written twice; name two files")
+    if args.experiment and args.baseline:
         raise UserError(
-            f"--baseline {args.baseline}: there is no such experiment; there are "
-            f"{shortlist(names, 20)}"
-        )
-    known = dict.fromkeys(name for run in runs for name in run.data["class_names"])
-    if args.emotion and args.emotion not in known:
-        raise UserError(
-            f"--emotion {args.emotion}: the data have no such emotion; they have "
-            f"{', '.join(known)}"
+            "--experiment A B compares A with B; leave --baseline out, or give B"
         )
 
 
-def _pick(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
-    """The runs of two experiments, or two runs, which then go by their labels."""
-    picked: list[Run] = []
-    for name in names:
-        chosen = [run for run in runs if run.name == name]
-        if not chosen:
-            one = [run for run in runs if run.label == name]
-            chosen = [dataclasses.replace(run, name=name) for run in one]
-        if not chosen:
-            known = dict.fromkeys(run.name for run in runs)
-            raise UserError(
-                f"--experiment {name}: there is no finished experiment or run of that "
-                f"name; there are {shortlist(known, 20)}, and their runs as "
-                f"{runs[0].label}"
-            )
-        picked += chosen
-    if len({run.folder for run in picked}) < len(picked):
-        raise UserError(
-            f"--experiment {' '.join(names)}: name two that have no run in common"
-        )
-    if len({run.fingerprint for run in picked}) > 1:
-        raise UserError(
-            f"--experiment {' '.join(names)}: they are of different data and do not "
-            "compare"
-        )
-    return picked
-
-
-def _with_split(runs: Sequence[Run], split: str) -> list[Run]:
-    scored = [run for run in runs if split in run.scores]
-    if not scored:
+def _check_split(runs: Sequence[FinishedRun], split: str) -> None:
+    if not any(split in run.scores for run in runs):
         others = sorted({name for run in runs for name in run.scores})
         raise UserError(
             f"no run has {split} results: the data set has no {split} split; "
             f"use --split {' or '.join(others)}"
         )
-    return scored
 
 
-def _head(
-    console: Console, summary: Summary, runs: Sequence[Run], unfinished: Sequence[Path]
-) -> None:
-    """The header and the notes."""
-    scored = [run for run in runs if summary.split in run.scores]
-    _header(console, scored, summary.split, summary.marks)
-    _notes(console, runs, unfinished, _failures(unfinished), summary.split)
-
-
-def _header(
-    console: Console, scored: Sequence[Run], split: str, marks: Mapping[str, str]
-) -> None:
-    experiments = len({run.name for run in scored})
-    runs_told = f"{_count(len(scored), 'run')} of {_count(experiments, 'experiment')}"
-    _say(console, f"Comparison on {split}: {runs_told}", style="bold")
-    for data in data_sets(scored).values():
-        mark = marks.get(data["fingerprint"], "")
-        _say(
-            console,
-            f"data{' ' + mark if mark else ''}: {data['description']}, "
-            f"fingerprint {data['fingerprint']}",
-        )
-        if data["source"] == "embedded":
-            _say(
-                console,
-                "drawn faces, not photographs: the figures say nothing of real data",
-                style="yellow",
-            )
-        for note in data.get("notes", []):
-            _say(console, f"note: {note}")
-    if any(run.selection["split"] == split for run in scored):
-        _say(
-            console,
-            f"{split} has selected each run's checkpoint: its figures are optimistic",
-            style="yellow",
-        )
-
-
-def _notes(
-    console: Console,
-    runs: Sequence[Run],
-    unfinished: Sequence[Path],
-    failures: Mapping[Path, str],
-    split: str,
-) -> None:
-    for path, told in failures.items():
-        _say(console, f"failed: {path.parent.name}/{path.name}: {told}", style="red")
-    if left := [path for path in unfinished if path not in failures]:
-        labels = shortlist(f"{path.parent.name}/{path.name}" for path in left)
-        _say(console, f"{_count(len(left), 'run')} not finished: {labels}")
-    without = [run.label for run in runs if split not in run.scores]
-    if without:
-        told = _count(len(without), "run")
-        _say(console, f"{told} without {split} results, left out: {shortlist(without)}")
-    again = [
-        f"{run.label} ({reads} times)"
-        for run in runs
-        if split == "test" and (reads := test_reads(run.folder)) > 1
-    ]
-    if again:
-        _say(console, f"test was read more than once by {shortlist(again)}", "yellow")
-    devices = Counter(run.device for run in runs if split in run.scores)
-    if len(devices) > 1:
-        told = ", ".join(f"{device} ({n})" for device, n in devices.items())
-        _say(console, f"minutes do not compare across devices: {told}")
-
-
-def _failures(unfinished: Sequence[Path]) -> dict[Path, str]:
-    return {path: told for path in unfinished if (told := failure(path))}
-
-
-def _overall(
-    console: Console,
-    summary: Summary,
-    unfinished: Sequence[Path],
-    sort: str,
-    baseline: str,
-) -> None:
-    """The overall table, and the differences from the baseline."""
-    _heading(console, f"{summary.split}: overall, in % [95 % interval], by {sort}")
-    failures = _failures(unfinished)
-    console.print(tables.overall(summary, console.width, failures))
-    if _has_tests(summary):
-        _heading(
-            console,
-            f"{summary.split}: macro F1 against {summary.baseline}, in points "
-            "[95 % interval]",
-        )
-        console.print(tables.differences(summary, "macro_f1", console.width))
-        _say(
-            console,
-            "could show: the true difference that these data find in 80 % of cases",
-            style="dim",
-        )
-    lacking = [
-        summary.label(each)
-        for each in summary.experiments
-        if each.versus is None and each.name != baseline
-    ]
-    if lacking and len(summary.experiments) > len(summary.images):
-        _say(
-            console,
-            f"not tested: {shortlist(lacking)}, for want of {summary.split} "
-            f"results of {baseline} on the same data; --baseline names another",
-            style="yellow",
-        )
-
-
-def _clean(console: Console, summary: Summary) -> None:
-    """What the scores are without the images that have a copy in train."""
-    if not any(images.leaked for images in summary.images.values()):
-        return
-    told = ", ".join(
-        f"{images.leaked:,} of {images.n:,} images"
-        for images in summary.images.values()
-        if images.leaked
-    )
-    _heading(
-        console,
-        f"{summary.split}: as usual, and clean of the {told} with a copy in train",
-    )
-    console.print(tables.clean(summary, console.width))
-
-
-def _emotions(console: Console, summary: Summary) -> None:
-    marks = [] if len(summary.experiments) == 1 else ["bold: the best"]
-    if not console.is_terminal:
-        marks = [mark.replace("bold", "*") for mark in marks]
-    if _has_tests(summary):
-        marks.append(f"+ -: better, worse than {summary.baseline}, significant")
-    legend = f" ({'; '.join(marks)})" if marks else ""
-    for metric in CLASS_METRICS:
-        name = tables.METRIC_WORDS[metric]
-        _heading(console, f"{summary.split}: {name} by emotion, in %{legend}")
-        for table in tables.per_emotion(summary, metric, console):
-            console.print(table)
-    if len(summary.experiments) > 1:
-        _heading(
-            console, f"{summary.split}: best experiment for each emotion, by F1, in %"
-        )
-        console.print(tables.best_by_emotion(summary, console.width))
-
-
-def _emotion(
-    console: Console,
-    summary: Summary,
-    emotion: str,
-    runs: Sequence[Run],
-    unfinished: Sequence[Path],
-) -> None:
-    """One emotion in depth."""
-    n = max(each.support.get(emotion, 0) for each in summary.images.values())
-    if not n:
-        support = [each.support for each in summary.images.values()]
-        present = dict.fromkeys(
-            name for each in support for name, count in each.items() if count
-        )
+def _check_view(summary: Summary, args: argparse.Namespace) -> None:
+    """What was asked for by name has results."""
+    split, names = summary.split, [each.name for each in summary.experiments]
+    for name in args.experiment or ():
+        if name not in names:
+            raise UserError(f"{name} has no {split} results; use another --split")
+    if args.baseline and not summary.has_baseline:
         raise UserError(
-            f"--emotion {emotion}: no {summary.split} image is of {emotion}; there are "
-            f"images of {', '.join(present)}"
+            f"--baseline {args.baseline}: no experiment of that name has {split} "
+            f"results; there are {shortlist(dict.fromkeys(names), 20)}"
         )
-    _head(console, summary, runs, unfinished)
-    _heading(
-        console,
-        f"{summary.split}: {emotion}, {_count(n, 'image')}, in % [95 % interval]",
-    )
-    console.print(tables.one_emotion(summary, emotion, console.width))
-    _seeds_note(console, summary)
-
-
-def _two(
-    console: Console, summary: Summary, names: Sequence[str], runs: Sequence[Run]
-) -> None:
-    """Two experiments in depth: all metrics, confusions, settings, costs."""
-    by_name = {each.name: each for each in summary.experiments}
-    if lacking := [name for name in names if name not in by_name]:
-        raise UserError(f"{lacking[0]} has no {summary.split} results")
-    one, other = (by_name[name] for name in names)
-    _head(console, summary, runs, [])
-    _heading(console, f"{summary.split}: {one.name} less {other.name}, in % and points")
-    console.print(tables.in_depth(one, other))
-    for each in (one, other):
-        _heading(console, f"{each.name}: taken for, in % of each true emotion")
-        console.print(tables.confusion(each, console.width))
-    _heading(console, _COSTS)
-    console.print(tables.costs(summary, console.width))
-    _heading(console, f"What {one.name} changes in {other.name}")
-    console.print(tables.changes(runs, names, console.width, other.name))
-    _what_this_says(console, summary)
-
-
-def _configs(console: Console, runs: Sequence[Run], summary: Summary) -> None:
-    # The configs of runs that lack the split are still worth reading.
-    names = list(
-        dict.fromkeys(
-            [each.name for each in summary.experiments] + [run.name for run in runs]
+    if args.emotion and not summary.support(args.emotion):
+        present = [name for name in summary.emotions if summary.support(name)]
+        raise UserError(
+            f"--emotion {args.emotion}: no {split} image is of {args.emotion}; there "
+            f"are images of {', '.join(present)}"
         )
-    )
-    _heading(console, "What each experiment asks")
-    console.print(tables.descriptions(runs, names, console.width))
-    if len(names) > 1:
-        if summary.baseline:
-            _heading(console, f"What each experiment changes in {summary.baseline}")
-        else:
-            _heading(console, "Where the experiments differ (none is the baseline)")
-        console.print(tables.changes(runs, names, console.width, summary.baseline))
 
 
-def _what_this_says(console: Console, summary: Summary) -> None:
-    if found := findings(summary):
-        _heading(console, f"What this says, on {summary.split}")
-    for finding in found:
-        _say(console, finding.question)
-        _indented(console, finding.answer)
-    _seeds_note(console, summary)
-
-
-def _seeds_note(console: Console, summary: Summary) -> None:
-    if told := seeds_note(summary):
-        console.print()
-        _say(console, told, style="yellow")
-
-
-def _indented(console: Console, text: str) -> None:
-    console.print(Padding(Text(text), (0, 0, 0, 2)))
-
-
-def _has_tests(summary: Summary) -> bool:
-    return any(each.versus is not None for each in summary.experiments)
-
-
-def _heading(console: Console, text: str) -> None:
-    console.print()
-    _say(console, text, style="bold")
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    # Text, not str: square brackets in a name are no markup.
-    console.print(Text(text, style=style))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def _pick(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[FinishedRun]:
+    """The runs of two experiments, or two runs, which then go by their labels."""
+    option = f"--experiment {' '.join(names)}"
+    picked: list[FinishedRun] = []
+    for name in names:
+        chosen = [run for run in runs if run.name == name]
+        chosen = chosen or [
+            dataclasses.replace(run, name=name) for run in runs if run.label == name
+        ]
+        if not chosen:
+            known = dict.fromkeys(run.name for run in runs)
+            raise UserError(
+                f"{option}: there is no finished experiment or run {name}; there are "
+                f"{shortlist(known, 20)}, and their runs as {runs[0].label}"
+            )
+        picked += chosen
+    if len({run.folder for run in picked}) < len(picked):
+        raise UserError(f"{option}: they have a run in common; name two others")
+    if len({run.fingerprint for run in picked}) > 1:
+        raise UserError(f"{option}: they are of different data and do not compare")
+    return picked

@@ -4,29 +4,40 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import pandas as pd
 
 from fer_jax.compare import tables
-from fer_jax.compare.results import CLASS_METRICS, METRICS, Run, as_frame
-from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.layout import Sheet
+from fer_jax.compare.results import FinishedRun
+from fer_jax.compare.summary import Summary
+from fer_jax.metrics import CLASS_METRICS, METRICS
 
 
-class Sheet(NamedTuple):
-    """A table of texts: its caption, its headers, and its rows."""
+def per_run_csv(runs: Sequence[FinishedRun], split: str) -> str:
+    """One row for each run that has `split`, with every setting and score.
 
-    caption: str
-    headers: list[str]
-    rows: list[list[str]]
-
-
-def per_run_csv(runs: Sequence[Run], split: str) -> str:
-    """One row for each run that has `split`, with every setting and score."""
-    return as_frame(runs, split).to_csv(index=False)
+    Columns: name, seed, the data, split, each setting under its dotted key, the
+    metrics, `precision_`, `recall_`, `f1_` and `support_` of each class, selection,
+    epochs, parameters, timing and device.
+    """
+    rows = [_row(run, split) for run in runs if split in run.scores]
+    return pd.DataFrame(rows).to_csv(index=False)
 
 
 def to_json(content: Mapping[str, Any]) -> str:
     """The whole analysis, as `content.build` describes it."""
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def sheets(summary: Summary) -> list[Sheet]:
+    """The tables for a paper: overall, differences, costs, and by emotion."""
+    made = [tables.overall(summary)]
+    if summary.has_tests:
+        made.append(tables.differences(summary))
+    by_emotion = (tables.by_emotion(summary, m, intervals=True) for m in CLASS_METRICS)
+    return [*made, tables.costs(summary), *by_emotion]
 
 
 def to_markdown(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
@@ -37,8 +48,9 @@ def to_markdown(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
 
     blocks = []
     for sheet in sheets:
-        rule = ["---"] + ["---:"] * (len(sheet.headers) - 1)
-        lines = [line(row) for row in (sheet.headers, rule, *sheet.rows)]
+        headers, *rows = _texts(sheet)
+        rule = ["---:" if letter == "r" else "---" for letter in sheet.align]
+        lines = [line(row) for row in (headers, rule, *rows)]
         blocks.append("\n".join([f"**{sheet.caption}**", "", *lines]))
     blocks.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(blocks) + "\n"
@@ -48,39 +60,28 @@ def to_latex(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
     """The sheets as tables in the style of booktabs, and notes below them."""
     blocks = ["% needs \\usepackage{booktabs}"]
     for sheet in sheets:
-        body = [" & ".join(map(_tex, row)) + r" \\" for row in sheet.rows]
-        blocks.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering\small",
-                    rf"\caption{{{_tex(sheet.caption)}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (len(sheet.headers) - 1)}}}",
-                    r"\toprule",
-                    " & ".join(map(_tex, sheet.headers)) + r" \\",
-                    r"\midrule",
-                    *body,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
+        headers, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in _texts(sheet))
+        lines = [r"\begin{table}", r"\centering\small"]
+        lines += [rf"\caption{{{_tex(sheet.caption)}}}"]
+        lines += [rf"\begin{{tabular}}{{{sheet.align}}}", r"\toprule", headers]
+        lines += [r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, *map(_tex, notes)]) + "\n"
 
 
 def to_html(sheets: Sequence[Sheet], notes: Sequence[str]) -> str:
     """The sheets as a plain page, to paste from; `--report` is the one to look at."""
 
-    def row(cells: Sequence[str], first: str, tag: str) -> str:
-        head, *rest = map(html.escape, cells)
-        others = "".join(f"<{tag}>{cell}</{tag}>" for cell in rest)
-        return f'<tr><th scope="{first}">{head}</th>{others}</tr>'
+    def row(cells: Sequence[str], scope: str, tag: str) -> str:
+        first, *rest = (html.escape(cell) for cell in cells)
+        others = "".join(f"<{tag}>{cell}</{tag[:2]}>" for cell in rest)
+        return f'<tr><th scope="{scope}">{first}</th>{others}</tr>'
 
     blocks = []
     for sheet in sheets:
-        body = "\n".join(row(cells, "row", "td") for cells in sheet.rows)
-        head = row(sheet.headers, "col", "th").replace("<th>", '<th scope="col">')
+        headers, *rows = _texts(sheet)
+        head = row(headers, "col", 'th scope="col"')
+        body = "\n".join(row(cells, "row", "td") for cells in rows)
         blocks.append(
             f"<table>\n<caption>{html.escape(sheet.caption)}</caption>\n"
             f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
@@ -102,69 +103,39 @@ SHEETS: dict[str, Callable[[Sequence[Sheet], Sequence[str]], str]] = {
 SUFFIXES = (".csv", ".json", *SHEETS)
 
 
-def sheets(summary: Summary) -> list[Sheet]:
-    """Overall, differences from the baseline, and each emotion, with intervals."""
-    made = [_overall(summary)]
-    if any(each.versus is not None for each in summary.experiments):
-        made.append(_differences(summary))
-    return made + [_by_emotion(summary, metric) for metric in CLASS_METRICS]
+def _texts(sheet: Sheet) -> list[list[str]]:
+    """The headers and the rows, in one line each."""
+    rows = [sheet.headers, *sheet.rows]
+    return [[str(cell).replace("\n", " ").strip() for cell in row] for row in rows]
 
 
-def _overall(summary: Summary) -> Sheet:
-    words = [tables.METRIC_WORDS[metric] for metric in METRICS]
-    return Sheet(
-        f"{summary.split}: mean over n seeds, in %, with 95 % intervals",
-        ["experiment", "n", *words, "sd of macro F1", "best epoch", "min", "ECE"],
-        [
-            [
-                summary.label(each),
-                str(len(each.runs)),
-                *(tables.with_interval(each.scores.loc[metric]) for metric in METRICS),
-                tables.percent(each.scores.at["macro_f1", "sd"]),
-                f"{each.best_epoch():.1f}",
-                f"{each.minutes():.1f}",
-                tables.percent(each.mean_ece()),
-            ]
-            for each in summary.experiments
-        ],
-    )
-
-
-def _differences(summary: Summary) -> Sheet:
-    def row(each: Experiment) -> list[str]:
-        tested = each.versus.loc["macro_f1"]
-        return [
-            summary.label(each),
-            tables.with_interval(tested, signed=True),
-            tables.p_value(tested["p"]),
-            tables.p_value(tested["p_holm"]),
-            tables.percent(tested["detectable"]),
-            tables.verdict(tested),
-        ]
-
-    return Sheet(
-        f"{summary.split}: macro F1 against {summary.baseline}, in points",
-        ["experiment", "difference", "p", "p (Holm)", "detectable", "verdict"],
-        [row(each) for each in summary.experiments if each.versus is not None],
-    )
-
-
-def _by_emotion(summary: Summary, metric: str) -> Sheet:
-    def cell(each: Experiment, emotion: str) -> str:
-        column = f"{metric}_{emotion}"
-        if column not in each.scores.index:
-            return tables.ABSENT
-        return tables.with_interval(each.scores.loc[column])
-
-    return Sheet(
-        f"{summary.split}: {tables.METRIC_WORDS[metric]} by emotion, in %, "
-        "with 95 % intervals",
-        ["experiment", *summary.emotions],
-        [
-            [summary.label(each), *(cell(each, name) for name in summary.emotions)]
-            for each in summary.experiments
-        ],
-    )
+def _row(run: FinishedRun, split: str) -> dict[str, Any]:
+    scores = run.scores[split]
+    head = {
+        "name": run.name,
+        "seed": run.seed,
+        "data_fingerprint": run.fingerprint,
+        "data_source": run.data["source"],
+        "data_description": run.data["description"],
+        "split": split,
+    }
+    tail = {key: scores[key] for key in ("n", "loss", *METRICS)}
+    for emotion in run.class_names:
+        for metric in (*CLASS_METRICS, "support"):
+            tail[f"{metric}_{emotion}"] = scores["per_class"][emotion][metric]
+    for key in ("split", "metric", "epoch", "value"):
+        tail[f"selection_{key}"] = run.selection[key]
+    tail |= {"epochs_run": run.epochs_run, "stopped_early": run.stopped_early}
+    tail |= {"parameters": run.parameters, "device": run.device}
+    tail |= {key: run.timing[key] for key in ("wall_s", "train_s", "images_per_s")}
+    words = ("name", "description", "asks.metrics", "asks.emotions")
+    settings = {
+        # A key of the config may be the name of a column of ours.
+        f"config.{key}" if key in head | tail else key: value
+        for key, value in run.config.items()
+        if key not in words
+    }
+    return head | settings | tail
 
 
 _TEX = {char: rf"\{char}" for char in "&%$#_{}"} | {

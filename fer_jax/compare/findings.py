@@ -1,45 +1,45 @@
-"""What the tests say, in words: one sentence for each question an experiment asks.
+"""What the tests say in words: a sentence for each question that the experiments ask.
 
-The config's `asks` says which scores answer its description. "better" and
-"worse" stand for what is significant after Holm's correction, and nothing else does.
-All figures are differences from the baseline in points.
+The config's `asks` says which scores answer its description. "better" and "worse" stand
+for what is significant after Holm's correction. All figures are differences from the
+baseline in points.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from fer_jax.compare.results import shortlist
-from fer_jax.compare.summary import BASELINE, Experiment, Summary
-from fer_jax.compare.tables import p_value, percent, with_interval, words
+from fer_jax.compare.summary import BASELINE, Comparison, Experiment, Summary
+from fer_jax.compare.wording import (
+    BETTER,
+    NOT_SIGNIFICANT,
+    WORSE,
+    p_value,
+    percent,
+    verdict,
+    with_interval,
+    words,
+)
 from fer_jax.config import RARE, Asks
 from fer_jax.emotions import emotion
 
-BETTER, WORSE, MIXED, NOT_SHOWN = "better", "worse", "mixed", "not shown"
-# Fewer images than this share of an even one make an emotion rare.
-_RARE = 0.5
-# Training times within this factor are not worth a word.
-_ALIKE = 1.25
+MIXED = "mixed"
+_RARE = 0.5  # an emotion with less than this share of an even one is rare
+_ALIKE = 1.25  # training times within this factor are not mentioned
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One question and its answer.
-
-    Attributes:
-      question: what the experiments were made to ask.
-      answer: a sentence.
-      verdict: `better` or `worse` if all that was asked about is, `not shown` if
-        nothing is significant, else `mixed`.
-      experiments: those that it rests on, by their labels.
-    """
+    """One question and its answer."""
 
     question: str
-    answer: str
+    answer: str  # a sentence
+    # better or worse if all decisive scores are, n.s. if none is significant, or mixed
     verdict: str
-    experiments: list[str]
+    experiments: list[str]  # that it rests on, by their labels
 
 
 def findings(summary: Summary) -> list[Finding]:
@@ -47,9 +47,7 @@ def findings(summary: Summary) -> list[Finding]:
 
     Without a baseline there is nothing to compare with, and no finding.
     """
-    tested = [each for each in summary.experiments if each.versus is not None]
-    if not tested:
-        return []
+    tested = [each for each in summary.experiments if each.versus]
     questions: dict[tuple[str, str], list[Experiment]] = {}
     for each in tested:
         asked = _question(each, summary), each.fingerprint
@@ -60,20 +58,13 @@ def findings(summary: Summary) -> list[Finding]:
     ]
 
 
-def _question(each: Experiment, summary: Summary) -> str:
-    """What it asks; its description was written with the usual baseline in mind."""
-    if summary.baseline == BASELINE and each.runs[0].description:
-        return each.runs[0].description
-    return f"{each.name} against {summary.baseline}?"
-
-
 def seeds_note(summary: Summary) -> str:
-    """How far what is said reaches, given how many seeds there are."""
+    """What the number of seeds says of the reach of the findings; may be empty."""
     counts = [len(each.runs) for each in summary.experiments]
     if len(counts) > 1 and max(counts) == 1:
         return (
-            "One seed each: this compares these networks, not the settings; how much "
-            "another seed would change is unknown (--seeds 3 or more tells)."
+            "One seed each: this compares these networks, not the settings. How much "
+            "another seed would change is unknown (train with --seeds 3 or more)."
         )
     if min(counts) == 1 < max(counts):
         return (
@@ -83,28 +74,33 @@ def seeds_note(summary: Summary) -> str:
     return ""
 
 
+def _question(each: Experiment, summary: Summary) -> str:
+    """What it asks; its description was written with the usual baseline in mind."""
+    if summary.baseline == BASELINE and each.runs[0].description:
+        return each.runs[0].description
+    return f"{each.name} against {summary.baseline}?"
+
+
 def _overall(summary: Summary, tested: Sequence[Experiment]) -> Finding:
-    """Which experiments are shown to differ from the baseline at all."""
+    """Which experiments differ significantly from the baseline."""
     rows = {
-        summary.label(each): each.versus.loc["macro_f1"]
+        summary.label(each): each.versus["macro_f1"]
         for each in sorted(tested, key=lambda each: -each.mean("macro_f1"))
     }
-    better = [name for name, row in rows.items() if row["real"] and row["value"] > 0]
-    worse = [name for name, row in rows.items() if row["real"] and row["value"] < 0]
-    parts = [f"better: {shortlist(better, 12)}"] if better else []
-    parts += [f"worse: {shortlist(worse, 12)}"] if worse else []
-    if rest := len(rows) - len(better) - len(worse):
-        told = f"{rest} of {len(rows)} not shown to differ"
-        sizes = [row["detectable"] for row in rows.values() if row["detectable"] > 0]
+    parts = []
+    for word in (BETTER, WORSE):
+        if names := [name for name, row in rows.items() if verdict(row) == word]:
+            parts.append(f"{word}: {shortlist(names, 12)}")
+    if rest := sum(not row.significant for row in rows.values()):
+        part = f"{rest} of {len(rows)} n.s."
+        sizes = [row.detectable for row in rows.values() if row.detectable > 0]
         if sizes:
-            size = percent(np.median(sizes))
-            told += f" (these data would mostly show {size} points and more)"
-        parts.append(told)
-    answer = f"By macro F1 against {summary.baseline}, {'; '.join(parts)}"
+            part += f" (minimum detectable effect {percent(np.median(sizes))} points)"
+        parts.append(part)
     return Finding(
         "Which experiments differ from the baseline?",
-        answer,
-        _verdict([row for row in rows.values()]),
+        f"By macro F1 against {summary.baseline}, {'; '.join(parts)}",
+        _verdict(list(rows.values())),
         list(rows),
     )
 
@@ -113,104 +109,79 @@ def _answer(
     summary: Summary, question: str, experiments: Sequence[Experiment]
 ) -> Finding:
     """The answer of the experiments that ask the same question."""
-    told, judged = [], []
+    answers, decisive = [], []
     for each in experiments:
-        is_own = summary.baseline == BASELINE
-        asks = each.runs[0].asks if is_own else Asks()
-        text, rows = _told(each, asks, summary)
-        told.append(f"{summary.label(each)}: {text}")
-        judged += rows
-    return Finding(
-        question,
-        "; ".join(told),
-        _verdict(judged),
-        [summary.label(each) for each in experiments],
-    )
+        asks = each.runs[0].asks if summary.baseline == BASELINE else Asks()
+        clauses, rows = _clauses(each, asks)
+        clauses += _time(each, summary)
+        answers.append(f"{summary.label(each)}: {', '.join(clauses)}")
+        decisive += rows
+    labels = [summary.label(each) for each in experiments]
+    return Finding(question, "; ".join(answers), _verdict(decisive), labels)
 
 
-def _told(
-    each: Experiment, asks: Asks, summary: Summary
-) -> tuple[str, list[pd.Series]]:
-    """What one experiment answers, and the tests that the verdict rests on."""
-    emotions, rare = _asked_emotions(each, asks)
-    if emotions:
-        kinds = ("f1", "recall", "precision") if rare else ("f1",)
-        asked = [f"{kind}_{emotion}" for emotion in emotions for kind in kinds]
-        more = [
-            metric
-            for emotion in emotions
-            for metric in (f"recall_{emotion}", f"precision_{emotion}")
-            if metric not in asked and each.versus.at[metric, "real"]
-        ]
-        clauses = [_clause(each, metric) for metric in [*asked, *more, *asks.metrics]]
-    else:
-        asked = list(asks.metrics)
-        clauses = [
-            _clause(each, metric) + _could_show(each, metric) for metric in asked
-        ]
-        if rare:
+def _clauses(each: Experiment, asks: Asks) -> tuple[list[str], list[Comparison]]:
+    """What one experiment answers, and the comparisons that decide the verdict."""
+    emotions, has_rare = _asked_emotions(each, asks)
+    if not emotions:
+        clauses = [_clause(each, metric, detectable=True) for metric in asks.metrics]
+        if has_rare:
             clauses.insert(0, "no emotion is rare here")
         elif asks.emotions:
             clauses.insert(0, f"there is no class {' or '.join(asks.emotions)} here")
-    text = ", ".join(clauses)
-    return text + _time(each, summary), [each.versus.loc[metric] for metric in asked]
+        return clauses, [each.versus[metric] for metric in asks.metrics]
+    kinds = ("f1", "recall", "precision") if has_rare else ("f1",)
+    asked = [f"{kind}_{emotion}" for emotion in emotions for kind in kinds]
+    more = [
+        metric
+        for emotion in emotions
+        for metric in (f"recall_{emotion}", f"precision_{emotion}")
+        if metric not in asked and each.versus[metric].significant
+    ]
+    clauses = [_clause(each, metric) for metric in [*asked, *more, *asks.metrics]]
+    return clauses, [each.versus[metric] for metric in asked]
 
 
-def _clause(each: Experiment, metric: str) -> str:
-    row = each.versus.loc[metric]
-    if pd.isna(row["p_holm"]):
-        return f"{words(metric)} has no test"
-    told = f"{words(metric)} {with_interval(row, signed=True)}"
-    if not row["real"]:
-        return f"{told} n.s."
-    p = p_value(row["p_holm"])
-    verdict = BETTER if row["value"] > 0 else WORSE
-    return f"{told} {verdict}, p {p if p[0] == '<' else f'= {p}'}"
+def _clause(each: Experiment, metric: str, *, detectable: bool = False) -> str:
+    """One difference and its test, perhaps with the minimum detectable effect."""
+    row = each.versus[metric]
+    if math.isnan(row.value):
+        return f"{words(metric)} is undefined without images"
+    text = f"{words(metric)} {with_interval(row, signed=True)} {verdict(row)}"
+    if row.significant:
+        p = p_value(row.p_holm)
+        return f"{text}, p {p if p[0] == '<' else f'= {p}'}"
+    if not detectable:
+        return text
+    if row.value == 0 and math.isnan(row.low):
+        return f"{text} (their predictions do not differ)"
+    if math.isnan(row.detectable):
+        return f"{text} (these data can detect no difference)"
+    return f"{text} (minimum detectable effect {percent(row.detectable)})"
 
 
-def _could_show(each: Experiment, metric: str) -> str:
-    """What would have been found, where nothing was."""
-    row = each.versus.loc[metric]
-    if row["real"]:
-        return ""
-    if row["value"] == 0 and pd.isna(row["low"]):
-        return " (their predictions do not differ)"
-    if pd.isna(row["detectable"]):
-        return " (these data could show no difference)"
-    return f" ({percent(row['detectable'])} would mostly have shown)"
-
-
-def _time(each: Experiment, summary: Summary) -> str:
-    """How much longer or shorter it trains than the baseline, where that matters."""
-    base = next(
-        other
-        for other in summary.experiments
-        if (other.name, other.fingerprint) == (summary.baseline, each.fingerprint)
-    )
+def _time(each: Experiment, summary: Summary) -> list[str]:
+    """How the training time compares with the baseline's, where that matters."""
+    key = (summary.baseline, each.fingerprint)
+    base = next(e for e in summary.experiments if (e.name, e.fingerprint) == key)
     ratio = each.minutes() / base.minutes() if base.minutes() else 1.0
     if 1 / _ALIKE < ratio < _ALIKE or each.devices() != base.devices():
-        return ""
-    return f", training {ratio:.1f} times as long"
+        return []
+    return [f"training {ratio:.1f} times as long"]
 
 
-def _verdict(rows: Sequence[pd.Series]) -> str:
-    told = {(row["value"] > 0) if row["real"] else None for row in rows}
-    if told == {None}:
-        return NOT_SHOWN
-    if len(told) > 1:
-        return MIXED
-    return BETTER if told.pop() else WORSE
+def _verdict(rows: Sequence[Comparison]) -> str:
+    found = {verdict(row) if row.significant else NOT_SIGNIFICANT for row in rows}
+    return found.pop() if len(found) == 1 else MIXED
 
 
 def _asked_emotions(each: Experiment, asks: Asks) -> tuple[list[str], bool]:
-    """The classes that are asked about, and whether rare ones are among them."""
-    names = each.runs[0].data["class_names"]
+    """The classes that are asked about, and whether rare ones are."""
     support = each.confusion.sum(axis=1)
     few = (support > 0) & (support < _RARE * support.mean())
+    rare = [n for n, is_rare in zip(each.class_names, few, strict=True) if is_rare]
     asked: list[str] = []
     for one in asks.emotions:
-        if one == RARE:
-            asked += [name for name, is_rare in zip(names, few, strict=True) if is_rare]
-        else:
-            asked += [name for name in names if name in (one, emotion(one))]
+        same = [name for name in each.class_names if name in (one, emotion(one))]
+        asked += rare if one == RARE else same
     return list(dict.fromkeys(asked)), RARE in asks.emotions

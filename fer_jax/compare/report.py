@@ -1,9 +1,8 @@
-"""Writes a comparison as one HTML page that needs nothing else, nor any network.
+"""Writes a comparison as one HTML page that needs no other file and no network.
 
-`content` is plain JSON: what was compared, scores, intervals, differences, curves. The
-page's own files are in `page/`; they draw the content in the browser and take every
-text of it for text, whatever it holds. plotly.js comes from the installed package and
-goes in compressed, last, so that answers and tables are there before the charts.
+The page's own files are in `page/`. They draw the content, which is plain JSON, in the
+browser, and treat all of its text as text. plotly.js comes from the installed package
+and is embedded compressed, last, so that answers and tables appear before the charts.
 """
 
 import base64
@@ -12,7 +11,6 @@ import gzip
 import hashlib
 import html
 import json
-import math
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -24,18 +22,6 @@ from plotly.offline import get_plotlyjs
 from fer_jax.system.files import write_whole
 
 _SCRIPTS = ("basics", "colours", "tables", "texts", "charts", "report")
-# The function that plotly.js is handed in as; its comment and its content are kept.
-_WRAPPER = re.compile(
-    r"(/\*\*.{,300}?\*/\n)\(\n function\(root, factory\).{,300}?, \(\) => \{\n"
-    r"(.*)\nreturn Plotly;\n\}\)\);?\s*",
-    re.DOTALL,
-)
-_DIGITS = 6  # of every number; the page shows four at most
-_PLAIN_METRICS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-}
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
@@ -54,7 +40,7 @@ def render(content: Mapping[str, Any]) -> str:
         "policy": _policy(script),
         "title": _escape(content["title"]),
         "style": _read("style.css"),
-        "plain": _plain(content),
+        "plain": _answers(content),
         "content": _as_data(content),
         "script": script,
         "plotly": _packed_plotly(),
@@ -76,7 +62,7 @@ def _policy(script: str) -> str:
     return "; ".join(
         [
             "default-src 'none'",
-            f"script-src {_hash(script)} {_hash(_plotly())}",
+            f"script-src {_hash(script)} {_hash(get_plotlyjs())}",
             "style-src 'unsafe-inline'",  # plotly.js writes its rules into the page
             "img-src data: blob:",
             "base-uri 'none'",
@@ -90,73 +76,31 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _plotly() -> str:
-    """plotly.js without its wrapper, where that has the known form.
-
-    A browser parses a function's body once to skip it and again to run it; for 4.8 MB
-    that is a third of a second.
-    """
-    text = get_plotlyjs()
-    match = _WRAPPER.fullmatch(text)
-    return match[1] + match[2] if match else text
-
-
 @functools.cache
 def _packed_plotly() -> str:
-    packed = gzip.compress(_plotly().encode(), compresslevel=6, mtime=0)
+    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
     return base64.b64encode(packed).decode()
 
 
 def _as_data(content: Mapping[str, Any]) -> str:
     """JSON that cannot end its script element: all but plain ASCII is escaped."""
-    text = json.dumps(_rounded(content), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value
-
-
-def _plain(content: Mapping[str, Any]) -> str:
-    """The answers and the overall table for a reader without scripts."""
-    split = content["splits"][content["split"]]
+def _answers(content: Mapping[str, Any]) -> str:
+    """The answers, for a reader without scripts."""
     answers = "".join(
         f"<dt>{_escape(one['question'])}</dt>"
         f"<dd><strong>{_escape(one['verdict'])}</strong>: {_escape(one['answer'])}</dd>"
-        for one in split["findings"]
-    )
-    head = "".join(f'<th scope="col">{name}</th>' for name in _PLAIN_METRICS.values())
-    rows = "".join(
-        f'<tr><th scope="row">{_escape(name)}</th>'
-        + "".join(f"<td>{_plain_score(scores.get(key))}</td>" for key in _PLAIN_METRICS)
-        + "</tr>"
-        for name, scores in split["scores"].items()
+        for one in content["splits"][content["split"]]["findings"]
     )
     return (
-        "<p>The charts and the other tables need JavaScript.</p>"
+        "<p>The charts and tables need JavaScript.</p>"
         f'<h2>Answers</h2><dl class="answers">{answers}</dl>'
-        '<h2>All experiments</h2><div class="scroll"><table>'
-        f"<caption>Scores on {_escape(content['split'])}, in %</caption>"
-        f'<thead><tr><th scope="col">Experiment</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
     )
-
-
-def _plain_score(score: Mapping[str, Any] | None) -> str:
-    if score is None or score["value"] is None:
-        return "–"
-    if score["low"] is None or score["high"] is None:
-        return f"{100 * score['value']:.1f}"
-    low, high = 100 * score["low"], 100 * score["high"]
-    return f"{100 * score['value']:.1f} <small>[{low:.1f}, {high:.1f}]</small>"
 
 
 def _escape(text: str) -> str:

@@ -1,16 +1,15 @@
-"""The statistics of comparison: intervals, paired tests, calibration. NumPy in and out.
+"""Intervals, paired tests and corrections for comparing experiments. NumPy in and out.
 
-Two things are chance in a score: which images the split holds, and which seed trained
-the network. So intervals come from a bootstrap over both: images are drawn anew with
-replacement, identical ones together and the same ones for all runs, which pairs every
-two experiments; and each experiment's mean is moved by Student's t times the spread of
-its seeds. That level is drawn, not resampled: the values of three seeds, drawn with
-replacement, spread a third too little and never beyond the largest. What the images
-alone make of the spread of the seeds is taken off first (a variance component, as
-Obuchowski and Rockette do for readers and cases, 1995), and the rest is pooled over
-the experiments, except that none counts with less than its own.
+A score depends on two random things: which images the split holds, and which seed
+trained the network. The bootstrap covers both. Images are resampled with replacement,
+identical ones together and the same ones for all runs, which pairs the experiments.
+Each experiment's mean is then moved by Student's t times the spread of its seeds; three
+values resampled with replacement would spread a third too little. The part of that
+spread that the images explain is subtracted first (a variance component; Obuchowski and
+Rockette, 1995). The rest is pooled over the experiments, and none counts with less than
+its own.
 
-docs/statistics.md has what was measured: coverage, false positives, power.
+docs/statistics.md has the measured coverage, false positives and power.
 """
 
 import dataclasses
@@ -22,44 +21,39 @@ import numpy as np
 from numpy import nan
 from scipy import stats
 
-from fer_jax.metrics import ratio, scores_of_counts
+from fer_jax.metrics import scores_of_counts
 
 LEVEL = 0.95  # of the intervals
-ALPHA, POWER = 0.05, 0.8  # of the tests, and of the smallest detectable difference
+ALPHA, POWER = 0.05, 0.8  # of the tests, and of the minimum detectable effect
 DRAWS = 5_000  # of the bootstrap
-# A permutation test makes so many draws a comparison of its family, within these
-# bounds: the first of Holm's steps needs p < 0.05 / family.
-DRAWS_A_COMPARISON, MIN_DRAWS, MAX_DRAWS = 200, 5_000, 100_000
-BINS = 15  # of the reliability curve, as many as Guo et al. (2017)
-_CHUNK = 250  # draws at a time: their weights stay in the cache of a core
+# Draws of a permutation test for each comparison of its family, within these bounds:
+# the first step of Holm's correction needs p < 0.05 / family.
+DRAWS_PER_COMPARISON, MIN_DRAWS, MAX_DRAWS = 200, 5_000, 100_000
+_CHUNK = 250  # draws at a time: their weights stay in a core's cache
 
 
 class Tally(NamedTuple):
-    """What R runs predict on the same images, added up by group of identical images.
+    """Counts of R runs' predictions by class, for each group of identical images."""
 
-    Attributes:
-      hits: float32 `[G, R, C]`, correct predictions by class.
-      predicted: float32 `[G, R, C]`, predictions by class.
-      support: float32 `[G, 1, C]`, images by their true class.
-    """
-
-    hits: np.ndarray
-    predicted: np.ndarray
-    support: np.ndarray
+    hits: np.ndarray  # float32 `[G, R, C]`, correct predictions
+    predicted: np.ndarray  # float32 `[G, R, C]`, predictions
+    support: np.ndarray  # float32 `[G, 1, C]`, images
 
     def weighted(self, weights: np.ndarray) -> "Tally":
         """Sums over the groups under each row of float32 `[B, G]`: `[B, ...]`."""
-        return Tally(*(_weighted(weights, part) for part in self))
+        flat = (weights @ part.reshape(len(part), -1) for part in self)
+        shapes = ((len(weights), *part.shape[1:]) for part in self)
+        return Tally._make(x.reshape(s) for x, s in zip(flat, shapes, strict=True))
 
     def total(self) -> "Tally":
         """Sums over the groups, exact, in float64."""
-        return Tally(*(part.sum(axis=0, dtype=np.float64) for part in self))
+        return Tally._make(part.sum(axis=0, dtype=np.float64) for part in self)
 
 
 def tally(
     labels: np.ndarray, image_ids: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> Tally:
-    """Adds up predictions by group of identical images.
+    """Counts predictions by group of identical images.
 
     Args:
       labels: int `[N]`, the true classes.
@@ -75,39 +69,29 @@ def tally(
         counts = np.bincount(cells, minlength=num_groups * num_classes)
         return counts.reshape(num_groups, num_classes).astype(np.float32)
 
-    everywhere = np.ones(len(labels), bool)
+    every = np.ones(len(labels), bool)
     return Tally(
         hits=np.stack([count(labels, run == labels) for run in predicted], axis=1),
-        predicted=np.stack([count(run, everywhere) for run in predicted], axis=1),
-        support=count(labels, everywhere)[:, None],
+        predicted=np.stack([count(run, every) for run in predicted], axis=1),
+        support=count(labels, every)[:, None],
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Replicates:
-    """Scores of E experiments, means over their seeds, and their bootstrap draws.
+    """Scores of E experiments, means over their seeds, and their bootstrap draws."""
 
-    Attributes:
-      values: float64 `[E, K]`, the scores themselves.
-      sd: float64 `[E, K]`, their standard deviation over seeds (ddof=1); NaN for one.
-      images: float32 `[B, E, K]`, the scores of draws of images.
-      seed_variance: float64 `[E, K]`, the variance of each mean over seeds that is
-        due to the seeds; 0 where no experiment has two.
-      degrees: how many degrees of freedom `seed_variance` rests on; 0 for none.
-      student: float32 `[B, E]`, draws of Student's t with `degrees`. Those of one row
-        share their divisor, as the experiments share the estimate: a difference of
-        two is then Student's t as well.
-    """
-
-    values: np.ndarray
-    sd: np.ndarray
-    images: np.ndarray
-    seed_variance: np.ndarray
-    degrees: int
+    values: np.ndarray  # float64 `[E, K]`, the scores
+    sd: np.ndarray  # float64 `[E, K]`, over seeds (ddof=1); NaN for one
+    images: np.ndarray  # float32 `[B, E, K]`, the scores on resampled images
+    seed_variance: np.ndarray  # float64 `[E, K]`, of each mean, due to the seeds; or 0
+    degrees: int  # of freedom of `seed_variance`
+    # float32 `[B, E]`, draws of Student's t with `degrees`. A row shares its divisor as
+    # the experiments share the estimate, so that a difference is Student's t, too.
     student: np.ndarray
 
     def draws(self, experiment: int) -> np.ndarray:
-        """`[B, K]`: what the scores of an experiment might have been."""
+        """The bootstrap draws `[B, K]` of an experiment, over images and seeds."""
         spread = np.sqrt(self.seed_variance[experiment])
         return self.images[:, experiment] + self.student[:, experiment, None] * spread
 
@@ -115,25 +99,23 @@ class Replicates:
 def bootstrap(
     counts: Tally, experiments: Sequence[Sequence[int]], rng: np.random.Generator
 ) -> Replicates:
-    """Draws images and seeds anew, `DRAWS` times.
+    """Resamples images and draws seeds, `DRAWS` times.
 
     Args:
-      counts: of all runs, by group of identical images.
+      counts: of all runs.
       experiments: the runs of each experiment, as indices.
-      rng: where the draws come from.
+      rng: the source of the draws.
     """
-    groups = len(counts.support)
-    total = counts.total()
+    groups, total = len(counts.support), counts.total()
     exact = scores_of_counts(*total)
-    # One set of classes for all draws: the score of the same thing, not of six classes
-    # here and seven there. A class that a draw lacks counts with an F1 of 0 in it.
+    # All draws average over the classes of the split. A draw that lacks a class scores
+    # it 0, as scikit-learn does, rather than averaging over six classes for once.
     present = total.support > 0
     drawn = np.empty((DRAWS, *exact.shape), np.float32)
     for start in range(0, DRAWS, _CHUNK):
         weights = _resample(groups, min(_CHUNK, DRAWS - start), rng)
-        drawn[start : start + _CHUNK] = scores_of_counts(
-            *counts.weighted(weights), present
-        )
+        resampled = counts.weighted(weights)
+        drawn[start : start + _CHUNK] = scores_of_counts(*resampled, present)
     runs = [list(chosen) for chosen in experiments]
     variance, degrees = _seed_variance(exact, drawn, runs)
     return Replicates(
@@ -149,9 +131,8 @@ def bootstrap(
 def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The percentile interval of draws `[B, K]`: its lower and upper ends `[K]`.
 
-    Draws that lack a class altogether (NaN) say nothing of it and are left out. Where
-    all draws are equal, as for a class of which nothing is ever found, they cannot
-    tell how sure that is, and both ends are NaN.
+    Draws without the class (NaN) are left out. Both ends are NaN where all draws are
+    equal, as for a class that is never found: they say nothing of the uncertainty.
     """
     tails, ends = ((1 - LEVEL) / 2, (1 + LEVEL) / 2), np.full((2, draws.shape[1]), nan)
     whole = ~np.isnan(draws).any(axis=0)
@@ -164,28 +145,19 @@ def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Difference(NamedTuple):
-    """How much better one experiment is than another, by each metric; all `[K]`.
+    """How much better one experiment is than another by each metric; all `[K]`."""
 
-    Attributes:
-      value: the difference of the means over seeds, in -1..1.
-      low: the lower end of its interval.
-      high: the upper end.
-      error: its standard error.
-      degrees: the degrees of freedom of that error (Satterthwaite); inf where no
-        spread of seeds is in it.
-    """
-
-    value: np.ndarray
-    low: np.ndarray
+    value: np.ndarray  # of the means over seeds, in -1..1
+    low: np.ndarray  # of its interval
     high: np.ndarray
-    error: np.ndarray
-    degrees: np.ndarray
+    error: np.ndarray  # the standard error
+    degrees: np.ndarray  # of freedom of the error (Satterthwaite), perhaps inf
 
     def detectable(self, comparisons: int) -> np.ndarray:
-        """The true difference that a test finds in `POWER` of all cases, `[K]`.
+        """The minimum detectable effect `[K]`: found with a probability of `POWER`.
 
-        That is after Holm's correction for so many comparisons, at its first step.
-        NaN: no difference that is possible would be found, or the two never differ.
+        That is at the first step of Holm's correction for so many comparisons. NaN
+        where no possible difference would be found, or the two never differ.
         """
         found = stats.t.isf(ALPHA / (2 * comparisons), self.degrees)
         size = (found + stats.norm.ppf(POWER)) * self.error
@@ -195,14 +167,12 @@ class Difference(NamedTuple):
 def difference(replicates: Replicates, one: int, other: int) -> Difference:
     """Compares experiment `one` with `other`, paired by the images."""
     low, high = interval(replicates.draws(one) - replicates.draws(other))
-    images = replicates.images[:, one] - replicates.images[:, other]
-    by_images = _variance(images)
+    by_images = _variance(replicates.images[:, one] - replicates.images[:, other])
     by_seeds = replicates.seed_variance[one] + replicates.seed_variance[other]
     variance = by_images + by_seeds
     degrees = np.full_like(variance, np.inf)
-    seeds_count = by_seeds > 0
-    share = variance[seeds_count] / by_seeds[seeds_count]
-    degrees[seeds_count] = replicates.degrees * share**2
+    spread = by_seeds > 0
+    degrees[spread] = replicates.degrees * (variance[spread] / by_seeds[spread]) ** 2
     return Difference(
         value=replicates.values[one] - replicates.values[other],
         low=low.clip(-1, 1),
@@ -222,12 +192,12 @@ def permutation_tests(
 ) -> np.ndarray:
     """Two-sided p-values of the differences of pairs of experiments, `[pairs, K]`.
 
-    In each draw the two experiments swap their predictions on half of the images,
-    all seeds together and identical images together: where neither is better, that
-    changes nothing. What swapping within images cannot see, that one network may be
-    better than the next on all of them, is added as in the bootstrap, by Student's t.
+    Each draw swaps the two experiments' predictions on half of the images, all seeds
+    together and identical images together; under the null hypothesis that changes
+    nothing. Swapping within images cannot see that one seed is better than the next on
+    all of them, so the seeds' part is added by Student's t, as in the bootstrap.
     """
-    more = np.ones((len(pairs), replicates.values.shape[1]))  # the data's own draw
+    more = np.ones((len(pairs), replicates.values.shape[1]))  # the observed draw
     total, spread = counts.total(), np.sqrt(replicates.seed_variance)
     for start in range(0, draws, _CHUNK):
         size = (min(_CHUNK, draws - start), len(counts.support))
@@ -238,14 +208,14 @@ def permutation_tests(
             null += student[:, one, None] * spread[one]
             null -= student[:, other, None] * spread[other]
             observed = np.abs(replicates.values[one] - replicates.values[other])
-            # Equal but for rounding is as large: ties are common among counts.
+            # Ties are common among counts; rounding must not break them.
             more[p] += (~(np.abs(null) < observed - 1e-6)).sum(axis=0)
     return np.where(np.isnan(replicates.values[0]), nan, more / (draws + 1))
 
 
 def enough_draws(comparisons: int) -> int:
-    """How many draws the permutation tests of a family of so many need."""
-    return int(np.clip(DRAWS_A_COMPARISON * comparisons, MIN_DRAWS, MAX_DRAWS))
+    """How many draws the permutation tests of a family of this size need."""
+    return int(np.clip(DRAWS_PER_COMPARISON * comparisons, MIN_DRAWS, MAX_DRAWS))
 
 
 def _swap(
@@ -253,20 +223,20 @@ def _swap(
 ) -> np.ndarray:
     """Differences `[B, K]` where the groups that are not in `kept` are swapped.
 
-    Each run swaps with the one in its place in the other experiment; where they have
-    other numbers of seeds both begin again until they end together.
+    Runs swap with the one in their place in the other experiment. With unequal numbers
+    of seeds both lists repeat until they end together.
     """
     places = range(math.lcm(len(one), len(other)))
     mine = [one[i % len(one)] for i in places]
     theirs = [other[i % len(other)] for i in places]
 
     def mean_score(stay: list[int], come: list[int]) -> np.ndarray:
-        mixed = (
+        hits, predicted = (
             part[:, stay] + whole[come].astype(np.float32) - part[:, come]
             for part, whole in zip(kept[:2], total[:2], strict=True)
         )
         support = total.support[None].astype(np.float32)
-        return scores_of_counts(*mixed, support).mean(axis=1)
+        return scores_of_counts(hits, predicted, support).mean(axis=1)
 
     return mean_score(mine, theirs) - mean_score(theirs, mine)
 
@@ -278,7 +248,7 @@ def mcnemar(
 
     Args:
       labels: int `[N]`, the true classes.
-      image_ids: int `[N]`; identical images count once, for the one that is right
+      image_ids: int `[N]`; identical images count once, for the network that is right
         on more of them.
       one: int `[N]`, the classes that a network predicts.
       other: int `[N]`, those of another.
@@ -299,40 +269,6 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-class Reliability(NamedTuple):
-    """How sure a run is and how often it is right, in `BINS` equal bins; each `[BINS]`.
-
-    Attributes:
-      confidence: the mean probability of the predicted class; NaN in an empty bin.
-      accuracy: the share that is right; NaN in an empty bin.
-      count: how many images.
-    """
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
-
-    def error(self) -> float:
-        """The expected calibration error (Guo et al., 2017), in 0..1."""
-        gaps = np.abs(np.nan_to_num(self.confidence - self.accuracy))
-        return float((gaps * self.count).sum() / self.count.sum())
-
-
-def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
-    """Bins predictions by their confidence.
-
-    Args:
-      confidence: float `[N]`, the probability of the predicted class, in 0..1.
-      correct: bool `[N]`.
-    """
-    # (a, b], as in Guo et al.; the first bin takes 0 as well.
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    count = np.bincount(bins, minlength=BINS)
-    sums = (np.bincount(bins, weights, BINS) for weights in (confidence, correct))
-    means = (np.where(count > 0, ratio(each, count), nan) for each in sums)
-    return Reliability(*means, count)
-
-
 def _seed_variance(
     exact: np.ndarray, drawn: np.ndarray, experiments: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, int]:
@@ -341,8 +277,8 @@ def _seed_variance(
     sizes = np.array([len(chosen) for chosen in experiments])
     for e, chosen in enumerate(experiments):
         if (n := len(chosen)) > 1:
-            # Seeds differ by chance on these images, too: by the variance of one run
-            # less the covariance of two, both over draws of images.
+            # The images alone make seeds differ, by the variance of one run less the
+            # covariance of two, both over resampled images.
             single = _variance(drawn[:, chosen]).sum(axis=0)
             mean = _variance(drawn[:, chosen].mean(axis=1))
             shared = (n**2 * mean - single) / (n * (n - 1))
@@ -354,12 +290,12 @@ def pool_spread(own: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, int]:
     """The variance of each mean that is due to seeds, and its degrees of freedom.
 
     Args:
-      own: float `[E, K]`, the variance over the seeds of each experiment that is not
-        the images' doing, below 0 by chance; -inf for one seed.
+      own: float `[E, K]`, the variance over each experiment's seeds less the images'
+        part, which chance may make negative; -inf for one seed.
       sizes: int `[E]`, the numbers of seeds.
 
     Returns:
-      `[E, K]`, at least 0: the larger of the experiments' common and their own.
+      `[E, K]`, at least 0: from the pooled variance or the own, whichever is larger.
     """
     degrees = int((sizes - 1).sum())
     if not degrees:
@@ -381,9 +317,8 @@ def _variance(draws: np.ndarray) -> np.ndarray:
 
 
 def _sd(values: np.ndarray) -> np.ndarray:
-    return (
-        values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(values[0], nan)
-    )
+    several = len(values) > 1
+    return values.std(axis=0, ddof=1) if several else np.full_like(values[0], nan)
 
 
 def student_draws(
@@ -397,13 +332,8 @@ def student_draws(
 
 
 def _resample(groups: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of the groups is drawn, float32 `[draws, groups]`."""
+    """How often each group is drawn, float32 `[draws, groups]`."""
     picked = rng.integers(groups, size=(draws, groups))
     picked += groups * np.arange(draws)[:, None]
     counts = np.bincount(picked.ravel(), minlength=draws * groups)
     return counts.reshape(draws, groups).astype(np.float32)
-
-
-def _weighted(weights: np.ndarray, part: np.ndarray) -> np.ndarray:
-    flat = weights @ part.reshape(len(part), -1)
-    return flat.reshape(len(weights), *part.shape[1:])

@@ -16,14 +16,7 @@ from fer_jax.errors import UserError
 
 
 def sampler_weights(labels: np.ndarray) -> np.ndarray:
-    """Sampling weights that draw each class equally often: 1 / count of its class.
-
-    Args:
-      labels: int `[N]`.
-
-    Returns:
-      float64 `[N]`, summing to 1.
-    """
+    """Weights that draw each class equally often: int `[N]` to float64 `[N]`, sum 1."""
     weights = 1.0 / np.bincount(labels)[labels]
     return weights / weights.sum()
 
@@ -46,7 +39,7 @@ def batch_order(
       num_images: N, the size of the training split.
       batch_size: B.
       epochs: the length of the dataset.
-      seed: of the order.
+      seed: determines the order.
       weights: float `[N]`, or None.
 
     Returns:
@@ -89,15 +82,9 @@ def index_batches(order: grain.MapDataset) -> grain.IterDataset:
 def image_batches(
     order: grain.MapDataset, images: StoredImages, own: slice = slice(None)
 ) -> grain.IterDataset:
-    """The batches of `batch_order` with their pixels.
+    """The batches of `batch_order` with pixels: (int32 `[B]`, uint8 `[b, S, S, C]`).
 
-    Args:
-      order: int32 `[B]` elements.
-      images: of the training split, `[N, S, S, C]`.
-      own: the rows of each batch that this process reads, b of B.
-
-    Returns:
-      a grain dataset of (int32 `[B]`, uint8 `[b, S, S, C]`) pairs.
+    The pixels are those of the rows `own` of each batch, which this process reads.
     """
     rows = len(range(len(order[0]))[own])
     reads = order.map(lambda indices: (indices, images.read(indices[own])))

@@ -48,11 +48,11 @@ def assign(audit: Audit, fold: int) -> Audit:
 
 
 def carve(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which train images become val: about a tenth of each class, at least one image.
+    """Which train images become val: about a tenth of each class.
 
-    Groups are drawn at random while every class stays within its tenth. If all groups
-    of a class are too large for that, its smallest one is taken, unless that leaves a
-    class without train images.
+    The groups of a class, by the label of their first image, are sorted by size, the
+    largest first, and every tenth becomes val; of two to nine groups, the smallest. So
+    a group of many frames stays in train, and no class leaves train altogether.
 
     Args:
       groups: int `[N]`, equal for copies of one photograph.
@@ -61,42 +61,29 @@ def carve(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
       bool `[N]`.
     """
-    classes, group = labels.max() + 1, np.unique(groups, return_inverse=True)[1]
-    sizes = np.zeros((group.max() + 1, classes), np.int32)  # of a group, by class
-    np.add.at(sizes, (group, labels), 1)
-    total, taken = sizes.sum(axis=0), np.zeros(classes, np.int32)
-    target = np.minimum(np.maximum(np.rint(total / 10), 1), total - 1)
+    _, first, group, size = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
     # The stream of random is the same in every numpy; that of permutation may change.
-    order = np.argsort(np.random.default_rng(_SEED).random(len(sizes)), kind="stable")
-    to_val = np.zeros(len(sizes), bool)
-
-    def take(candidates: np.ndarray, most: np.ndarray, label: int) -> None:
-        nonlocal taken
-        for number in candidates:
-            if taken[label] >= target[label]:
-                return
-            new = taken + sizes[number]
-            if not to_val[number] and (new <= np.maximum(most, taken)).all():
-                to_val[number], taken = True, new
-
-    for label in range(classes):
-        own = order[sizes[order, label] > 0]
-        take(own, target, label)
-        if not taken[label]:
-            by_size = np.argsort(sizes[own].sum(axis=1), kind="stable")
-            take(own[by_size][:1], total - 1, label)
-    return to_val[group]
+    shuffled = np.random.default_rng(_SEED).random(len(size))
+    order = np.lexsort((shuffled, -size, labels[first]))
+    label = labels[first][order]  # ascending
+    rank = np.arange(len(order)) - np.searchsorted(label, label)
+    count = np.bincount(label)[label]
+    smallest_of_few = (rank == count - 1) & (count > 1) & (count < 10)
+    is_val = np.zeros(len(order), bool)
+    is_val[order] = (rank % 10 == 9) | smallest_of_few
+    to_val = is_val[group]
+    # A class may be found only in groups that are counted under another one.
+    lost = np.setdiff1d(labels[to_val], labels[~to_val])
+    return to_val & ~np.isin(group, group[np.isin(labels, lost)])
 
 
 def fold_numbers(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The fold of each train image, 1 to `FOLDS`: int32 `[N]`.
+    """The fold of each train image, 1 to `FOLDS`: int32 `[N]`. Arguments as `carve`.
 
-    Groups of copies are dealt out class by class, each by the class of its first image,
-    so that all folds have nearly the same share of every class.
-
-    Args:
-      groups: int `[N]`, equal for copies of one photograph.
-      labels: int32 `[N]`.
+    Groups are dealt out class by class, by the label of their first image, so that all
+    folds have nearly the same share of every class.
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(_SEED).permutation(len(first))

@@ -154,13 +154,9 @@ def read_ahead(
 def prefetch(
     dataset: grain.MapDataset[T], element_bytes: int
 ) -> "grain.IterDataset[T]":
-    """A dataset whose elements threads make ahead of their use.
+    """A dataset whose elements, of `element_bytes` each, threads make ahead of use.
 
     At most 32 elements wait, and at most 256 MiB or two elements.
-
-    Args:
-      dataset: the elements.
-      element_bytes: the size of an element.
     """
     waiting = int(np.clip(_PREFETCH_BYTES // max(element_bytes, 1), 2, _PREFETCH))
     threads = min(waiting, _THREADS, len(os.sched_getaffinity(0)))

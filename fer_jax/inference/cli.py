@@ -1,8 +1,4 @@
-"""What a trained model sees in image files: `bin/predict face.jpg`.
-
-It detects no faces: each image is to be a face crop, and is read as training reads
-class folders.
-"""
+"""`bin/predict face.jpg`: the probabilities of a trained model for image files."""
 
 import argparse
 import json
@@ -19,17 +15,19 @@ from fer_jax.system.console import make_console, plain_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="bin/predict",
-        description="Print the emotion that a trained model sees in each face crop, "
-        "and the probabilities of all. It detects no faces: crop the images first.",
+        description="Print the probabilities of a trained model for face crops. It "
+        "detects no faces: crop the images first.",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="jpg, png, bmp, webp"
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="what bin/export wrote; default: the shipped one"
+        "--model",
+        metavar="DIR",
+        help="a folder that bin/export wrote; default: the model in the package",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
@@ -37,34 +35,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load(args.model)
     probabilities = model.predict([_read(path, model) for path in args.images])
     if args.json:
-        print(json.dumps(_facts(args.images, model.labels, probabilities), indent=1))
+        facts = [
+            {
+                "image": path,
+                "label": model.labels[row.argmax()],
+                "probabilities": dict(zip(model.labels, map(float, row), strict=True)),
+            }
+            for path, row in zip(args.images, probabilities, strict=True)
+        ]
+        print(json.dumps(facts, indent=1))
         return 0
     table = plain_table("probabilities in %", ["image", "label", *model.labels])
-    table.padding = 0  # all labels in 80 columns, and a long path on several lines
+    table.padding = 0  # all labels fit into 80 columns
     table.columns[0].overflow = "fold"
     for path, row in zip(args.images, probabilities, strict=True):
-        shares = (f"{100 * share:.1f}" for share in row)
-        table.add_row(path, model.labels[row.argmax()], *shares)
+        percent = (f"{100 * share:.1f}" for share in row)
+        table.add_row(path, model.labels[row.argmax()], *percent)
     make_console().print(table)
     return 0
 
 
 def _read(path: str, model: Predictor) -> np.ndarray:
-    shape = model.image_size, model.image_size, model.channels
+    side = model.image_size
     try:
-        return decode(Path(path), shape)[0]
+        return decode(Path(path), (side, side, model.channels))[0]
     except ValueError as error:
         raise UserError(f"{path} {error}; name images of faces") from None
-
-
-def _facts(
-    paths: Sequence[str], labels: Sequence[str], probabilities: np.ndarray
-) -> list[dict]:
-    return [
-        {
-            "image": path,
-            "label": labels[row.argmax()],
-            "probabilities": dict(zip(labels, map(float, row), strict=True)),
-        }
-        for path, row in zip(paths, probabilities, strict=True)
-    ]

@@ -1,11 +1,12 @@
-"""A trained model as two files: written whole, and doubted when they are read.
+"""A trained model as two files, which are checked when they are read.
 
 FOLDER/weights.safetensors  float16: params/... and batch_stats/...
-       model.json           what they are and where they come from; written last
+       model.json           network, preprocessing and origin; written last
 
 model.json holds the SHA-256 of the weights, so that the two always belong together.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from fer_jax.system.files import replacing, write_json
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 FORMAT = 1
-MAX_BYTES = 500_000_000  # of the weights: more is no network of ours
+MAX_BYTES = 500_000_000  # of the weights; our networks are smaller
 _MAX_MODEL_BYTES = 1_000_000
 
 
@@ -32,7 +33,7 @@ class _Section(BaseModel):
 
 
 class Network(_Section):
-    """Which network the weights are of, as `fer_jax.models.create` takes it."""
+    """The network, in the terms of `fer_jax.models.create`."""
 
     arch: str
     width: float
@@ -45,8 +46,8 @@ class Preprocessing(_Section):
 
     image_size: int = Field(ge=16, le=512)
     channels: Literal[1, 3]
-    crop_size: int = Field(ge=0, le=512)  # what the network sees of it; 0: all
-    views: Literal["none", "one", "flip", "ten_crop"]  # "one": older for "none"
+    crop_size: int = Field(ge=0, le=512)  # side of the centred part; 0: all
+    views: Literal["none", "flip", "ten_crop"]  # test-time augmentation
 
     @model_validator(mode="after")
     def _is_part(self) -> "Preprocessing":
@@ -56,7 +57,7 @@ class Preprocessing(_Section):
 
 
 class Description(_Section):
-    """What of model.json is needed to predict; the rest of it is for people."""
+    """The keys of model.json that prediction needs; the others are for people."""
 
     labels: list[str] = Field(min_length=2)
     network: Network
@@ -65,7 +66,7 @@ class Description(_Section):
 
 
 class ModelFile(NamedTuple):
-    """A model as it was read."""
+    """A model as read from its files."""
 
     folder: Path
     info: dict[str, Any]  # all of model.json
@@ -73,28 +74,26 @@ class ModelFile(NamedTuple):
     tensors: dict[str, np.ndarray]  # float16, by name
 
 
-def pack(tensors: Mapping[str, np.ndarray], most: int = MAX_BYTES) -> bytes:
-    """The content of a weights' file.
+def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the content of a weights file.
 
     Raises:
-      UserError: if a value is too large for float16, or there are more bytes than
-        `most`.
+      UserError: for a value beyond float16, or more than `MAX_BYTES`.
     """
-    small = {}
+    packed = {}
     for name, tensor in tensors.items():
-        with np.errstate(over="ignore"):  # found and told here
-            small[name] = np.ascontiguousarray(tensor, np.float16)
-        if not np.isfinite(small[name]).all():
+        with np.errstate(over="ignore"):
+            packed[name] = np.ascontiguousarray(tensor, np.float16)
+        if not np.isfinite(packed[name]).all():
             raise UserError(
-                f"{name} holds values up to {np.abs(tensor).max():.3g}, which float16, "
-                "in which models are stored, does not have; export another run"
+                f"{name} holds values up to {np.abs(tensor).max():.3g}, more than the "
+                "float16 of a model file can hold; export another run"
             )
-    raw = safetensors.numpy.save(small)
-    if len(raw) > most:
+    raw = safetensors.numpy.save(packed)
+    if len(raw) > MAX_BYTES:
         raise UserError(
             f"the weights take {len(raw) / 1e6:.1f} MB as float16, expected at most "
-            f"{most / 1e6:.0f} MB there; export to another folder, or a run with a "
-            "smaller network, such as model.arch=fernet"
+            f"{MAX_BYTES / 1e6:.0f} MB; train a smaller network"
         )
     return raw
 
@@ -102,34 +101,29 @@ def pack(tensors: Mapping[str, np.ndarray], most: int = MAX_BYTES) -> bytes:
 def write(
     folder: Path, weights: bytes, info: Mapping[str, Any], *, force: bool = False
 ) -> bool:
-    """Writes a model; what else the folder holds is left alone.
+    """Writes a model into a folder, whose other files stay.
 
-    Args:
-      folder: where to; made if it is not there.
-      weights: from `pack`.
-      info: what model.json is to hold, without `format` and `sha256`.
-      force: replace another model.
-
-    Returns:
-      False where the very same model is there already.
+    `weights` is from `pack`, `info` the rest of model.json; `force` replaces another
+    model. Returns False if the same model is already there.
 
     Raises:
       UserError: if another model is there, or the folder cannot be written.
     """
     head = {"format": FORMAT, "sha256": hashlib.sha256(weights).hexdigest()}
-    # As it will be read back, so that tuples equal lists.
+    # As it will be read back: tuples become lists.
     whole = json.loads(json.dumps(head | dict(info), allow_nan=False))
-    there = [name for name in (WEIGHTS, MODEL) if os.path.lexists(folder / name)]
-    if there and not force:
-        if _holds(folder, whole):
-            return False
+    existing = [name for name in (WEIGHTS, MODEL) if os.path.lexists(folder / name)]
+    if existing and not force:
+        with contextlib.suppress(UserError):
+            if read(folder).info == whole:  # the SHA-256 in it covers the weights
+                return False
         raise UserError(
-            f"{folder} holds another model ({' and '.join(there)}); name another "
+            f"{folder} holds another model ({' and '.join(existing)}); name another "
             "folder, or replace it with --force"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # First: whatever happens now, no description stands beside others' weights.
+        # First, so that no description ever stands beside the weights of another.
         (folder / MODEL).unlink(missing_ok=True)
         with replacing(folder / WEIGHTS) as partial:
             partial.write_bytes(weights)
@@ -141,18 +135,11 @@ def write(
     return True
 
 
-def _holds(folder: Path, whole: Mapping[str, Any]) -> bool:
-    try:
-        return read(folder).info == whole  # and so, by their SHA-256, the weights
-    except UserError:
-        return False
-
-
 def read(folder: Path) -> ModelFile:
-    """Reads a model that `write` wrote.
+    """Returns the model that `write` wrote.
 
     Raises:
-      UserError: if a file is missing, cut off, damaged or of another format.
+      UserError: if a file is missing, damaged or of another format.
     """
     if not os.path.isdir(folder):
         raise UserError(
@@ -166,55 +153,55 @@ def read(folder: Path) -> ModelFile:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{folder / MODEL}: {key}: {first['msg']}; export the model anew"
+            f"{folder / MODEL}: {key}: {first['msg']}; export the model again"
         ) from None
     path = folder / WEIGHTS
-    raw = _bytes(path, MAX_BYTES)
+    raw = _read_bytes(path, MAX_BYTES)
     try:
         tensors = safetensors.numpy.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(
             f"{path} is cut off or is no safetensors file ({error}); export the model "
-            "anew"
+            "again"
         ) from None
     if hashlib.sha256(raw).hexdigest() != description.sha256:
         raise UserError(
-            f"{path} is not the file that {MODEL} beside it describes (its SHA-256 "
-            "is another); export the model anew"
+            f"{path} is not the file that {MODEL} describes (its SHA-256 differs); "
+            "export the model again"
         )
     return ModelFile(folder, info, description, tensors)
 
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = json.loads(_bytes(path, _MAX_MODEL_BYTES))
+        info = json.loads(_read_bytes(path, _MAX_MODEL_BYTES))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is cut off or is not JSON ({error}); export the model anew"
+            f"{path} is cut off or is not JSON ({error}); export the model again"
         ) from None
     found = info.get("format") if isinstance(info, dict) else None
     if type(found) is not int or found != FORMAT:
         raise UserError(
             f"{path} has format {found!r}, and this version reads format {FORMAT}; "
-            "export the model anew, or use the version that wrote it"
+            "export the model again, or use the version that wrote it"
         )
     return info
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def _read_bytes(path: Path, limit: int) -> bytes:
     try:
-        if not os.path.isfile(path):  # a pipe would be waited for
+        if not os.path.isfile(path):  # opening a pipe would wait forever
             raise UserError(
                 f"{path} is missing or is no file, expected a model's; write one with "
                 "bin/export RUN_DIR --to DIR"
             )
         with path.open("rb") as file:
-            raw = file.read(most + 1)
+            raw = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if len(raw) > most:
+    if len(raw) > limit:
         raise UserError(
-            f"{path} is larger than {most / 1e6:.0f} MB, which no model's is; export "
-            "the model anew"
+            f"{path} is larger than {limit / 1e6:.0f} MB, too large for a model; "
+            "export the model again"
         )
     return raw

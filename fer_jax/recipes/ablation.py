@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from fer_jax import config as config_lib
-from fer_jax.compare import Run
-from fer_jax.compare.summary import Experiment, summarise
+from fer_jax.compare import FinishedRun, summarise
+from fer_jax.compare.summary import Experiment
+from fer_jax.compare.wording import verdict, with_interval
 from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
@@ -108,7 +107,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return config_lib.validate(values, f"the ablation {values['name']}")
 
 
-def result_rows(finished: Sequence[Run]) -> list[tuple[str, ...]]:
+def result_rows(finished: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """The table of an ablation, the most accurate on the fold first.
 
     Returns:
@@ -124,27 +123,12 @@ def result_rows(finished: Sequence[Run]) -> list[tuple[str, ...]]:
         row = [each.name, str(len(each.runs))]
         for experiment in (each, on_val[each.name]):
             accuracy = f"{100 * experiment.mean('accuracy'):.1f}"
-            row += [accuracy, _difference(experiment.versus)]
+            tested = experiment.versus.get("accuracy")
+            row += [accuracy, with_interval(tested, signed=True) if tested else ""]
         row.append(f"{_mean_seconds(each) / _mean_seconds(base):.2f}")
-        rows.append((*row, _result(each.versus)))
+        rows.append((*row, verdict(each.versus["accuracy"]) if each.versus else ""))
     return rows
 
 
 def _mean_seconds(experiment: Experiment) -> float:
     return statistics.mean(run.timing["wall_s"] for run in experiment.runs)
-
-
-def _difference(versus: pd.DataFrame | None) -> str:
-    if versus is None:
-        return ""
-    value, low, high = 100 * versus.loc["accuracy", ["value", "low", "high"]]
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _result(versus: pd.DataFrame | None) -> str:
-    if versus is None:
-        return ""
-    test = versus.loc["accuracy"]
-    if not test["real"]:
-        return "n.s."
-    return "better" if test["value"] > 0 else "worse"

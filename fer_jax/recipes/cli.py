@@ -20,7 +20,7 @@ from scipy.special import softmax
 from fer_jax import compare, runs
 from fer_jax import config as config_lib
 from fer_jax.batch import cli as batch
-from fer_jax.compare import Run
+from fer_jax.compare import FinishedRun
 from fer_jax.config import Config, compared_settings
 from fer_jax.errors import UserError
 from fer_jax.recipes.ablation import COLUMNS, ablation_configs, result_rows
@@ -111,7 +111,7 @@ def _write_configs(folder: Path, configs: Sequence[Config]) -> None:
         files.write_text(path, config_lib.dump(config))
 
 
-def _finished_runs(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
+def _finished_runs(runs_dir: Path, configs: Sequence[Config]) -> list[FinishedRun]:
     """The finished runs of these configs, without others in the same folder.
 
     Raises:
@@ -132,7 +132,7 @@ def _finished_runs(runs_dir: Path, configs: Sequence[Config]) -> list[Run]:
     return found
 
 
-def scores_table(finished: Sequence[Run]) -> Table:
+def scores_table(finished: Sequence[FinishedRun]) -> Table:
     """The scores of several seeds of a config, and of their ensemble."""
     table = Table(
         title=f"{finished[0].name}: accuracy in %, mean ± sd, n = {len(finished)}",
@@ -153,7 +153,7 @@ def scores_table(finished: Sequence[Run]) -> Table:
     return table
 
 
-def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
+def ensemble_accuracy(finished: Sequence[FinishedRun], split: str) -> float:
     """The accuracy of the runs' averaged probabilities, in 0..1."""
     probabilities = []
     for run in finished:
@@ -165,7 +165,7 @@ def ensemble_accuracy(finished: Sequence[Run], split: str) -> float:
     return float(hits[labels >= 0].mean())
 
 
-def time_to_target(finished: Sequence[Run]) -> str:
+def time_to_target(finished: Sequence[FinishedRun]) -> str:
     """A sentence: when the mean over the seeds reaches `TARGET` on val."""
     histories = [runs.read_metrics(run.folder) for run in finished]
     epochs = list(zip(*histories, strict=False))  # the rows of all seeds
@@ -198,7 +198,9 @@ def _mean_sd(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _show_ablation(console: Console, finished: Sequence[Run], path: Path) -> None:
+def _show_ablation(
+    console: Console, finished: Sequence[FinishedRun], path: Path
+) -> None:
     """Prints the table of an ablation, and writes it as Markdown."""
     rows = result_rows(finished)
     # Without padding the table fits in 80 columns.

@@ -202,12 +202,8 @@ def mixup(
     """Mixes each image and its label with those of a random partner in the batch.
 
     mixup of Zhang et al. 2018 (arXiv:1710.09412), with a lambda ~ Beta(alpha, alpha)
-    for each pair. An image has the larger share of its own mixture, so that each is
-    mostly itself once an epoch.
-
-    Args:
-      labels: float `[B, C]`, rows that sum to 1, as those returned do.
-      alpha: above 0; small values leave most pairs nearly unmixed.
+    for each pair, alpha > 0. An image has the larger share of its own mixture, so that
+    each is mostly itself once an epoch. Labels are float `[B, C]`, rows that sum to 1.
     """
     share, partner = _pairs(key, images, alpha)
     labels = share * labels + (1 - share) * labels[partner]

@@ -33,25 +33,25 @@ SUMS = "SHA256SUMS"
 class Checkpoints:
     """The checkpoints in one folder, each with a JSON record beside its arrays.
 
-    A save is complete when `save` returns. What a process that died during one left is
-    removed at the next opening.
+    A context manager. Entering it creates the folder if need be, verifies what is there
+    and removes what a process that died during a save left. A save is complete when
+    `save` returns.
 
     Attributes:
       left_out: the damaged or unfinished checkpoints newer than the newest good one,
-        which the opening removed, as "step 440: state/_METADATA is missing".
+        which entering removed, as "step 440: state/_METADATA is missing".
     """
 
     def __init__(self, folder: Path):
-        """Opens the folder, creating it if need be, and verifies what is there.
+        """For the checkpoints in a folder, which is not touched yet."""
+        self._folder = folder.resolve()
+        self.left_out: list[str] = []
 
-        Raises:
-          UserError: if there are checkpoints and all are damaged.
-          OSError: if the folder cannot be read or written.
-        """
+    def __enter__(self) -> Self:
+        """Opens the folder; a UserError says that all checkpoints in it are damaged."""
         # Orbax logs an error and then raises it.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        processes.of_first(lambda: folder.mkdir(parents=True, exist_ok=True))
-        self._folder = folder.resolve()
+        processes.of_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         self.left_out = processes.of_first(lambda: _clean(self._folder))
         saving = ocp.training.save_decision_policies
         keeping = ocp.training.preservation_policies
@@ -70,8 +70,6 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
         )
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,14 +89,10 @@ class Checkpoints:
         record: dict[str, Any],
         scores: dict[str, float] | None = None,
     ) -> None:
-        """Saves arrays and a JSON record at a step, replacing an earlier save.
+        """Saves arrays and a JSON record at a step, in place of an earlier save.
 
-        Args:
-          step: the number of steps taken.
-          tree: a pytree of arrays.
-          record: plain JSON, read back by `record`.
-          scores: `macro_f1` and `epoch` at the end of an epoch; a checkpoint without
-            them is never the best.
+        `scores` are `macro_f1` and `epoch` at the end of an epoch; a checkpoint without
+        them is never the best.
 
         Raises:
           OSError: if it cannot be written; earlier checkpoints are intact.
@@ -126,12 +120,10 @@ class Checkpoints:
     def load(self, step: int, like: Any) -> Any:
         """The arrays that were saved at a step, verified again.
 
-        Args:
-          step: one of `steps`.
-          like: a tree of arrays with the structure, shapes, dtypes and shardings.
+        `like` has their structure, shapes, dtypes and shardings.
 
         Raises:
-          UserError: if the checkpoint has been damaged since the opening.
+          UserError: if the checkpoint has been damaged since it was verified.
         """
         if problem := processes.of_first(lambda: _problem(self._folder / str(step))):
             raise _unusable(self._folder, f"step {step}: {problem}")
@@ -146,11 +138,8 @@ class Checkpoints:
     def load_as_saved(self, step: int) -> Any:
         """The arrays that were saved at a step, on this process's first device.
 
-        Returns:
-          nested dicts with text keys and lists, in place of all other containers.
-
-        Raises:
-          UserError: if the checkpoint has been damaged since the opening.
+        Dicts with text keys, and lists, stand for all other containers. Raises as
+        `load` does.
         """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
@@ -161,11 +150,9 @@ class Checkpoints:
 
 
 def _clean(folder: Path) -> list[str]:
-    """Removes unfinished and damaged checkpoints.
+    """Removes bad checkpoints; returns the problems of those newer than all good ones.
 
-    Returns:
-      the problems of those newer than all good ones. A process may have died while it
-      removed an older one.
+    Older ones are no problem: a process may have died while it removed them.
 
     Raises:
       UserError: if all are damaged; nothing is removed then.
@@ -193,11 +180,7 @@ def _unusable(folder: Path, problems: str) -> UserError:
 
 
 def _problem(folder: Path) -> str:
-    """What is wrong with a checkpoint's files; empty if nothing is.
-
-    Raises:
-      OSError: if a file cannot be read.
-    """
+    """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
         expected = {name: digest for digest, name in (i.split("  ", 1) for i in lines)}

@@ -63,13 +63,9 @@ class Devices:
         return jax.tree.map(put, tree)
 
     def divide(self, tree: Tree, size: int, *, axis: int = 0) -> Tree:
-        """Divides arrays over the devices.
+        """Divides arrays of `size` rows, a multiple of `count`, along an axis.
 
-        Args:
-          tree: arrays with `size` rows along `axis`, or only this process's: those
-            of `own(size)`.
-          size: of the whole; a multiple of `count`.
-          axis: which one is divided.
+        A process may pass its own rows alone, those of `own(size)`.
         """
         sharding = self.divided(axis)
         if sharding.is_fully_addressable:

@@ -15,7 +15,7 @@ from fer_jax.training.devices import Devices
 
 Tta = Literal["none", "flip", "ten_crop"]
 SHIFT = 1 / 12  # how far ten crops of a whole image shift it, as a share of the side
-PredictFn = Callable[[Any, Any, jax.Array, jax.Array | None], jax.Array]
+PredictFn = Callable[[Any, Any, Any, jax.Array | None], jax.Array]
 
 
 def make_predict(

@@ -180,9 +180,6 @@ def _train_epoch(
     One dispatch is always under way while the host prepares the next and reads the
     outcome of the last. Indices, streamed images and outcomes are all that passes
     between host and devices.
-
-    Raises:
-      UserError: if a loss or gradient is not finite; that state is not saved.
     """
     setup, side = run.setup, side_at(run.config, len(progress.history))
     images: Any = setup.images["train"]
@@ -220,10 +217,7 @@ def _train_epoch(
 
 
 def _signals(setup: Setup, stop: Stop) -> jax.Array | None:
-    """The signal that came to the process of each device, or 0: int32 `[devices]`.
-
-    None for a single process.
-    """
+    """The signal that each device's process got, or 0; None for a single process."""
     if processes.are_one():
         return None
     devices = setup.devices
@@ -233,20 +227,13 @@ def _signals(setup: Setup, stop: Stop) -> jax.Array | None:
 
 @jax.jit
 def _outcome(metrics: EpochMetrics, signals: jax.Array | None) -> jax.Array:
-    """The mean loss, the first bad step or 0, and a process's signal or 0.
-
-    The metrics themselves are donated to the next step.
-    """
+    """The mean loss, the first bad step or 0, and a process's signal or 0."""
     signum = 0 if signals is None else signals.max()
     return jnp.stack([metrics.loss / metrics.steps, metrics.bad_step, signum])
 
 
 def _close_epoch(run: TrainingRun, progress: Progress, speed: float) -> dict[str, Any]:
-    """Scores val, writes the epoch's dynamics, and starts new metrics.
-
-    Raises:
-      UserError: if the loss on val is not finite.
-    """
+    """Scores val, writes the epoch's dynamics, and starts new metrics."""
     epoch, step = len(progress.history) + 1, int(progress.state.step)
     metrics = jax.device_get(progress.metrics)
     val = score_val(run, progress.state)

@@ -36,9 +36,6 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
       peak: the largest learning rate, which one step has.
       total_steps: the number of steps, at least 1.
       pct_start: the share of the steps in which the rate rises, in (0, 1).
-
-    Returns:
-      a function from an int step, from 0, to a float32 learning rate.
     """
     start, end = peak / DIV_FACTOR, peak / DIV_FACTOR / FINAL_DIV_FACTOR
     summit = peak_step(total_steps, pct_start)
@@ -107,10 +104,7 @@ def make_optimizer(
     not decayed. With `clip_norm`, the gradient is first scaled down to at most that L2
     norm over all parameters (Pascanu et al. 2013, arXiv:1211.5063).
 
-    Args:
-      training: the settings.
-      total_steps: the number of steps, at least 1.
-      trainable: as in `step.StepSpec`; frozen weights are not decayed.
+    `trainable` is that of `step.StepSpec`; frozen weights are not decayed.
     """
     decay, momentum = training.weight_decay, training.momentum
     rate = SCHEDULES[training.schedule](

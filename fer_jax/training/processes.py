@@ -103,8 +103,7 @@ def _owns_visible_gpus(environment: Mapping[str, str]) -> bool:
 def ending(command: Callable[[], int]) -> int:
     """Runs a command to its exit status; ends the process if a run of several failed.
 
-    Python's exit would wait for the other processes. They may have failed too, be lost,
-    or wait in a step for this one: they are to see that it has ended.
+    Python's exit would wait for the other processes, which may wait for this one.
     """
     try:
         status = command()

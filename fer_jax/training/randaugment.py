@@ -36,9 +36,9 @@ def randaugment(
 
     Args:
       key: a JAX key.
-      images: float `[B, H, W, C]`, normalised: 0 is an image's mean.
+      images: float `[B, H, W, C]`, normalised.
       operations: how many are drawn for each image, with replacement.
-      strength: in 0..1, the largest share of an operation's range.
+      strength: the largest share of an operation's range, in 0..1.
     """
     for round_key in jax.random.split(key, operations):
         which_key, much_key = jax.random.split(round_key)

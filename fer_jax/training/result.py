@@ -101,14 +101,10 @@ def write_result(
     audit: Audit,
     command: Mapping[str, Any],
 ) -> None:
-    """Writes the predictions, and then `result.json`, which makes the run finished.
+    """Writes the predictions, and then `result.json`: with it the run is finished.
 
-    Args:
-      run: the run.
-      progress: at its end.
-      logits: by split, float32 `[N, C]`.
-      audit: of the data set, in the run's splits.
-      command: what the run was started with, for the record.
+    `logits` are those of `predict_best`, `audit` is of the data set in the run's
+    splits, and `command` is added to the record.
     """
     config, best = run.config, best_row(progress.history)
     images = int(progress.state.step) * config.training.batch_size

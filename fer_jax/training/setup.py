@@ -67,8 +67,8 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
     """Builds the functions and arrays of a run.
 
     Raises:
-      UserError: if there is no such network or file of weights, or a batch cannot be
-        filled or shared by the devices.
+      UserError: if there is no such network or weights, or no way to fill or share a
+        batch.
     """
     training, train = config.training, dataset.splits["train"]
     per_epoch = pipeline.steps_per_epoch(len(train.labels), training.batch_size)
@@ -85,11 +85,7 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
         network,
         tx,
         _make_loss(config, dataset),
-        make_augment(
-            config.augmentation,
-            crop_size=config.data.crop_size,
-            steps_per_epoch=per_epoch,
-        ),
+        make_augment(config, per_epoch),
         sam_rho=training.sam_rho,
         ema_decay=training.ema_decay,
         trainable=trainable,
@@ -101,7 +97,12 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
         train_step=make_train_step(
             spec, key=shared.replicate(step_key), devices=shared
         ),
-        predict=_make_predict(config, network, shared),
+        predict=evaluate.make_predict(
+            network,
+            tta=config.evaluation.tta,
+            crop_size=config.data.crop_size,
+            devices=shared,
+        ),
         schedule=schedule,
         images=_put_images(dataset, shared),
         labels=shared.replicate(_soft_labels(dataset)),
@@ -184,17 +185,6 @@ def _make_loss(config: Config, dataset: Dataset) -> LossFn:
         label_smoothing=settings.label_smoothing,
         focal_gamma=settings.focal_gamma if settings.type == "focal" else 0.0,
         bootstrap=settings.bootstrap,
-    )
-
-
-def _make_predict(
-    config: Config, network: Network, shared: Devices
-) -> evaluate.PredictFn:
-    return evaluate.make_predict(
-        network,
-        tta=config.evaluation.tta,
-        crop_size=config.data.crop_size,
-        devices=shared,
     )
 
 

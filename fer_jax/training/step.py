@@ -75,8 +75,8 @@ class Shown(NamedTuple):
     key: jax.Array  # the same in every step, for choices that outlast one
 
 
-LossFn = Callable[[jax.Array, jax.Array], jax.Array]
-# (key, images, labels, shown) -> (images, labels)
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]  # of logits and labels [B, C]
+# (key, images, labels, shown) -> (images, labels); images are normalised.
 AugmentFn = Callable[
     [jax.Array, jax.Array, jax.Array, Shown], tuple[jax.Array, jax.Array]
 ]
@@ -87,26 +87,15 @@ TrainStep = functools.partial[tuple[TrainState, EpochMetrics]]
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What a training step computes.
-
-    Attributes:
-      network: from `models.create`.
-      tx: the optimizer.
-      loss_fn: `(logits [B, C], labels [B, C]) -> scalar`.
-      augment_fn: `(key, images, labels, shown) -> (images, labels)`, images normalised.
-      sam_rho: the neighbourhood of sharpness-aware minimisation; 0: off.
-      ema_decay: of the moving averages, which the state must then have; 0: off.
-      trainable: 1 or 0 for each leaf of params, broadcast to it; 0: frozen.
-        None: everything is trained.
-    """
+    """What a training step computes."""
 
     network: Network
     tx: optax.GradientTransformation
     loss_fn: LossFn
     augment_fn: AugmentFn
-    sam_rho: float = 0.0
-    ema_decay: float = 0.0
-    trainable: Any = None
+    sam_rho: float = 0.0  # the radius of sharpness-aware minimisation; 0: off
+    ema_decay: float = 0.0  # of the moving averages that the state then has; 0: off
+    trainable: Any = None  # 1 or 0 (frozen), broadcast to each of params; None: all 1
 
 
 def init_state(
@@ -141,12 +130,7 @@ def init_metrics(num_images: int, last_good: Largest | None = None) -> EpochMetr
 
 
 def margins(logits: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each image's margin, float32 `[B]`, and its largest other class, int32 `[B]`.
-
-    Args:
-      logits: float `[B, C]`.
-      classes: int `[B]`.
-    """
+    """Each image's margin, float32 `[B]`, and its largest other class, int32 `[B]`."""
     logits = logits.astype(jnp.float32)
     own = jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
     others = logits.at[jnp.arange(len(logits)), classes].set(-jnp.inf)
@@ -154,20 +138,18 @@ def margins(logits: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def sam_perturb(params: Any, grads: Any, rho: float) -> Any:
-    """Params moved by `rho` along the gradient, where the loss is nearly the largest.
+    """Params moved by `rho` along the gradient.
 
-    The first half of a step of SAM (Foret et al. 2021, arXiv:2010.01412); the second
-    updates params by the gradient at that point.
+    A step of SAM (Foret et al. 2021, arXiv:2010.01412) takes the gradient there.
     """
     scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
     return jax.tree.map(lambda param, grad: param + scale * grad, params, grads)
 
 
 def ema_update(average: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """Exponential moving averages (Polyak & Juditsky 1992; as in TensorFlow).
+    """Exponential moving averages (Polyak & Juditsky 1992).
 
-    The decay of the first steps is (1 + step) / (10 + step), so that the initial
-    weights are soon forgotten.
+    The decay is at most (1 + step) / (10 + step), to forget the initial weights.
     """
     now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(new, average, 1.0 - now)
@@ -178,18 +160,20 @@ def make_train_step(
 ) -> TrainStep:
     """Compiles `(state, metrics, (images, labels), indices, side) -> (state, metrics)`.
 
+    The compiled function takes K steps in one dispatch, and donates state and metrics.
+    On CPU K should be 1: XLA's convolutions are far slower inside a scan. It takes
+
+      images: uint8 `[N, H, W, C]` of the whole training set; of a streamed set, those
+        at the indices, `[K, B, H, W, C]`.
+      labels: float `[N, C]`, of the whole training set.
+      indices: int32 `[K, B]`.
+      side: static; the side of the images that the network sees; None: that of the
+        augmented images.
+
     Args:
       spec: what a step computes.
       key: the run's key; every step folds its number into it.
       devices: what shares each batch; None: JAX's first device.
-
-    Returns:
-      a compiled function that takes K steps in one dispatch, and donates state and
-      metrics. It takes uint8 images `[N, H, W, C]` and float labels `[N, C]` of the
-      whole training set, and int32 indices `[K, B]`; of a streamed set, the images at
-      the indices, `[K, B, H, W, C]`. On CPU K should be 1, since XLA's convolutions are
-      far slower inside a scan. `side`, static, is the side of the images that the
-      network sees; None: that of the augmented ones.
     """
 
     def dispatch(

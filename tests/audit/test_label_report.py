@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import COUNTS, write_tiny_csv
 from fake_runs import make_result, write
+from PIL import Image
 from votes import line, tiny_lines, write_votes
 
 from fer_jax import data
@@ -97,21 +98,21 @@ def test_the_votes_say_how_good_the_ranking_is(learnt, tmp_path, capsys):
     assert (votes[5], votes[100], votes[101]) == ("happy", "", "contempt")
 
 
-def test_votes_of_other_images_are_left_aside(learnt, tmp_path, capsys):
+def test_votes_of_other_images_are_not_used(learnt, tmp_path, capsys):
     write_votes(tmp_path / ferplus.NAME, tiny_lines()[:-1])
     main(arguments(learnt))
     assert "the FER+ votes are not used" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_run_of_these_images_is_an_error(learnt, tmp_path, capsys):
-    with pytest.raises(UserError, match="no run in .* tells how the train images"):
-        main(["--runs", str(learnt[1]), "--image_size", "16"])
+    usages = ("Training", "PublicTest")
+    other = write_tiny_csv(tmp_path / "other.csv", usages)
+    with pytest.raises(UserError, match="no run in .* was trained on the train images"):
+        main(arguments((other, learnt[1])))
     assert "suspicious" not in capsys.readouterr().out
 
 
 def test_files_are_named_where_images_have_some(tmp_path, capsys):
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         for name in ("happy", "sad"):

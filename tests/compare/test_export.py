@@ -7,10 +7,11 @@ import pytest
 from fake_runs import OTHER, make_config, make_many, make_result, write
 
 from fer_jax.compare import main, statistics
-from fer_jax.compare.export import Sheet, to_html, to_latex, to_markdown
+from fer_jax.compare.export import to_html, to_latex, to_markdown
+from fer_jax.compare.layout import Sheet
 from fer_jax.errors import UserError
 
-HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], [["x_1 & {y}", "<script>"]])
+HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], "lr", [["x_1 & {y}", "<script>"]])
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,6 @@ def test_json_holds_everything(many, tmp_path):
     assert content["split"] == "test" and set(content["splits"]) == {"val", "test"}
     assert content["baseline"] == "baseline"
     assert content["unfinished"] == ["dropout_05/seed_3"]
-    assert content["missing"] == []
     experiments = {each["id"]: each for each in content["experiments"]}
     assert len(experiments) == 12
     assert experiments["lr_low"]["changes"] == [
@@ -89,17 +89,6 @@ def test_without_a_baseline_settings_that_differ_are_told(tmp_path):
     assert told == {"a": [change | {"value": "0.1"}], "b": [change | {"value": "0.2"}]}
 
 
-def test_a_seed_that_is_missing_is_named(tmp_path):
-    for name, seed in [("a", 1), ("a", 2), ("b", 1)]:
-        write(tmp_path / "runs", make_result(name, seed))
-    content = json.loads(save(tmp_path / "runs", tmp_path / "x.json"))
-    assert content["missing"] == ["b/seed_2"]
-    # One that has no test results is there all the same.
-    write(tmp_path / "runs", make_result("b", 2, test=False))
-    text = save(tmp_path / "runs", tmp_path / "x.json", "--split", "test")
-    assert json.loads(text)["missing"] == []
-
-
 def test_experiments_that_only_val_has_are_listed(tmp_path):
     write(tmp_path / "runs", make_result("baseline", 1))
     write(tmp_path / "runs", make_result("a", 1, test=False))
@@ -131,7 +120,7 @@ def test_a_link_stays_a_link(many, tmp_path):
 def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
     text = save(many, tmp_path / "x.md", "--split", "test")
     blocks = re.split(r"\n\n(?=\*\*)", text.strip())
-    assert len(blocks) == 5  # overall, differences, F1, precision, recall
+    assert len(blocks) == 6  # overall, differences, costs, F1, precision, recall
     *_, notes = blocks[-1].split("\n\n")
     assert notes.startswith("- Intervals are 95 %")
     blocks[-1] = blocks[-1].removesuffix(f"\n\n{notes}")
@@ -145,10 +134,10 @@ def test_markdown_is_a_table_of_equal_rows(many, tmp_path):
 def test_latex_is_booktabs(many, tmp_path):
     text = save(many, tmp_path / "x.tex")
     for command in ("toprule", "midrule", "bottomrule"):
-        assert text.count(rf"\{command}") == 5
+        assert text.count(rf"\{command}") == 6
     assert r"loss\_focal\_weighted\_sampler & 2 & " in text
     for table in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.S):
-        columns = len(re.search(r"\{tabular\}\{(l r*|lr*)\}", table)[1])
+        columns = len(re.search(r"\{tabular\}\{([lr]+)\}", table)[1])
         rows = [line for line in table.split("\n") if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
 
@@ -166,7 +155,7 @@ def test_html_is_well_formed(many, tmp_path):
 
     parser = Counter()
     parser.feed(save(many, tmp_path / "x.html"))
-    assert parser.open == [] and parser.tables == 5
+    assert parser.open == [] and parser.tables == 6
 
 
 def test_what_would_break_out_is_escaped():

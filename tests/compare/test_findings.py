@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from fake_runs import make_config, make_labels, make_result, write
 
-from fer_jax.compare import load_runs, statistics
+from fer_jax.compare import load_runs, statistics, summarise
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.summary import summarise
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 
@@ -52,16 +51,16 @@ def test_a_real_gain_is_better_and_noise_is_not_shown(tmp_path):
     assert found["does skill help?"].verdict == "better"
     assert found["does less skill hurt?"].verdict == "worse"
     nothing = found["does nothing help?"]
-    assert nothing.verdict == "not shown"
+    assert nothing.verdict == "n.s."
     assert nothing.answer.startswith("same: macro F1 ")
-    assert "n.s." in nothing.answer and "would mostly have shown" in nothing.answer
+    assert "n.s. (minimum detectable effect " in nothing.answer
     overall = found["Which experiments differ from the baseline?"]
-    assert "better: gain; worse: loss; 1 of 3 not shown to differ" in overall.answer
+    assert "better: gain; worse: loss; 1 of 3 n.s. (minimum det" in overall.answer
     assert overall.verdict == "mixed"
     # The figures in words are those of the tests.
     gain = next(each for each in summary.experiments if each.name == "gain")
-    row = gain.versus.loc["macro_f1"]
-    told = f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, "
+    row = gain.versus["macro_f1"]
+    told = f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, "
     assert told in found["does skill help?"].answer
 
 
@@ -75,7 +74,7 @@ def test_the_emotions_that_are_asked_about_are_answered(tmp_path):
     assert "fear recall +" in finding.answer  # it is significant
     assert "disgust recall" not in finding.answer  # it is not
     assert ", macro F1 +" in finding.answer
-    assert finding.verdict == "mixed"  # fear is better, disgust is not shown to be
+    assert finding.verdict == "mixed"  # fear is better, disgust n.s.
 
 
 def test_rewording_a_question_does_not_change_its_answer(tmp_path):
@@ -120,7 +119,7 @@ def test_the_metrics_that_are_asked_about_are_answered(tmp_path):
 
 def test_an_unknown_metric_in_a_result_is_named(tmp_path):
     run(tmp_path, "baseline", asks={"metrics": ["f2"]})
-    with pytest.raises(UserError, match="result.json lacks config.asks"):
+    with pytest.raises(UserError, match="result.json lacks config.asks.metrics"):
         load_runs(tmp_path)
 
 
@@ -148,12 +147,13 @@ def test_one_seed_speaks_of_networks_only(tmp_path):
     run(tmp_path, "gain", skill=0.9, seeds=(1,))
     _, summary = found_in(tmp_path)
     assert "these networks, not the settings" in seeds_note(summary)
-    row = summary.experiments[0].versus.loc["accuracy"]
-    assert (row["test"], bool(row["real"])) == ("McNemar", True)
+    row = summary.experiments[0].versus["accuracy"]
+    assert (row.test, row.significant) == ("McNemar", True)
     run(tmp_path, "baseline", seeds=(2, 3))
     _, summary = found_in(tmp_path)
     assert "stands in for theirs" in seeds_note(summary)
-    assert set(summary.experiments[0].versus["test"]) == {"permutation"}
+    tests = {row.test for row in summary.experiments[0].versus.values()}
+    assert tests == {"permutation"}
 
 
 def test_without_a_baseline_nothing_is_said(tmp_path):
@@ -172,7 +172,7 @@ def test_configs_play_no_part(tmp_path):
             write(tmp_path, make_result(name, seed, **options))
     found, _ = found_in(tmp_path)
     (finding,) = found.values()
-    assert finding.verdict == "not shown"
+    assert finding.verdict == "n.s."
     assert "their predictions do not differ" in finding.answer
 
 

@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
 
-from fer_jax.compare import statistics
+from fer_jax.compare import calibration, statistics
 from fer_jax.compare.statistics import Replicates, Tally
 from fer_jax.metrics import metric_names, scores_of_counts
 
@@ -353,17 +353,17 @@ def test_reliability_is_scikit_learns_curve():
     rng = np.random.default_rng(11)
     confidence = rng.random(500) ** 0.5
     correct = rng.random(500) < confidence
-    found = statistics.reliability(confidence, correct)
-    accuracy, mean = calibration_curve(correct, confidence, n_bins=statistics.BINS)
-    filled = found.count > 0
+    found = calibration.reliability(confidence, correct)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=calibration.BINS)
+    filled = found.images > 0
     np.testing.assert_allclose(found.accuracy[filled], accuracy, atol=1e-9)
     np.testing.assert_allclose(found.confidence[filled], mean, atol=1e-9)
-    assert found.count.sum() == 500
+    assert found.images.sum() == 500
 
 
 def test_calibration_error_of_a_case_worked_by_hand():
     # 0.95 three times, right twice; 0.5 once, wrong: (3 |0.95 - 2/3| + |0.5 - 0|) / 4
-    found = statistics.reliability(
+    found = calibration.reliability(
         np.array([0.95, 0.95, 0.95, 0.5]), np.array([True, True, False, False])
     )
     assert found.error() == pytest.approx((3 * (0.95 - 2 / 3) + 0.5) / 4)

@@ -57,8 +57,9 @@ def test_carved_val_shares_no_photograph_with_train(tmp_path):
         for name in ("train", "val")
     )
     assert val and not train & val
-    assert np.bincount(found.splits["val"].labels).tolist() == [4, 4]  # of 40 each
-    assert len(found.splits["train"].rows) == 80 - 8
+    # Of 24 photographs each, of which 8 have three images, the 10th and the 20th.
+    assert np.bincount(found.splits["val"].labels).tolist() == [2, 2]
+    assert len(found.splits["train"].rows) == 80 - 4
     assert found.file_of("val", found.splits["val"].rows[0]).startswith("train/happy/")
     assert found.notes[0].startswith("val was carved from train: about 10 %")
     assert found.fingerprint != dataset.fingerprint == found.source_fingerprint
@@ -79,7 +80,7 @@ def test_carving_gives_the_same_val_each_time_and_leaves_a_test_alone(tmp_path):
         np.testing.assert_array_equal(split.rows, again.splits[name].rows)
         np.testing.assert_array_equal(split.images, again.splits[name].images)
         assert (np.diff(split.rows) > 0).all()
-    expected = [max(1, round(count / 10)) for count in COUNTS]
+    expected = [max(1, count // 10) for count in COUNTS]
     assert np.bincount(one.splits["val"].labels).tolist() == expected
     assert one.fingerprint == again.fingerprint
     np.testing.assert_array_equal(
@@ -110,24 +111,20 @@ def test_without_copies_val_is_a_tenth_of_each_class_and_at_least_one(seed, coun
     )
     to_val = carve(np.arange(len(labels)), labels)
     found = np.bincount(labels[to_val], minlength=len(counts))
-    expected = [min(max(1, round(n / 10)), n - 1) for n in counts]
+    expected = [min(max(1, n // 10), n - 1) for n in counts]
     assert found.tolist() == expected
 
 
-def test_a_group_larger_than_a_tenth_stays_in_train_if_others_are_left():
+def test_a_large_group_stays_in_train():
     # 20 images of one video and 20 photographs, of each of two classes.
     groups = np.concatenate([[0] * 20, range(2, 22), [1] * 20, range(22, 42)])
     labels = np.repeat(np.arange(2, dtype=np.int32), 40)
     to_val = carve(groups, labels)
-    assert not to_val[groups < 2].any() and np.bincount(labels[to_val]).tolist() == [
-        4,
-        4,
-    ]
-    # All groups of the second class are too large: the smallest one is taken.
-    groups = np.concatenate([range(10, 30), [0] * 9, [1] * 3, [2] * 8])
-    labels = np.repeat(np.arange(2, dtype=np.int32), 20)
-    to_val = carve(groups, labels)
-    assert (to_val[labels == 1] == (groups[labels == 1] == 1)).all()
+    assert not to_val[groups < 2].any()
+    assert np.bincount(labels[to_val]).tolist() == [2, 2]
+    # Of a few large groups, the smallest becomes val.
+    groups = np.array([0] * 9 + [1] * 3 + [2] * 8)
+    assert (carve(groups, np.zeros(20, np.int32)) == (groups == 1)).all()
 
 
 def test_too_few_images_to_carve_are_refused(tmp_path):

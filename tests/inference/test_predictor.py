@@ -1,5 +1,6 @@
 """The exported model: the run's own numbers, one sentence for what is wrong."""
 
+import functools
 import json
 import os
 import shutil
@@ -13,25 +14,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment
 from PIL import Image
+from reading import read
 from scipy.special import softmax
 
 import fer_jax
 from fer_jax import data, models
-from fer_jax.data.records import Problems
-from fer_jax.data.sources.class_folders import list_folder
-from fer_jax.data.sources.image_files import read_folder
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError, run_command
-from fer_jax.inference import (
-    cli as predict,
-)
-from fer_jax.inference import (
-    export as export_model,
-)
-from fer_jax.inference import (
-    model_file,
-    predictor,
-)
+from fer_jax.inference import cli as predict
+from fer_jax.inference import export as export_model
+from fer_jax.inference import model_file, predictor
 from fer_jax.inference.export import export
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.evaluate import tta_views
@@ -40,18 +32,28 @@ SIDE = 16
 SIZES = ((16, 16), (31, 57), (90, 40), (7, 5), (200, 200), (1, 1), (3, 80))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def faces():
+    """Draws the faces that models are compared on once."""
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = functools.cache(export_model.drawn_faces.generate)
+        patch.setattr(export_model.drawn_faces, "generate", drawn)
+        yield
+
+
 @pytest.fixture(scope="module")
 def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
     told = export(finished_run[0], folder, seed_note="the only one")
-    assert "written" in told and "1.33 MB" in told
+    assert "written" in told and "0.01 MB" in told
     return folder
 
 
-# The grey network is the plain one; the colour one is of another shape and sees crops.
+# The grey network is tiny; the colour one uses every option and sees crops.
 SHAPES = {
-    1: {"width": 1.0, "squeeze_excitation": False, "norm": "plain"},
-    3: {"width": 0.5, "squeeze_excitation": True, "norm": "fixed_scale"},
+    1: {"arch": "tiny", "width": 1.0, "squeeze_excitation": False, "norm": "plain"},
+    3: {"arch": "fernet", "width": 0.5, "squeeze_excitation": True}
+    | {"norm": "fixed_scale"},
 }
 SEEN = {
     1: {"crop_size": 0, "views": "none"},
@@ -62,8 +64,7 @@ SEEN = {
 def invented(channels):
     """A network whose random weights tell images apart, and what it is described by."""
     network, params, stats = models.create(
-        "fernet",
-        jax.random.key(channels),
+        key=jax.random.key(channels),
         num_classes=7,
         dropout=0.0,
         dtype=jnp.float32,
@@ -81,7 +82,7 @@ def invented(channels):
     params["head"]["linear"]["kernel"] *= 8.0
     info = {
         "labels": EMOTIONS,
-        "network": {"arch": "fernet", **SHAPES[channels]},
+        "network": SHAPES[channels],
         "preprocessing": {
             "image_size": SIDE,
             "channels": channels,
@@ -98,7 +99,7 @@ def folders(tmp_path_factory):
     for channels in (1, 3):
         _, tree, info = invented(channels)
         made[channels] = tmp_path_factory.mktemp("invented")
-        weights = model_file.pack(predictor.named(tree))
+        weights = model_file.pack(predictor.leaves_by_name(tree))
         assert model_file.write(made[channels], weights, info)
     return made
 
@@ -158,11 +159,8 @@ def test_images_of_any_size_are_read_as_training_reads_them(
         (tmp_path / "train" / name).mkdir(parents=True)
         for n, pixels in enumerate(pictures):
             Image.fromarray(pixels).save(tmp_path / "train" / name / f"{n}.png")
-    source = list_folder(tmp_path, {"train": tmp_path / "train"})
-    problems = Problems()
-    read = read_folder(source, (SIDE, SIDE, channels), problems, lambda share: None)
-    images = np.stack([each.image for each in read][: len(pictures)])
-    assert not problems.counts
+    images = read(tmp_path, SIDE, channels=channels).splits["train"].images
+    images = images[: len(pictures)]
     assert images.shape == (len(pictures), SIDE, SIDE, channels)
     model = loaded[channels]
     found = model.predict(pictures)
@@ -327,7 +325,7 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (raw(WEIGHTS, lambda b: TOO_LONG + b), "cut off or is no safetensors file"),
         (raw(WEIGHTS, lambda b: b"PK" + b), "cut off or is no safetensors file"),
         (raw(WEIGHTS, lambda b: b + bytes(1000)), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b[:-2] + b"\0\1"), "SHA-256 is another"),
+        (raw(WEIGHTS, lambda b: b[:-2] + b"\0\1"), "SHA-256 differs"),
         (edit(format=2), "format 2, and this version reads format 1"),
         (edit(format="1"), "format '1'"),
         (edit(format=True), "format True"),
@@ -336,7 +334,8 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (edit(network={}), "network.arch: Field required"),
         (edit(network__arch="vgg16"), "model.arch is 'vgg16'"),
         (edit(network__norm="none"), "model.norm is 'none'"),
-        (edit(network__arch="resnet18"), f"{WEIGHTS}: batch_stats/blocks/0/norm1/mean"),
+        (edit(network__arch="resnet18"), "lacks the tensor batch_stats/blocks/0"),
+        (edit(network__width=2.0), f"{WEIGHTS}: batch_stats/norm/mean is float16"),
         (edit(preprocessing__image_size=1), "preprocessing.image_size: "),
         (edit(preprocessing__channels=2), "preprocessing.channels: "),
         (edit(preprocessing__channels=3), "params/stem/kernel is float16"),
@@ -409,12 +408,8 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path, monkeypatch)
     refused(tmp_path / "nowhere", "no finished run")
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
-    monkeypatch.setattr(model_file, "MAX_BYTES", 1_000_000)
-    refused(run, "weights take 1.3 MB as float16, expected at most 1 MB")
-    monkeypatch.undo()
-    monkeypatch.setattr(export_model, "SHIPPED_BYTES", 1_000_000)
-    monkeypatch.setattr(predictor, "SHIPPED", target)  # the package's own is smaller
-    refused(run, "weights take 1.3 MB as float16, expected at most 1 MB there")
+    monkeypatch.setattr(model_file, "MAX_BYTES", 1_000)
+    refused(run, "weights take 0.0 MB as float16, expected at most 0 MB")
     monkeypatch.undo()
     monkeypatch.setattr(export_model, "TOLERANCE", -1.0)
     refused(run, "in float16 the model's probabilities differ")
@@ -425,7 +420,7 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path, monkeypatch)
     refused(run, "does not hold the checkpoint of epoch 77")
     del result["environment"]
     (run / "result.json").write_text(json.dumps(result))
-    refused(run, "lacks what a model says of itself")
+    refused(run, "lacks what a model's record needs")
     shutil.copy(finished_run[0] / "result.json", run / "result.json")
     for part in (run / "checkpoints").glob("*/state/d/*"):
         part.write_bytes(b"no")

@@ -186,7 +186,7 @@ def test_a_finished_run_gets_them_without_training(
     folder = tmp_path / "baseline/seed_42"
     shutil.copytree(finished_run[0], folder)
     kept = (folder / "result.json").stat().st_mtime_ns
-    monkeypatch.setattr(train_lib, "run_epochs", None)  # would not do for training
+    monkeypatch.setattr(train_lib, "attempt", None)  # would not do for training
     for _ in range(2):  # and not twice as many the second time
         told = io.StringIO()
         result = train(
@@ -256,7 +256,7 @@ def test_force_removes_them(finished_run, tiny_csv, tmp_path, monkeypatch):
         assert not tensorboard.has_board(folder)
         raise BegunAnewError
 
-    monkeypatch.setattr(train_lib, "_attempt", attempt)
+    monkeypatch.setattr(train_lib, "attempt", attempt)
     options = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
     with pytest.raises(BegunAnewError):
         train(tiny_config(*HARD), options=Options(force=True), **options)

@@ -1,24 +1,23 @@
-"""Trains the same run on 1, 2, 4 and 8 devices, and measures how equal they are.
+"""Trains the same run on 1, 2, 4 and 8 devices and measures how far they differ.
 
     python tests/soak/devices.py --steps 8
 
-A CPU plays the devices. The first row below the single device's is a control: one
-device again, whose initial weights were each moved by at most half of a unit in the
-last place, as any other order of additions does. Told are, against one device:
+A CPU simulates the devices. The control is one device again, whose initial weights were
+each moved by at most half a unit in the last place, as another order of additions does.
+The figures, against one device:
 
   first loss, first update: of the first step, from the same weights, by SGD; relative,
     the update's in its L2 norm
-  logits: of val, by the same initial weights; the largest difference, relative to the
+  logits: of val, with the same initial weights; the largest difference, relative to the
     largest of them
   loss after K: the relative difference of the mean loss of all steps
   work: floating-point operations of a step on each device, in percent of one device's
 
-It fails where these are more than rounding (`MOST`, or for the update what ten controls
-differ by: an activation that rounding takes across 0 changes a gradient at once), where
-the loss after K steps is further off than 100 controls and 0.1 % (training makes
-rounding grow, the faster the higher the rate), or where the work is not shared. Last,
-the K steps are taken in one dispatch on the fewest devices, as accelerators take them,
-and must come to the same loss, in the same sense.
+It fails if the first two rows are more than rounding (`MOST`, or for the update what
+ten controls differ by: an activation that crosses 0 changes a gradient at once), if the
+loss after K steps differs by more than 100 controls and 0.1 % (training amplifies
+rounding), or if the work is not shared. Last, the fewest devices take the K steps in
+one dispatch, as accelerators do, and must reach the same loss within the same limits.
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""Plants near copies among the images of a data set, and measures which are found.
+"""Plants near copies in a data set and measures which are found.
 
     python tests/soak/duplicates.py --planted 2000 --data_root fer2013.csv.xz
 
-Of images drawn at random copies are made, each transformation alone and in combination,
-and put behind the originals. Printed is how many of them are found, by transformation,
-and how many pairs join a planted copy with an image that is not linked to its original.
-Pairs of two originals are for the eye: `--sheets FOLDER` draws them side by side, the
-least alike first. That folder then shows pictures of the data set, so it does not
-belong into a repository. `--cells` searches again as among very many images, and
-tells how many of the first search's pairs that finds; what follows is then of it.
+Random images are copied with each transformation, alone and combined, and appended. The
+output says how many copies were found, by transformation, and how many pairs join a
+planted copy with an image that is not linked to its original. `--sheets FOLDER` draws
+the pairs of two originals side by side, the least similar first; it shows the data set,
+so keep it out of repositories. `--cells` searches again as among very many images, and
+says how many of the first search's pairs that finds.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python tests/soak/growth.py --epochs 200 --from 20
 
-On the embedded set. Between the epoch `--from` and the last the resident memory may
-grow by 5 % and one block, open files not at all and threads by one, as medians over ten
-epochs. The block is what a step takes at once: where what lies free is in pieces, the
-heap grows by it, now and then in the first hundreds of epochs; a leak grows in each.
+Between the epoch `--from` and the last, as medians over ten epochs, the resident memory
+may grow by 5 % and one block, threads by one and open files not at all. A block is what
+a step allocates at once: a fragmented heap grows by it now and then in the first
+hundreds of epochs, while a leak grows in each.
 """
 
 import argparse

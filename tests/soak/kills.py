@@ -1,13 +1,12 @@
-"""Kills trainings with SIGKILL at random moments, until they end like undisturbed ones.
+"""Kills runs with SIGKILL at random moments until they end like undisturbed ones.
 
     python tests/soak/kills.py --kills 60
 
-A tiny data set, and three experiments that are hard to resume: the weighted sampler
-with mixup and erasing, an early stop, and focal loss with a clipped gradient. First
-each of them is trained undisturbed. Then each is trained again and killed over and
-over, at a random time or at a random moment within a step, an evaluation, the writing
-of a checkpoint or of results; and then all of them in a batch, which is killed with or
-without the run that it is in. What they end with is compared bit for bit.
+Three experiments on a tiny data set are hard to resume: the weighted sampler with mixup
+and erasing, an early stop, and focal loss with a clipped gradient. Each is trained
+undisturbed; then again, killed over and over at a random time or within a step, an
+evaluation, the writing of a checkpoint or of results; then all in a batch, which is
+killed with or without its current run. The results are compared bit for bit.
 """
 
 import argparse

@@ -1,16 +1,15 @@
-"""Takes a generated set of a million images through each part of the input's way.
+"""Takes a generated set of a million images from preparing to the audit.
 
     python tests/soak/million.py --images 1000000 --image_size 96 --steps 20
 
-Images of smooth noise go through the same code as any source's into a prepared copy;
-every 500 hold an identical and three near copies of earlier ones. Each part runs in a
-process of its own, whose time and peak of resident memory is told: preparing, opening,
-reading in random order by batches with 1, 2, 4 and 8 threads, training steps streamed
-and with a batch at hand, and the audit, of which is told how many planted copies it
-finds. It fails where a part takes more than `--most_mb`, or the audit misses more than
-one of a hundred. `--tenth` does the same with a tenth of the images first, and fails
-where the whole takes more than `--grow_mb` above that. `--keep FOLDER` leaves the copy
-there, and finds it there the next time; it takes some 8 GB for a million of 96 x 96.
+Images of smooth noise are prepared by the same code as those of any source; every 500
+contain one identical and three near copies of earlier ones. Each part runs in a process
+of its own and prints its time and peak memory: preparing, opening, random batches with
+1, 2, 4 and 8 threads, training steps streamed and with a batch at hand, and the audit
+with the share of planted copies found. It fails if a part takes more than `--most_mb`,
+or the audit misses more than one of a hundred. `--tenth` first does the same with a
+tenth of the images, and fails if the whole takes more than `--grow_mb` above that.
+`--keep FOLDER` keeps the prepared copy (8 GB for a million of 96 x 96) for next time.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Parts of a soak, each in a process of its own, whose peak of memory is its own."""
+"""Runs a part of a soak in a process of its own, to measure its peak memory."""
 
 import json
 import os

@@ -1,13 +1,13 @@
-"""Why the spread of the seeds is what it is: ways to reckon it, and their errors.
+"""Error rates of ways to estimate the variance between seeds.
 
     python tests/soak/seeds.py
 
-Experiments that do not differ, with a few seeds each, and a score that is normal around
-one mean: the seeds' variance is 1 (of the second experiment perhaps 4), what images do
-to each network is half of that, and what they do to the difference of two experiments
-as much as the seeds do to a mean. The images' parts are known, as a bootstrap knows
-them. Printed is how often the first two are called different, in percent, at 5 % and at
-5/11 %, where Holm begins among twelve: so should it be.
+The experiments do not differ; each has a few seeds and a normal score around one mean.
+The seeds' variance is 1 (for the second experiment perhaps 4), the effect of images on
+each network is half of that, and their effect on the difference of two experiments
+equals that of the seeds on a mean. The effects of images are known, as to a bootstrap.
+The output is the rate, in percent, at which the first two are called different at 5 %
+and at 5/11 %, where Holm begins among twelve; these are the target rates.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Shows the statistics right by simulation: coverage, false positives, power.
+"""Checks the statistics by simulation: coverage, false positives, power.
 
     python tests/soak/simulate.py                      # the table of docs/statistics.md
     python tests/soak/simulate.py --seeds 3 --rounds 2000
 
-In a simulated world the truth is known: each image has an effect on each class's
-logit, each network one on all images, and each network on each image another. Every
-round draws images and networks anew; experiments share their images, as real ones do.
+In a simulated world the truth is known. Each image has an effect on each class's logit,
+each network one on all images, and each network one on each image. Every round draws
+new images and networks; experiments share their images, as real ones do.
 """
 
 import argparse

@@ -2,10 +2,9 @@
 
     python tests/soak/stream.py --images 3000 --image_size 224 --steps 6
 
-Each part runs in a process of its own, whose peak of resident memory is told: preparing
-the folder, reading all of it in a random order by batches, and a short epoch of either
-kind. It fails where preparing or reading takes more memory than `--most_mb` above what
-a process takes that has read a tenth.
+Each part runs in a process of its own and prints its peak memory: preparing the folder,
+reading all of it in random batches, and a short epoch of either kind. It fails if
+preparing or reading takes more than `--most_mb` above a process that reads a tenth.
 """
 
 import argparse

@@ -23,6 +23,7 @@ from fer_jax.errors import UserError, run_command
 from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import Options, train
+from fer_jax.training import attempt as attempt_lib
 from fer_jax.training import loop
 from fer_jax.training import progress as progress_lib
 from fer_jax.training import setup as setup_lib
@@ -82,6 +83,7 @@ def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path)
     assert runs.test_reads(folder) == 1
 
 
+@pytest.mark.slow
 def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
     random = ("rotation=10", "shift=0.08", "scale=0.1", "random_erasing=0.1")
     changes = [f"augmentation.{change}" for change in random]
@@ -152,10 +154,11 @@ def test_signal_between_epochs_keeps_the_best_checkpoint(
 KILLED = """
 import os, signal, sys
 from fer_jax import train
+from fer_jax.system import console
 def killing(bar, step, loss):
     if step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-train.TrainingBar.on_step = killing
+console.TrainingBar.on_step = killing
 train.main(sys.argv[1:])
 """
 
@@ -206,7 +209,7 @@ def test_wall_s_is_the_time_of_all_attempts(tiny_csv, tmp_path, monkeypatch):
         (Checkpoints, "save", 100.0),
         (loop, "_train_epoch", 20.0),
         (loop, "score_val", 3.0),
-        (train_lib, "predict_best", 0.5),
+        (attempt_lib, "predict_best", 0.5),
     ):
         function = clock.taking(getattr(owner, name), seconds)
         monkeypatch.setattr(owner, name, function)
@@ -450,11 +453,13 @@ def test_a_resume_that_has_lost_its_best_epoch_goes_back_or_stops(
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    arguments, words, tmp_path, capsys, monkeypatch
+    arguments, words, tiny_csv, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
+    places = ["--data_root", str(tiny_csv), "--runs_dir", str(tmp_path / "runs")]
+    # The last --data_root counts.
     status = run_command(
-        lambda: train_lib.main([*arguments, "--runs_dir", str(tmp_path / "runs")])
+        lambda: train_lib.main([arguments[0], *places, *arguments[1:]])
     )
     error = capsys.readouterr().err
     assert status == 2

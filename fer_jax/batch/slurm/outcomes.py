@@ -23,7 +23,6 @@ class WatchedJob:
     log: str
     attempt: int
     runs: list[PlannedRun] = dataclasses.field(default_factory=list)  # without outcome
-    is_ours: bool = False  # otherwise the batch that submitted it logs its events
     started: bool = False
     last: QueuedJob | None = None  # as the queue last showed it while active
     has_settled: bool = False  # some of its runs have an outcome
@@ -71,9 +70,9 @@ class Outcomes:
             self.print_once(f"{error}{then}")
 
     def log_event(self, job: WatchedJob, **entry: object) -> None:
-        """Logs an event for each run of a job that is ours."""
+        """Logs an event for each run of a job."""
         self.changed = True
-        for run in job.runs if job.is_ours else ():
+        for run in job.runs:
             with self.surviving():
                 self.log.write(run, job=job.id, **entry)
 
@@ -96,9 +95,9 @@ class Outcomes:
         """Settles the runs that have a result or a failure."""
         for run in list(job.runs):
             if runs.is_finished(run.folder):
-                if self._settle(job, run, "finished"):
-                    with self.surviving():
-                        self.log.write(run, event="finished", job=job.id)
+                self._settle(job, run, "finished")
+                with self.surviving():
+                    self.log.write(run, event="finished", job=job.id)
                 self.print(f"finished: {run.label} (job {job.id})")
             elif (error := runs.failure(run.folder)) is not None:
                 self._fail(job, run, error)
@@ -135,23 +134,19 @@ class Outcomes:
 
     def cancel(self, job: WatchedJob, run: PlannedRun) -> None:
         """Settles a run as cancelled."""
-        if self._settle(job, run, "cancelled"):
-            with self.surviving():
-                self.log.write(run, event="cancelled", job=job.id)
+        self._settle(job, run, "cancelled")
         self.log.cancelled.append(run.label)
+        with self.surviving():
+            self.log.write(run, event="cancelled", job=job.id)
 
     def _fail(self, job: WatchedJob, run: PlannedRun, error: str) -> None:
-        if self._settle(job, run, f"failed: {error}"):
-            with self.surviving():
-                self.log.fail(run, error, job=job.id)
-        else:
-            self.log.failed.append(run.label)
+        self._settle(job, run, f"failed: {error}")
+        with self.surviving():
+            self.log.fail(run, error, job=job.id)
         self.print(f"failed: {run.label} (job {job.id}): {error}")
 
-    def _settle(self, job: WatchedJob, run: PlannedRun, how: str) -> bool:
-        """Records how a run ended; returns False if another batch already has."""
+    def _settle(self, job: WatchedJob, run: PlannedRun, how: str) -> None:
         self.changed = job.has_settled = True
         job.runs.remove(run)
         with self.surviving():
-            return record.record_end(run.folder, job.id, how)
-        return True  # it cannot be recorded
+            record.record_end(run.folder, how)

@@ -1,10 +1,9 @@
 """`job.json`, which says which job has a run.
 
-It is changed only under the run's claim (`runs/lock.py`), and a job trains only the
-runs whose file names it (`job.py`).
+Only the batch that has the run's claim (`runs/lock.py`) changes it, and a job trains
+only the runs whose file names it (`job.py`).
 """
 
-import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -12,10 +11,8 @@ from pathlib import Path
 
 from fer_jax import runs
 from fer_jax.batch.slurm import queue
-from fer_jax.runs.lock import claim
 from fer_jax.system import files
 
-CLAIM_S = 60.0  # how long another process may have the claim
 SUBMITTED = "submitted"
 
 
@@ -70,23 +67,7 @@ def left_to_jobs(jobs: Mapping[str, str]) -> str:
     )
 
 
-def hold(folder: Path, number: str, claims: contextlib.ExitStack) -> bool:
-    """Claims a run; returns whether it still belongs to a job without recorded end."""
-    until = time.monotonic() + CLAIM_S
-    while (claimed := claim(folder)) is None:
-        if time.monotonic() > until:
-            return False  # whoever holds it so long trains the run
-        time.sleep(0.1)
-    claims.enter_context(claimed)
+def record_end(folder: Path, how: str) -> None:
+    """Records how a run's job ended."""
     record = runs.read_job(folder) or {}
-    return (record.get("id"), record.get("state")) == (number, SUBMITTED)
-
-
-def record_end(folder: Path, number: str, how: str) -> bool:
-    """Records how a run's job ended; returns False if another batch already has."""
-    with contextlib.ExitStack() as claims:
-        if not hold(folder, number, claims):
-            return False
-        record = (runs.read_job(folder) or {}) | {"state": f"ended: {how}"}
-        files.write_json(folder / runs.JOB, record)
-        return True
+    files.write_json(folder / runs.JOB, record | {"state": f"ended: {how}"})

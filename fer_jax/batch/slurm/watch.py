@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from fer_jax import runs
 from fer_jax.batch.log import BatchLog
@@ -47,7 +47,8 @@ class SlurmBatch:
         self.unassigned = list(planned)  # runs without a job that we watch
         self.jobs: dict[str, WatchedJob] = {}  # by id
         self.signals: list[int] = []
-        self.earlier = {run.label: record.job_id(run.folder) for run in planned}
+        self.claims: dict[str, IO[str]] = {}  # by the labels of the runs
+        self.earlier = {run.label: runs.read_job(run.folder) or {} for run in planned}
         self.to_clear = {run.label for run in planned if args.force}
         self.pause = FIRST_PAUSE_S
 
@@ -57,12 +58,12 @@ class SlurmBatch:
         A signal leaves the jobs in the queue, and 128 + its number is returned. Raises
         a UserError if SLURM refuses the first submission.
         """
-        # Each claim is an open file during the submission, and runs may be thousands.
+        # Each claim is an open file, and there may be thousands of runs.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         with handling(lambda number, _: self.signals.append(number)):
             try:
-                self._submit_unassigned()
+                self._take_up()
             except UserError:
                 if not self.signals:  # else Ctrl-C has ended sbatch
                     raise
@@ -71,7 +72,8 @@ class SlurmBatch:
                 with self.outcomes.surviving("; trying again"):
                     self._look()
                 with self.outcomes.surviving("; trying again"):
-                    self._submit_unassigned()
+                    self._take_up()
+                self._release()
         if self.signals:
             with contextlib.suppress(OSError):  # the terminal may be closed
                 self._leave()
@@ -87,72 +89,79 @@ class SlurmBatch:
         while time.monotonic() < until and not self.signals:
             time.sleep(0.1)
 
-    def _submit_unassigned(self) -> None:
-        """Watches the jobs that runs already have, and submits the other runs."""
-        with contextlib.ExitStack() as claims:
-            claimed = [run for run in list(self.unassigned) if self._claim(run, claims)]
-            if not claimed:
-                return
-            # Whoever had a claim before us has written job.json by now, and the queue
-            # shows the job.
-            try:
-                queued = queue.query_queue()
-            except QueueError as error:
-                raise UserError(
-                    f"SLURM does not list its jobs ({error}), so nothing can be "
-                    "submitted; try again when squeue answers"
-                ) from None
-            free = [run for run in claimed if self._is_free(run, queued)]
-            size = self.args.pack
-            packs = [free[n : n + size] for n in range(0, len(free), size)]
-            self._submit(packs, "submitted", attempt=1)
-            self.unassigned = [run for run in self.unassigned if run not in free]
+    def _take_up(self) -> None:
+        """Claims the runs that no other batch has, and watches or submits their jobs.
 
-    def _claim(self, run: PlannedRun, claims: contextlib.ExitStack) -> bool:
+        A claim lasts until the outcome of the run is recorded.
+        """
+        claimed = [run for run in list(self.unassigned) if self._claim(run)]
+        if not claimed:
+            return
+        # Asked now: of a run that another batch had until now, the queue shows the job.
+        try:
+            queued = queue.query_queue()
+        except QueueError as error:
+            raise UserError(
+                f"SLURM does not list its jobs ({error}), so nothing can be submitted; "
+                "try again when squeue answers"
+            ) from None
+        free = [run for run in claimed if self._is_free(run, queued)]
+        size = self.args.pack
+        packs = [free[n : n + size] for n in range(0, len(free), size)]
+        self._submit(packs, "submitted", attempt=1)
+        self.unassigned = [run for run in self.unassigned if run not in free]
+
+    def _claim(self, run: PlannedRun) -> bool:
         if run.state == "blocked" and not self.args.force:
             self.unassigned.remove(run)
             with self.outcomes.surviving():
                 self.log.fail(run, run.reason)
             self.print(f"failed: {run.label}: {run.reason}")
             return False
-        if claimed := claim(run.folder):
-            claims.enter_context(claimed)
-        return claimed is not None
+        if run.label not in self.claims:
+            if (claimed := claim(run.folder)) is None:
+                self.outcomes.print_once(f"waiting: another batch has {run.label}")
+                return False
+            self.claims[run.label] = claimed
+        return True
 
     def _is_free(self, run: PlannedRun, queued: Mapping[str, QueuedJob]) -> bool:
-        """Returns whether a run has no job and no process; watches the job if any."""
-        found = runs.read_job(run.folder)
-        if found and self._has_run(found, run, queued):
-            self.unassigned.remove(run)
+        """Returns whether a run is to be submitted, and watches the job that it has."""
+        found = runs.read_job(run.folder) or {}
+        seen = queued.get(found.get("id", ""))
+        is_new = found != self.earlier[run.label]  # written by another batch
+        if found.get("state") == record.SUBMITTED and (
+            is_new or (seen is not None and seen.is_active)
+        ):
             job = WatchedJob(found["id"], found["log"], found["attempt"])
-            job = self._assign(run, job)
-            job.last = queued.get(job.id)
-            who = "earlier" if job.id == self.earlier[run.label] else "by another batch"
+            self._assign(run, job).last = seen
+            self.unassigned.remove(run)
+            who = "by another batch" if is_new else "earlier"
             self.print(f"watching: {run.label} (job {job.id}), submitted {who}")
             return False
-        if by := holder(run.folder):
+        outcome = found.get("state", "").removeprefix("ended: ") if is_new else ""
+        if runs.is_finished(run.folder) and (is_new or run.label not in self.to_clear):
+            outcome = "finished"
+        if outcome:
+            self.unassigned.remove(run)
+            self.log.done_elsewhere(run, outcome.split(":")[0])
+        elif by := holder(run.folder):
             self.outcomes.print_once(f"waiting: {run.label} is in use by {by}")
-        return not by
-
-    def _has_run(
-        self,
-        found: Mapping[str, Any],
-        run: PlannedRun,
-        queued: Mapping[str, QueuedJob],
-    ) -> bool:
-        """Returns whether the job in `job.json` is active, or newer than this batch."""
-        if found["id"] != self.earlier[run.label]:
-            return True
-        if runs.is_finished(run.folder) and run.label not in self.to_clear:
-            return True  # since the plan was made
-        job = queued.get(found["id"])
-        return found["state"] == record.SUBMITTED and bool(job and job.is_active)
+            return False
+        return not outcome
 
     def _assign(self, run: PlannedRun, job: WatchedJob) -> WatchedJob:
         job = self.jobs.setdefault(job.id, job)
         job.runs.append(run)
         self.to_clear.discard(run.label)
         return job
+
+    def _release(self) -> None:
+        """Gives up the claims of the runs that have an outcome."""
+        watched = [run for job in self.jobs.values() for run in job.runs]
+        kept = {run.label for run in [*self.unassigned, *watched]}
+        for label in self.claims.keys() - kept:
+            self.claims.pop(label).close()
 
     def _submit(
         self, packs: Sequence[Sequence[PlannedRun]], event: str, attempt: int
@@ -168,7 +177,7 @@ class SlurmBatch:
             self.outcomes.print_once(note)
         submitted = submit(packs, self.args, self.parameters)
         for (job_id, log), pack in zip(submitted, packs, strict=True):
-            job = WatchedJob(job_id, str(log), attempt, is_ours=True)
+            job = WatchedJob(job_id, str(log), attempt)
             for run in pack:
                 with self.outcomes.surviving(f"; job {job_id} leaves {run.label}"):
                     if run.label in self.to_clear:
@@ -196,26 +205,11 @@ class SlurmBatch:
                     if job.next_attempt is None:
                         job.next_attempt = self.outcomes.judge(job, seen)
                     with self.outcomes.surviving("; trying again"):
-                        self._resubmit(job, job.next_attempt)
+                        again = [job.runs] if job.runs else []
+                        self._submit(again, "resubmitted", job.next_attempt)
+                        job.runs = []
             if not job.runs:
                 del self.jobs[job.id]
-
-    def _resubmit(self, job: WatchedJob, attempt: int) -> None:
-        """Submits the runs that a job left undone, unless another batch has done so."""
-        with contextlib.ExitStack() as claims:
-            mine = [run for run in job.runs if record.hold(run.folder, job.id, claims)]
-            theirs = [run for run in job.runs if run not in mine]
-            self._submit([mine] if mine else [], "resubmitted", attempt)
-            job.runs.clear()
-        for run in theirs:
-            found = runs.read_job(run.folder) or {}
-            state = found.get("state", record.SUBMITTED)
-            if found.get("id") != job.id or state == record.SUBMITTED:
-                self.unassigned.append(run)  # it has another job, or is about to
-            elif state.startswith("ended: cancelled"):
-                self.log.cancelled.append(run.label)
-            else:
-                self.log.done_elsewhere(run, "failed")
 
     def _leave(self) -> None:
         """Ends the watch; cancels the jobs only if a user at a terminal wants that."""

@@ -128,17 +128,17 @@ function drawDifferences() {
 }
 
 function differenceFact(rows, metric) {
-  const real = rows.filter(({ told }) => told.real);
+  const significant = rows.filter(({ told }) => told.significant);
   const order = [...rows].sort((a, b) => b.told.value - a.told.value);
   const best = order[0];
   const head =
-    real.length === 0
-      ? `None of ${count(rows.length, "difference")} is real`
-      : `${whole(real.length)} of ${count(rows.length, "difference")} ` +
-        (real.length === 1 ? "is real" : "are real");
+    significant.length === 0
+      ? `None of ${count(rows.length, "difference")} is significant`
+      : `${whole(significant.length)} of ${count(rows.length, "difference")} ` +
+        (significant.length === 1 ? "is significant" : "are significant");
   const tail = ({ id, told }) =>
     `${id} ${points(told.value)} ${interval(told, points)}` +
-    (told.real ? "" : " (n.s.)");
+    (told.significant ? "" : " (n.s.)");
   const worst = rows.length > 1 ? `, lowest ${tail(order.at(-1))}` : "";
   return `${capital(metricNames.get(metric))}: ${head}; highest ${tail(best)}${worst}.`;
 }
@@ -149,7 +149,7 @@ function differenceTable(rows, metric) {
     { head: "Difference", cell: ({ told }) => differenceCell(told) },
     { head: "p", cell: ({ told }) => pValue(told.p) },
     { head: "p (Holm)", cell: ({ told }) => pCell(told) },
-    { head: "Detectable from", cell: ({ told }) => percent(told.detectable) },
+    { head: "Minimum detectable effect", cell: ({ told }) => percent(told.detectable) },
     { head: "Test", text: true, cell: ({ told }) => told.test ?? "–" },
   ];
   const name = metricNames.get(metric);
@@ -192,14 +192,15 @@ function forest(rows, width, metric) {
   };
 }
 
-// One group of marks: the real gains, the real losses, or what is not shown.
-function forestPoints(rows, real, sign) {
+// One group of marks: significant gains, significant losses, or what is n.s.
+function forestPoints(rows, significant, sign) {
   const color = sign ? ink(sign > 0 ? "better" : "worse") : ink("ink");
   const own = rows
     .map((row, n) => ({ ...row, n }))
     .filter(
       ({ told }) =>
-        Boolean(told.real) === real && (!sign || Math.sign(told.value || 1) === sign),
+        Boolean(told.significant) === significant &&
+        (!sign || Math.sign(told.value || 1) === sign),
     );
   const gap = (told, end) =>
     isNumber(told[end]) ? 100 * Math.abs(told[end] - told.value) : 0;
@@ -210,14 +211,14 @@ function forestPoints(rows, real, sign) {
     marker: {
       size: 11,
       color,
-      symbol: real ? "circle" : "circle-open",
+      symbol: significant ? "circle" : "circle-open",
       line: { width: 2, color },
     },
     error_x: {
       type: "data",
       symmetric: false,
       color,
-      thickness: real ? 2.5 : 1.5,
+      thickness: significant ? 2.5 : 1.5,
       width: 0,
       array: own.map(({ told }) => gap(told, "high")),
       arrayminus: own.map(({ told }) => gap(told, "low")),
@@ -226,7 +227,7 @@ function forestPoints(rows, real, sign) {
       ({ id, told }) =>
         `<b>${safe(id)}</b><br>${points(told.value)} ` +
         `${interval(told, points)}<br>p ${safe(pValue(told.p))}, ` +
-        `Holm ${safe(pValue(told.p_holm))}${told.real ? "" : ", n.s."}`,
+        `Holm ${safe(pValue(told.p_holm))}${told.significant ? "" : ", n.s."}`,
     ),
   });
 }
@@ -265,7 +266,7 @@ function forestShapes(rows, range, half) {
 
 function forestWords({ id, told }, n, narrow, left, width) {
   const words = `${points(told.value)} ${interval(told, points)}`;
-  const all = told.real ? `<b>${words}</b>` : `${words} n.s.`;
+  const all = told.significant ? `<b>${words}</b>` : `${words} n.s.`;
   const base = { showarrow: false, xref: "paper", yref: "y", y: n };
   if (!narrow) {
     return [

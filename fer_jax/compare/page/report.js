@@ -276,7 +276,7 @@ function csvText() {
     "difference_high",
     "p",
     "p_holm",
-    "real",
+    "significant",
     "test",
   ];
   const rows = shown().flatMap((one) =>
@@ -297,7 +297,7 @@ function csvText() {
         versus?.high,
         versus?.p,
         versus?.p_holm,
-        versus?.real,
+        versus?.significant,
         versus?.test,
       ];
     }),

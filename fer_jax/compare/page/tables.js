@@ -101,14 +101,14 @@ function scoreCell(id, metric) {
 function differenceCell(told) {
   if (!isNumber(told?.value)) return "–";
   const sign = told.value > 0 ? "better" : "worse";
-  const value = el("span", { class: told.real ? sign : null }, points(told.value));
+  const value = el("span", { class: told.significant ? sign : null }, points(told.value));
   return withInterval(value, interval(told, points));
 }
 
 function pCell(told) {
   if (!isNumber(told?.p_holm)) return "–";
   const p = pValue(told.p_holm);
-  return told.real ? p : [p, " ", el("small", {}, "n.s.")];
+  return told.significant ? p : [p, " ", el("small", {}, "n.s.")];
 }
 
 const nameColumn = {
@@ -201,7 +201,7 @@ const EMOTION_HOW = {
   score: "Yellow is high, dark blue is low; each cell is a mean over seeds, in %.",
   difference:
     "Blue is better than the baseline, orange worse, in percentage points; " +
-    "bold is real after Holm’s correction, n.s. is not shown to be real.",
+    "bold is significant after Holm’s correction, n.s. is not.",
 };
 
 function drawEmotions() {
@@ -251,9 +251,9 @@ function emotionCell(told) {
   if (state.mode === "score") return el("td", {}, percent(told.value));
   return el(
     "td",
-    { class: told.real ? "real" : null },
+    { class: told.significant ? "significant" : null },
     points(told.value),
-    told.real ? null : el("small", {}, "n.s."),
+    told.significant ? null : el("small", {}, "n.s."),
   );
 }
 
@@ -345,13 +345,13 @@ function bestColumns() {
       (row) => pCell(row.margin),
       true,
     ),
-    text("Real?", bestVerdict),
+    text("Significant?", bestVerdict),
   ];
 }
 
 function bestVerdict(row) {
   if (!row.margin) return "no rival";
-  return row.margin.real ? "real" : "may be chance";
+  return row.margin.significant ? "yes" : "n.s.";
 }
 
 // Two confusion matrices, or the second less the first.

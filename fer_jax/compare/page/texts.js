@@ -4,8 +4,7 @@ const VERDICTS = {
   better: "▲",
   worse: "▼",
   mixed: "◆",
-  unclear: "◇",
-  "not shown": "◇",
+  "n.s.": "◇",
 };
 
 function list(name, items) {
@@ -39,11 +38,7 @@ function drawAbout() {
       .flatMap((data) => data.notes ?? [])
       .map((note) => el("p", { class: "soft" }, note)),
     ...(drawn
-      ? [
-          warning(
-            "Drawn faces, not photographs: the figures say nothing of " + "real data.",
-          ),
-        ]
+      ? [warning("Drawn faces, not photographs: no evidence about real data.")]
       : []),
     ...(selected
       ? [
@@ -92,7 +87,6 @@ function drawTrouble() {
       content.failed.map(({ run, error }) => [el("b", {}, run), `: ${error}`]),
     ],
     ["Not finished", content.unfinished],
-    ["Missing: seeds that other experiments have", content.missing],
     [`Without results on ${state.split}`, without.map((one) => one.id)],
   ].filter(([, items]) => items.length);
   $("trouble").hidden = parts.length === 0;

@@ -56,6 +56,7 @@ class Listing:
         names = emotions.class_names(self.images["train"].values())
         class_names = tuple(dict.fromkeys(names.values()))
         if len(class_names) < 2:
+            self.problems.check(self.root)  # bad labels explain it better
             raise UserError(
                 f"{self.root} has train images of {len(class_names)} classes, expected "
                 "at least two; add images of other emotions"

@@ -332,22 +332,18 @@ def test_what_cannot_be_written_after_a_submission_ends_nothing(
     assert "No space left on device; job 1 leaves baseline/seed_1" in said
 
 
-def test_a_run_whose_claim_another_has_is_not_failed(batch, jobs, monkeypatch):
-    """It is about the run when the job is lost, and does nothing with it then."""
-    held = []
-    monkeypatch.setattr(slurm_record, "CLAIM_S", 0.05)
+def test_runs_are_claimed_until_they_have_an_outcome(batch, jobs):
+    """A second batch does nothing with them, and takes them up if the first dies."""
+    first, second = (job.folder for job in jobs[:2])
 
-    class Theirs(Queue):
-        def queue(self, **_):
-            if held:
-                held.pop().close()
-            elif len(self.packs) == 1:
-                held.append(lock.claim(jobs[0].folder))
-            return super().queue()
+    def look(pack):
+        claimed.append([lock.claim(folder) is not None for folder in (first, second)])
+        return finish(pack) if len(claimed) > 3 else None
 
-    queue = Theirs("NODE_FAIL", finish)
-    status, said = batch(queue, jobs[:1])
-    assert (status, len(queue.packs)) == (0, 2), said
+    claimed = []
+    assert batch(Queue(finish, look), jobs[:2])[0] == 0
+    assert claimed[0] == [False, False]
+    assert claimed[2] == [True, False]
 
 
 def test_a_signal_leaves_the_jobs_in_the_queue(batch, jobs, monkeypatch):
@@ -395,13 +391,23 @@ def test_a_run_that_another_batch_submitted_meanwhile_is_followed(
     assert "finished: baseline/seed_1 (job 77)" in said
 
 
-def test_an_end_that_another_batch_noted_is_believed(batch, jobs):
-    def other_batch(pack):
-        record = runs.read_job(jobs[0].folder) | {"state": "ended: cancelled"}
-        files.write_json(jobs[0].folder / "job.json", record)
-        return "FAILED"
+@pytest.mark.parametrize("how", ["finished", "cancelled", "failed: the loss is nan"])
+def test_an_outcome_in_another_batch_is_believed(batch, jobs, how):
+    """The other one watches the job when we begin, and records the outcome."""
+    folder = jobs[0].folder
+    held = lock.claim(folder)
+    slurm_record.write(folder, "77", "log", 1)
 
-    queue = Queue(other_batch)
+    class Theirs(Queue):
+        def queue(self, **_):
+            if not held.closed:
+                slurm_record.record_end(folder, how)
+                if how == "finished":
+                    (folder / "result.json").write_text("{}")
+                held.close()
+            return {}
+
+    queue = Theirs()
     status, said = batch(queue, jobs[:1])
-    assert (status, len(queue.packs)) == (1, 1)
-    assert "1 of 1 runs cancelled" in said
+    assert (status, queue.packs) == (how != "finished", [])
+    assert f"baseline/seed_1: {how.split(':')[0]} in another process" in said

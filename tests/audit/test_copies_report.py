@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fer_jax import data
 from fer_jax.audit import cli as audit_command
+from fer_jax.audit.copies_report import stored_table, summarize, summarize_stored
 from fer_jax.data.duplicates import search as duplicates
 from fer_jax.data.duplicates.audit import Audit, audit
 from fer_jax.data.duplicates.search import Copies
@@ -22,7 +23,7 @@ NAMES = ("train", "val", "test")
 
 
 def make_audit(splits, labels, exact, near=()):
-    """An audit of images of which the copies are told, not found."""
+    """An audit of images with given copies."""
     pairs = np.array(near, np.int32).reshape(-1, 2)
     zeros = np.zeros(len(pairs))
     copies = Copies(
@@ -73,7 +74,7 @@ def test_conflicts_are_groups_with_several_labels():
 
 
 def test_the_summary_counts_each_image_once():
-    facts = audit_command.summary(SIX)
+    facts = summarize(SIX)
     copies = {(row["split"], row["in"]): row for row in facts["copies"]}
     assert (facts["images"], facts["distinct"]) == (6, 4)
     assert copies["val", "train"] | {"exact": 2, "near": 0} == copies["val", "train"]
@@ -110,7 +111,7 @@ def run(capsys, *args):
     return capsys.readouterr().out
 
 
-def test_the_command_tells_and_writes(tiny_csv, tmp_path, capsys):
+def test_the_command_prints_and_writes(tiny_csv, tmp_path, capsys):
     options = ["--data_root", tiny_csv, "--image_size", 16]
     files = {kind: tmp_path / f"x.{kind}" for kind in ("json", "csv", "html")}
     text = run(
@@ -172,7 +173,7 @@ STORED = {
 }
 
 
-def test_what_differs_from_how_most_are_stored_is_told(tmp_path, capsys):
+def test_images_stored_unlike_most_are_counted(tmp_path, capsys):
     root, path = stored_folder(tmp_path / "faces"), tmp_path / "x.json"
     options = ["--data_root", root, "--image_size", 16, "--json", path]
     text, again = run(capsys, *options), run(capsys, *options)
@@ -198,33 +199,17 @@ def test_rare_kinds_are_summed_in_the_table(capsys):
         "train": {f"JPEG {n} x {n} grey": 100 - n for n in range(10)},
         "val": {"PNG 5 x 5 grey named .jpeg": 1, "others": 30, "others, misnamed": 4},
     }
-    facts = audit_command.stored_summary(stored)
+    facts = summarize_stored(stored)
     assert facts["usual"] == "JPEG 0 x 0 grey"
     assert facts["odd"] == {"train": sum(range(91, 100)), "val": 35}
     assert facts["misnamed"] == {"train": 0, "val": 5}
-    audit_command._show_stored(Console(width=80, color_system=None), facts)
+    Console(width=80, color_system=None).print(stored_table(facts))
     text = capsys.readouterr().out
     assert re.search(rf"others +{91 + 92 + 93 + 94} +35", text)
     assert "JPEG 5 x 5 grey" in text and "JPEG 6 x 6 grey" not in text
 
 
-def test_an_audit_of_an_older_copy_says_that_kinds_were_not_noted(
-    tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("FER_CACHE_DIR", str(tmp_path / "cache"))
-    root = stored_folder(tmp_path / "faces")
-    options = ["--data_root", root, "--image_size", 16]
-    assert "as stored" in run(capsys, *options)
-    (path,) = (tmp_path / "cache").glob("*/meta.json")
-    meta = json.loads(path.read_text())
-    del meta["stored"]
-    path.write_text(json.dumps(meta))
-    text = run(capsys, *options)
-    assert "prepared" not in text.splitlines()[0]  # it is used all the same
-    assert "how they are stored was not noted" in text and "as stored" not in text
-
-
-def test_the_sheet_shows_colour(tmp_path, capsys):
+def test_the_page_shows_colour(tmp_path, capsys):
     red = np.zeros((16, 16, 3), np.uint8)
     red[2:9, 4:11] = (200, 30, 60)
     for split in ("train", "val"):
