@@ -32,7 +32,9 @@ def class_names(folders: Iterable[str]) -> dict[str, str]:
     folders' names, sorted. Two folders may map to one emotion (`sad` and `Sadness`).
     """
     folders = sorted(set(folders))
-    known = {folder: emotion(folder) for folder in folders}
-    if any(name is None for name in known.values()):
-        return {folder: folder for folder in folders}
+    known: dict[str, str] = {}
+    for folder in folders:
+        if (name := emotion(folder)) is None:
+            return {folder: folder for folder in folders}
+        known[folder] = name
     return dict(sorted(known.items(), key=lambda item: KNOWN.index(item[1])))

@@ -8,12 +8,12 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from fer_jax.batch.child import NO_BARS, Child
 from fer_jax.batch.gpu_shares import share_out
 from fer_jax.batch.plan import PlannedRun
+from fer_jax.system.files import IMPORT_ROOT
 from fer_jax.system.signals import handling
 
 POLL_S = 0.2  # between looks for a signal or an exit
@@ -75,7 +75,7 @@ class Workers:
         taken = [each.slot for each in self._running]
         slot = min(n for n in range(len(self._shares)) if n not in taken)
         # The child must import this very package, installed or not.
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(IMPORT_ROOT)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"PYTHONPATH": path} | self._shares[slot]
         prefix = ""

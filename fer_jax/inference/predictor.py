@@ -67,13 +67,13 @@ class Predictor:
             created, params, batch_stats = models.create(
                 network.arch,
                 jax.random.key(0),
-                num_classes=len(self.labels),
-                dropout=0.0,
-                dtype=jnp.float32,
-                channels=self.channels,
-                width=network.width,
-                squeeze_excitation=network.squeeze_excitation,
-                norm=network.norm,
+                models.Options(
+                    num_classes=len(self.labels),
+                    channels=self.channels,
+                    width=network.width,
+                    squeeze_excitation=network.squeeze_excitation,
+                    norm=network.norm,
+                ),
             )
         except UserError as error:
             raise UserError(f"{model.folder / model_file.MODEL}: {error}") from None

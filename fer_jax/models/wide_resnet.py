@@ -5,16 +5,9 @@ convolution (He et al. 2016, arXiv:1603.05027), as in the paper's code.
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from fer_jax.models.layers import (
-    Head,
-    SqueezeExcitation,
-    batch_norm,
-    conv,
-    scaled,
-)
+from fer_jax.models.builder import Builder
 
 STEM, WIDTHS, DEPTH = 16, (128, 256, 512), 2  # 8 x 16, 32 and 64; blocks a stage
 
@@ -22,32 +15,20 @@ STEM, WIDTHS, DEPTH = 16, (128, 256, 512), 2  # 8 x 16, 32 and 64; blocks a stag
 class WideResNet(nnx.Module):
     """A 3 x 3 stem, then blocks; the later two stages halve the size."""
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        dropout: float,
-        dtype: jnp.dtype,
-        channels: int,
-        width: float,
-        squeeze_excitation: bool,
-        norm: str,
-        rngs: nnx.Rngs,
-    ):
-        """Builds the network; it computes in `dtype`, on images of `channels`."""
-        how = {"dtype": dtype, "rngs": rngs}
-        style = {"squeeze_excitation": squeeze_excitation, "norm": norm}
-        inputs = scaled(STEM, width)
-        self.stem = conv(channels, inputs, 3, **how)
+    def __init__(self, build: Builder):
+        """Builds the network."""
+        inputs = build.scaled(STEM)
+        self.stem = build.conv(build.options.channels, inputs, 3)
         blocks = []
-        for stage, features in enumerate(scaled(each, width) for each in WIDTHS):
+        for stage, width in enumerate(WIDTHS):
+            features = build.scaled(width)
             for number in range(DEPTH):
                 stride = 2 if stage > 0 and number == 0 else 1
-                blocks.append(_Block(inputs, features, stride, **style, **how))
+                blocks.append(_Block(inputs, features, stride, build))
                 inputs = features
         self.blocks = nnx.List(blocks)
-        self.norm = batch_norm(inputs, norm=norm, **how)
-        self.head = Head(inputs, num_classes, dropout=dropout, rngs=rngs)
+        self.norm = build.batch_norm(inputs)
+        self.head = build.head(inputs)
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """From normalised `[B, H, W, C]` to float32 logits `[B, num_classes]`."""
@@ -58,34 +39,22 @@ class WideResNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Two 3 x 3 convolutions, each of what was normed, beside a shortcut.
+    """Two 3 x 3 convolutions, each after batch norm and ReLU, and a shortcut.
 
-    Where the size or the width changes, the shortcut is a 1 x 1 convolution of the
-    same normed values.
+    Where the size or the width changes, the shortcut is a 1 x 1 convolution after the
+    first batch norm and ReLU.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        stride: int,
-        *,
-        squeeze_excitation: bool,
-        norm: str,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        how = {"dtype": dtype, "rngs": rngs}
-        self.norm1 = batch_norm(inputs, norm=norm, **how)
-        self.conv1 = conv(inputs, outputs, 3, stride=stride, **how)
-        self.norm2 = batch_norm(outputs, norm=norm, **how)
-        self.conv2 = conv(outputs, outputs, 3, **how)
-        self.project = nnx.data(None)
-        if stride != 1 or inputs != outputs:
-            self.project = nnx.data(conv(inputs, outputs, 1, stride=stride, **how))
-        self.excite = nnx.data(
-            SqueezeExcitation(outputs, **how) if squeeze_excitation else None
+    def __init__(self, inputs: int, outputs: int, stride: int, build: Builder):
+        projects = stride != 1 or inputs != outputs
+        self.norm1 = build.batch_norm(inputs)
+        self.conv1 = build.conv(inputs, outputs, 3, stride)
+        self.norm2 = build.batch_norm(outputs)
+        self.conv2 = build.conv(outputs, outputs, 3)
+        self.project = nnx.data(
+            build.conv(inputs, outputs, 1, stride) if projects else None
         )
+        self.excite = nnx.data(build.excitation(outputs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jax.nn.relu(self.norm1(x))

@@ -1,16 +1,16 @@
-"""Training dynamics: what each epoch of a run said of each training image.
+"""Training dynamics: how well each epoch of a run learnt each train image.
 
-A label that fights what the network learns from all the others shows in how the image
-is learnt: late, not for good, or never. `dynamics/` in the run folder holds
+An image with a wrong label is learnt late, forgotten, or never learnt. `dynamics/` in
+the run folder contains
 
-  rows.npy     int32 [N]            each image's place in its source
+  rows.npy     int32 [N]            row of each image in its source
   labels.npy   int32 [N]            its class
-  margins.npy  float16 [epochs, N]  the class's logit less the largest other one, the
-                                    mean over the times that the epoch showed the image
-  rivals.npy   int16 [epochs, N]    that other class, when the image was last shown
+  margins.npy  float16 [epochs, N]  logit of the class minus the largest other logit,
+                                    mean over the steps of the epoch with the image
+  rivals.npy   int16 [epochs, N]    the class of that other logit, in the last such step
 
-with NaN and -1 where an epoch did not show an image, or was not run. The margins are
-those of training itself, on augmented images, so they cost no pass of their own.
+with NaN and -1 if an epoch did not draw an image or was not run. The margins come from
+the training steps, on augmented images, so they need no extra pass.
 """
 
 import os
@@ -26,13 +26,13 @@ _MISSING = {"margins": (np.float16, np.nan), "rivals": (np.int16, -1)}
 def open_dynamics(
     run_dir: Path, rows: np.ndarray, labels: np.ndarray, epochs: int
 ) -> None:
-    """Makes the files of a run, or leaves those that a resumed run has.
+    """Creates the files of a run, or keeps those of a resumed run.
 
     Args:
       run_dir: the run folder.
-      rows: int `[N]`, each training image's place in its source.
+      rows: int `[N]`, the row of each train image in its source.
       labels: int `[N]`, its class.
-      epochs: how many the run may take.
+      epochs: the largest number of epochs.
     """
     folder = run_dir / DYNAMICS
     folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def open_dynamics(
 
 
 def _write_lines(path: Path, count: int, line: np.ndarray) -> None:
-    """As `np.save` of so many equal lines, of which only one is in memory."""
+    """Writes an .npy file of `count` equal lines with one line in memory."""
     header = {
         "descr": np.lib.format.dtype_to_descr(line.dtype),
         "fortran_order": False,
@@ -60,16 +60,16 @@ def _write_lines(path: Path, count: int, line: np.ndarray) -> None:
 def write_epoch(
     run_dir: Path, epoch: int, margin: np.ndarray, shown: np.ndarray, rival: np.ndarray
 ) -> None:
-    """Writes an epoch's line into the files, in place: a repeated one is the same.
+    """Writes the line of an epoch in place; a repeated epoch writes the same line.
 
     Args:
       run_dir: the run folder.
       epoch: from 1.
-      margin: float32 `[N]`, the sums of the margins.
-      shown: int32 `[N]`, how often each image was shown.
-      rival: int16 `[N]`.
+      margin: float32 `[N]`, sums of margins.
+      shown: int32 `[N]`, how often each image was drawn.
+      rival: int16 `[N]`, the class of the largest other logit.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # 0 / 0: it was not shown
+    with np.errstate(invalid="ignore", over="ignore"):  # 0 / 0: not drawn
         margins = (margin / shown).astype(np.float16)
     lines = {"margins": margins, "rivals": np.where(shown > 0, rival, np.int16(-1))}
     for name, line in lines.items():
@@ -79,7 +79,7 @@ def write_epoch(
             file.seek((epoch - 1) * line.nbytes, os.SEEK_CUR)
             file.write(line.tobytes())
             file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that says it is there
+            os.fsync(file.fileno())  # before the checkpoint that refers to it
 
 
 def _has_shape(path: Path, shape: tuple[int, ...], dtype: type) -> bool:

@@ -1,22 +1,17 @@
-"""The run folder: its files, atomic writes, and what may go on in it.
+"""The files of a run folder: names, readers, writers, and what may be resumed.
 
 runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
-                     metrics.jsonl    one object an epoch
+                     metrics.jsonl    one object per epoch
                      checkpoints/     the last two and the best
-                     dynamics/        what each epoch said of each training image
-                     tensorboard/     event files, where they were asked for
+                     dynamics/        margins of each train image by epoch
+                     tensorboard/     event files, with --tensorboard
                      predictions_<split>.npz   rows, image_ids, clean, labels, logits
-                     test_reads.jsonl one object each time test was evaluated; kept
+                     test_reads.jsonl one object per evaluation of test; never removed
                      result.json      written last: its presence means finished
-                     failed.json      why the newest attempt failed, if it did
-                     heartbeat.json   where it runs, and its step, while it does; one
-                                      that is older than a minute is of a killed run
-                     job.json         the scheduler's job that has the run, if one has:
-                                      {"executor": "slurm", "id": "123_0", "time": when
-                                      it was submitted (seconds since 1970), "attempt":
-                                      1, 2 after one was lost, "log": a path, "state":
-                                      "submitted", or "ended: " and how}
+                     failed.json      why the newest attempt failed
+                     heartbeat.json   host, process and step of a running attempt
+                     job.json         the SLURM job that has the run
 """
 
 import contextlib
@@ -55,22 +50,22 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "num
 
 
 def run_dir(runs_dir: str | Path, name: str, seed: int) -> Path:
-    """Where the run of an experiment with a seed lives."""
+    """Returns the folder of a run."""
     return Path(runs_dir) / name / f"seed_{seed}"
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The content of a finished run's `result.json`.
+    """Returns the content of `result.json`, with current key names in its config.
 
     Raises:
-      UserError: if it cannot be read, is cut off, or is of another format.
+      UserError: if it cannot be read, is not JSON, or has another format.
     """
     path = folder / RESULT
     try:
         result = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is cut off or is not JSON ({error}); repeat that run with --force"
+            f"{path} is not valid JSON ({error}); repeat that run with --force"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -102,33 +97,32 @@ def write_predictions(
     Args:
       folder: the run folder.
       split: "val" or "test".
-      rows: int32 `[N]`, each image's place in its source.
-      image_ids: int32 `[N]`, equal for images that are identical.
-      clean: bool `[N]`, whether an image has no copy among those trained on.
-      labels: int32 `[N]`, the true classes; -1 where the chosen labels have none.
+      rows: int32 `[N]`, the row of each image in its source.
+      image_ids: int32 `[N]`, equal for identical images.
+      clean: bool `[N]`, whether an image has no copy in train.
+      labels: int32 `[N]`, the true classes; -1 without a label.
       logits: float32 `[N, C]`.
-      label_sets: by name, int32 `[N]`, what other label sets say; written as
-        `labels_<name>`.
+      label_sets: other labels by name, int32 `[N]`; stored as `labels_<name>`.
     """
     with (
         files.replacing(folder / f"predictions_{split}.npz") as partial,
         partial.open("wb") as file,
     ):
-        np.savez(
-            file,
-            rows=rows,
-            image_ids=image_ids,
-            clean=clean,
-            labels=labels,
-            logits=logits,
+        arrays: dict[str, Any] = {
+            "rows": rows,
+            "image_ids": image_ids,
+            "clean": clean,
+            "labels": labels,
+            "logits": logits,
             **{f"labels_{name}": each for name, each in label_sets.items()},
-        )
+        }
+        np.savez(file, **arrays)
 
 
 def note_test_read(folder: Path, step: int) -> None:
-    """Appends to the ledger that test is evaluated with the checkpoint of a step.
+    """Records that the checkpoint of a step is evaluated on test.
 
-    `clear` leaves the ledger: a run that is repeated has seen test before.
+    `clear` keeps the record: a repeated run has seen test before.
     """
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
     with (folder / TEST_READS).open("a", encoding="utf-8") as file:
@@ -138,7 +132,7 @@ def note_test_read(folder: Path, step: int) -> None:
 
 
 def test_reads(folder: Path) -> int:
-    """How often test was evaluated in a run folder, as far as its ledger tells."""
+    """Returns how many evaluations of test are recorded."""
     try:
         return (folder / TEST_READS).read_bytes().count(b"\n")
     except OSError:
@@ -146,9 +140,9 @@ def test_reads(folder: Path) -> int:
 
 
 def stored_test_logits(folder: Path, step: int) -> np.ndarray | None:
-    """The logits of test, if it was evaluated with the checkpoint of that step.
+    """Returns the stored test logits, if they are of the checkpoint of that step.
 
-    So an attempt that ended between them and its result does not read test again.
+    An attempt that ended before its result was written does not read test again.
     """
     try:
         last = (folder / TEST_READS).read_text("utf-8").splitlines()[-1]
@@ -160,10 +154,9 @@ def stored_test_logits(folder: Path, step: int) -> np.ndarray | None:
 
 @contextlib.contextmanager
 def noting_failure(folder: Path) -> Iterator[None]:
-    """Has `failed.json` say what ended this attempt, unless it is not the run's fault.
+    """Writes `failed.json` if the attempt fails, and removes that of an earlier one.
 
-    A signal is not, nor that another process is lost; the run can go on. What an
-    earlier attempt left is removed first.
+    A signal or the loss of another process is no failure: the run can be resumed.
     """
     (folder / FAILED).unlink(missing_ok=True)
     try:
@@ -179,7 +172,7 @@ def noting_failure(folder: Path) -> Iterator[None]:
 
 
 def note_failure(folder: Path, error: str) -> None:
-    """Writes `failed.json`, if that can be: the error itself must not be lost."""
+    """Writes `failed.json` if possible; an error here must not hide the first one."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +182,7 @@ def note_failure(folder: Path, error: str) -> None:
 
 
 def failure(folder: Path) -> str | None:
-    """What ended the newest attempt at an unfinished run; None if nothing did."""
+    """Returns why the newest attempt at an unfinished run failed, or None."""
     if is_finished(folder) or not os.path.isfile(folder / FAILED):
         return None
     try:
@@ -199,10 +192,13 @@ def failure(folder: Path) -> str | None:
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:
-    """The content of `job.json`; None where no scheduler's job ever had the run.
+    """Returns the content of `job.json`, or None if no SLURM job ever had the run.
+
+    Its keys are executor ("slurm"), id ("123_0"), time (of submission, seconds since
+    1970), attempt (from 1), log (a path) and state ("submitted" or "ended: ...").
 
     Raises:
-      UserError: if it is damaged, so that nobody knows whether a job has the run.
+      UserError: if it is damaged.
     """
     path = folder / JOB
     if not os.path.isfile(path):
@@ -215,23 +211,23 @@ def read_job(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         raise UserError(
-            f"{path} cannot be read, so that nobody knows whether a job has the run; "
-            "look with squeue, and remove the file if none has"
+            f"{path} cannot be read, so it is unknown whether a job has the run; see "
+            "squeue, and remove the file if no job has it"
         ) from None
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run has a result."""
-    return os.path.isfile(folder / RESULT)  # False, where Path may raise
+    """Returns whether the run has a result."""
+    return os.path.isfile(folder / RESULT)
 
 
 def is_started(folder: Path) -> bool:
-    """Whether the run has begun, finished or not."""
+    """Returns whether the run was started, finished or not."""
     return os.path.isfile(folder / CONFIG)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`, one an epoch.
+    """Returns the rows of `metrics.jsonl`, one per epoch.
 
     Raises:
       UserError: if it cannot be read.
@@ -244,7 +240,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def epochs_done(folder: Path) -> int:
-    """How many epochs the run's metrics tell of; 0 where there are none."""
+    """Returns how many epochs are recorded."""
     try:
         return (folder / METRICS).read_bytes().count(b"\n")
     except OSError:
@@ -254,21 +250,21 @@ def epochs_done(folder: Path) -> int:
 def differences(
     folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[str]:
-    """In what the run in a folder differs from this config and these images.
+    """Returns how the run in a folder differs from this config and these images.
 
-    `config.compared_settings` says which settings count.
+    `config.compared_settings` defines which settings matter.
 
     Returns:
-      sentences such as "training.lr is 0.001 there and 0.0003 here"; empty where a
-      run may go on, or where none has begun.
+      phrases such as "training.lr is 0.001 there and 0.0003 here"; empty if the run
+      may be resumed or was not started.
 
     Raises:
-      UserError: if the folder's own files cannot be read.
+      UserError: if the files of the folder cannot be read.
     """
     if not is_started(folder):
         return []
     try:
-        if not os.path.isfile(folder / DATA):  # a pipe would be waited for
+        if not os.path.isfile(folder / DATA):  # opening a pipe would block
             raise FileNotFoundError
         path = folder / CONFIG
         saved = parse(path.read_text("utf-8"), str(path))
@@ -280,8 +276,8 @@ def differences(
         UserError,
     ):
         raise UserError(
-            f"{folder} holds a run whose {CONFIG} or {DATA} is missing or damaged; "
-            "start it anew with --force"
+            f"{folder} contains a run whose {CONFIG} or {DATA} is missing or damaged; "
+            "start again with --force"
         ) from None
     new = compared_settings(config, seed=True)
     new["data set"] = _data_set(data)
@@ -296,19 +292,17 @@ def differences(
 
 def _data_set(data: Mapping[str, Any]) -> str:
     chosen = data.get("chosen", "")
-    told = (
-        f"{data['fingerprint']}, of which {chosen}" if chosen else data["fingerprint"]
-    )
-    return f"{data['description']} [{told}]"
+    subset = f", of which {chosen}" if chosen else ""
+    return f"{data['description']} [{data['fingerprint']}{subset}]"
 
 
 def clear(folder: Path) -> None:
-    """Removes what a run has written, and nothing else.
+    """Removes the files of a run, and nothing else.
 
-    The checkpoints go before the config: a run that was cleared in part, and has
-    begun nothing, is new, and must not go on from them.
+    Checkpoints go before the config: a run that was cleared in part must not resume
+    from them.
     """
-    (folder / RESULT).unlink(missing_ok=True)  # first: without it nothing counts
+    (folder / RESULT).unlink(missing_ok=True)  # first: now it is not finished
     for name in (CHECKPOINTS, TENSORBOARD, DYNAMICS):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
@@ -320,16 +314,21 @@ def clear(folder: Path) -> None:
 
 
 def environment(device: str, compute_dtype: str) -> dict[str, Any]:
-    """What a run is computed with: packages, code, device."""
-    root = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(root), f"--git-dir={root / '.git'}"]  # and no one else's
+    """Returns what a run is computed with: packages, code, device."""
+    root = files.IMPORT_ROOT
+    git = [
+        "git",
+        "-C",
+        str(root),
+        f"--git-dir={root / '.git'}",
+    ]  # not a parent folder's
     try:
         commit = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True, text=True, check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        commit = None  # installed from a package, or no git at hand
+        commit = None  # no checkout, or no git
     return {
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),

@@ -1,9 +1,7 @@
-"""`heartbeat.json`: the sign of life that a run gives in its folder, every 10 seconds.
+"""`heartbeat.json`: host, process and step of a running attempt, every 10 seconds.
 
-Whoever sees only the file system tells by it which run lives, where, and how far it
-is. It goes when the run's process ends in an orderly way: finished, with an error, or
-interrupted. So one that is there and no longer fresh says that the process was killed,
-or that its machine was lost.
+The file is removed when the process ends normally, with an error or after a signal. A
+file that is there but old means that the process was killed or its machine was lost.
 """
 
 import contextlib
@@ -23,8 +21,8 @@ from fer_jax.system.files import write_json
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
-# A younger file is of a run that lives, though the disk be slow. Its own date says when
-# it was written, and not the time in it, which is of another machine's clock.
+# A younger file belongs to a running process. Its age is measured by its modification
+# time: the time inside comes from another machine's clock.
 FRESH_S = 60.0
 _KINDS = {
     "time": int | float,
@@ -40,16 +38,16 @@ _DAMAGED = (OSError, ValueError, RecursionError, TypeError)
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-    """What the file holds.
+    """The content of the file.
 
     Attributes:
-      time: when it was written, in seconds since 1970, by that machine's clock.
-      host: the machine.
-      pid: the process there.
-      device: what it computes on, as "cpu" or "NVIDIA H100 80GB HBM3".
-      step: how many steps the run has taken; None before the first of this process.
-      steps: how many it takes in all; None before that, too.
-      job: SLURM's name of its job, as "123" or "123_0"; None where it is in none.
+      time: seconds since 1970, by the clock of that machine.
+      host: the name of the machine.
+      pid: the process id.
+      device: such as "cpu" or "NVIDIA H100 80GB HBM3".
+      step: steps taken; None before the first of this process.
+      steps: steps of the whole run; None before the first.
+      job: the SLURM job, as "123" or "123_0", or None.
     """
 
     time: float
@@ -62,34 +60,35 @@ class Beat:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The newest of a run; None where it gives none.
+        """Returns the heartbeat in a run folder, or None.
 
         Raises:
           UserError: if the file is damaged.
         """
         path = folder / HEARTBEAT
-        if not os.path.isfile(path):  # a pipe would be waited for
+        if not os.path.isfile(path):  # opening a pipe would block
             return None
         try:
             beat = cls(**_checked(json.loads(path.read_text("utf-8"))))
             if not (0 < beat.time < math.inf and beat.pid > 0):
-                raise ValueError("time or pid is not above 0")
-            if beat.step is not None and not 0 <= beat.step <= beat.steps > 0:
-                raise ValueError("step is not among steps")
+                raise ValueError("time or pid is not positive")
+            step, steps = beat.step, beat.steps
+            if step is not None and not (steps and 0 <= step <= steps):
+                raise ValueError("step is not between 0 and steps")
         except FileNotFoundError:
-            return None  # the run has just ended
+            return None  # the run just ended
         except _DAMAGED as error:
             raise UserError(
-                f"{path} is damaged ({error}); remove it if no process works there"
+                f"{path} is damaged ({error}); remove it if no process trains there"
             ) from None
         return beat
 
 
-def _checked(told: object) -> dict[str, Any]:
-    """What a `Beat` is made of; another version may tell more, which is left out."""
-    if not isinstance(told, dict):
+def _checked(values: object) -> dict[str, Any]:
+    """Returns the fields of a `Beat`, checked; other versions may write more."""
+    if not isinstance(values, dict):
         raise TypeError("it is not an object")
-    kept = {name: told.get(name) for name in _KINDS}
+    kept = {name: values.get(name) for name in _KINDS}
     for name, value in kept.items():
         if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
             raise TypeError(f"{name} is {value!r}")
@@ -97,24 +96,27 @@ def _checked(told: object) -> dict[str, Any]:
 
 
 class Heart:
-    """What a run that lives tells of itself: a reporter; `beating` makes one."""
+    """Writes the heartbeat of a running attempt from a thread; `beating` makes one.
+
+    It is a reporter of the training loop.
+    """
 
     def __init__(self, folder: Path, device: str, steps: int):
-        """For the run in a folder, on a device, of so many steps."""
+        """Prepares the heartbeat of a run of `steps` steps."""
         self._folder, self._device, self._steps = folder, device, steps
         self._step: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def start(self) -> None:
-        """Writes the file, and keeps it fresh."""
+        """Writes the file, and again every 10 seconds."""
         self._write()
         self._thread.start()
 
     def stop(self) -> None:
         """Removes the file."""
         self._over.set()
-        self._thread.join()  # else it could write once more
+        self._thread.join()  # else it could write again
         with contextlib.suppress(OSError):
             (self._folder / HEARTBEAT).unlink(missing_ok=True)
 
@@ -140,14 +142,14 @@ class Heart:
             steps=None if step is None else self._steps,
             job=slurm_job(),
         )
-        # A full disk ends a run where it loses something by it, and not here.
+        # A full disk must not end the run here.
         with contextlib.suppress(OSError):
             write_json(self._folder / HEARTBEAT, dataclasses.asdict(beat))
 
 
 @contextlib.contextmanager
 def beating(folder: Path, device: str, steps: int) -> Iterator[Heart]:
-    """Gives the run's signs of life until left, whatever leads to that."""
+    """Writes heartbeats while the context is entered."""
     heart = Heart(folder, device, steps)
     heart.start()
     try:
@@ -157,6 +159,6 @@ def beating(folder: Path, device: str, steps: int) -> Iterator[Heart]:
 
 
 def slurm_job() -> str | None:
-    """The name of the SLURM job that this process is in; None where it is in none."""
+    """Returns the SLURM job of this process, as "123" or "123_0", or None."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{key}_ID") for key in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")

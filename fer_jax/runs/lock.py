@@ -1,4 +1,4 @@
-"""One run folder, one process: locks that die with the process that holds them."""
+"""One process per run folder: locks that end with the process that holds them."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ from fer_jax.errors import UserError
 
 LOCK = "lock"
 CLAIM = "batch.lock"
-# What a file system answers that has no locks at all.
+# The errors of a file system without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a run folder for this process; the lock dies with the process.
+    """Locks a run folder for this process.
 
     Raises:
       UserError: if another process holds it, or the folder cannot be written.
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> bool:
-    # A batch that looks who holds the folder has it for a moment itself.
+    # `holder` locks the file for a moment.
     for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,35 +66,35 @@ def _holder(file: IO[str]) -> str:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds a run folder, as "process 123 on host"; None where nobody does."""
+    """Returns who holds a run folder, as "process 123 on host", or None."""
     path = folder / LOCK
     if not os.path.isfile(path):
         return None
     try:
         file = path.open(encoding="utf-8")
     except OSError:
-        return None  # it has just gone, or the run itself will tell
+        return None  # it just disappeared, or the run itself will report it
     with file:
         try:
-            # Not for us alone: NFS gives that only to who has opened the file to write.
+            # Shared: NFS gives exclusive locks only to files opened for writing.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _holder(file)
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return None  # here the run itself refuses, and says so
-            return f"another process, perhaps ({path} says: {error.strerror})"
+                return None  # the run itself will report it
+            return f"another process, perhaps ({path}: {error.strerror})"
     return None
 
 
 def claim(folder: Path) -> IO[str] | None:
-    """Takes a run up for a batch, until what is returned is closed.
+    """Claims a run for a batch, until the returned file is closed.
 
-    The run's own process holds the folder's lock from when it has started until it
-    ends; a batch has the run from before that until it has noted how it ended.
+    The process of the run holds the lock of the folder while it trains. The claim of
+    the batch begins before that and ends after the outcome is recorded.
 
     Returns:
-      None where another batch has it.
+      the open file, or None if another batch has the run.
 
     Raises:
       UserError: if the folder cannot be written.
@@ -109,7 +109,7 @@ def claim(folder: Path) -> IO[str] | None:
     except BlockingIOError:
         file.close()
         return None
-    except OSError:  # no locks here: the run itself refuses, and says so
+    except OSError:  # no locks: the run itself will report it
         pass
     return file
 

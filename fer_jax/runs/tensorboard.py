@@ -1,8 +1,7 @@
-"""A run's metrics as TensorBoard event files: `tensorboard/` in its run folder.
+"""The metrics of a run as TensorBoard event files, in `tensorboard/` of its folder.
 
-`metrics.jsonl` and `result.json` are the record, and these files a picture of it. Each
-attempt at a run begins them anew from the record, so that they hold every epoch once,
-whatever ended the attempts before; a finished run needs no training to get them.
+Each attempt writes the files again from `metrics.jsonl`, so they contain every epoch
+once, however earlier attempts ended. A finished run gets them without training.
 """
 
 import json
@@ -24,23 +23,22 @@ _DAMAGED = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 
 def has_board(folder: Path) -> bool:
-    """Whether an attempt at the run has begun event files."""
+    """Returns whether the run has event files."""
     return (folder / runs.TENSORBOARD).exists()
 
 
 class Board:
-    """The event file of one attempt at a run: a reporter, and a context manager.
+    """The event file of one attempt: a context manager, and a reporter of the loop.
 
-    Each call writes through to the disk, from the thread that makes it. tensorboardX's
-    own SummaryWriter has a thread for that, whose queue a flush does not wait for, and
-    which a full disk ends without a word.
+    Each call writes from the calling thread. SummaryWriter of tensorboardX writes from
+    a thread of its own: `flush` does not wait for it, and it hides a full disk.
     """
 
     def __init__(self, folder: Path):
-        """For the run in a folder; nothing is touched before `on_epoch`."""
+        """Prepares the files of a run; nothing is written before `on_epoch`."""
         self._folder = folder / runs.TENSORBOARD
         self._file: Any = None
-        self._epochs = 0  # how many it holds
+        self._epochs = 0  # epochs written
 
     def __enter__(self) -> Self:
         return self
@@ -50,27 +48,24 @@ class Board:
             self._file.close()
 
     def on_step(self, step: int, loss: float) -> None:
-        """Does nothing: an epoch has a mean loss."""
+        """Does nothing: an epoch has the mean loss."""
 
     def on_epoch(self, history: Sequence[Row]) -> None:
-        """Adds the epochs of the record that it lacks.
-
-        The first time these are all, in place of what earlier attempts wrote.
-        """
+        """Writes new epochs; the first call replaces the files of earlier attempts."""
         if self._file is None:
             self._open()
         self._write(map(_epoch_event, history[self._epochs :]))
         self._epochs = len(history)
 
     def end(self, history: Sequence[Row], result: Mapping[str, Any]) -> None:
-        """Adds the scores of the selected checkpoint, and the settings."""
+        """Writes the scores of the selected checkpoint, and the settings."""
         self._write(_final_events(history, result))
 
     def _open(self) -> None:
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._folder.mkdir()
-        # Absolute: what begins with "s3:" would be taken for an address.
+        # Absolute: "s3:..." would be taken for an address.
         prefix = str(self._folder.absolute() / "events")
         self._file = _library().event_file_writer.EventsWriter(prefix)
 
@@ -81,22 +76,22 @@ class Board:
 
 
 def write_finished(folder: Path, result: Mapping[str, Any]) -> None:
-    """Writes the event files of a finished run from its record.
+    """Writes the event files of a finished run from its metrics and result.
 
     Raises:
-      UserError: if the record is not whole; older files are left as they were.
+      UserError: if these are missing or damaged; older event files are kept.
     """
     try:
         text = (folder / runs.METRICS).read_text("utf-8")
         history = [json.loads(line) for line in text.splitlines()]
         if len(history) != result["epochs_run"]:
             raise ValueError(f"{len(history)} epochs")
-        # All that will be written, before anything is removed.
+        # Build everything before older files are removed.
         _ = [*map(_epoch_event, history), *_final_events(history, result)]
     except (FileNotFoundError, *_DAMAGED):
         raise UserError(
-            f"TensorBoard's files need {runs.METRICS} and {runs.RESULT}, and one of "
-            f"them is missing or damaged in {folder}; repeat that run with --force"
+            f"{folder}: {runs.METRICS} or {runs.RESULT} is missing or damaged, and the "
+            "event files are made from them; repeat that run with --force"
         ) from None
     with Board(folder) as board:
         board.on_epoch(history)
@@ -104,10 +99,7 @@ def write_finished(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def _library() -> ModuleType:
-    """tensorboardX, imported when it is first used.
-
-    Where PyTorch is installed, for `bin/bench`, it imports that too, which takes 2 s.
-    """
+    """Returns tensorboardX, imported late: it also imports PyTorch if there is one."""
     import tensorboardX.event_file_writer
     import tensorboardX.proto.event_pb2
     import tensorboardX.summary
@@ -126,7 +118,7 @@ def _scalars(step: int, values: Mapping[str, float]) -> Event:
 
 
 def _epoch_event(row: Row) -> Event:
-    """An epoch's values, at its last step: `train_loss` is train/loss, `lr` is lr."""
+    """Returns the values of an epoch; `train_loss` becomes train/loss."""
     values = {}
     for key, value in row.items():
         split, _, name = key.partition("_")
@@ -137,7 +129,7 @@ def _epoch_event(row: Row) -> Event:
 
 
 def _final_events(history: Sequence[Row], result: Mapping[str, Any]) -> list[Event]:
-    """The selected checkpoint's scores, at its step, and what the run was set to."""
+    """Returns the scores of the selected checkpoint, and the settings."""
     overall, by_class = {}, {}
     for split in ("val", "test"):
         if split in result:
@@ -145,14 +137,13 @@ def _final_events(history: Sequence[Row], result: Mapping[str, Any]) -> list[Eve
             for key in _OVERALL:
                 overall[f"final/{split}/{key}"] = float(scores[key])
             for name, each in scores["per_class"].items():
-                # The name of a folder need not be text, and a tag must.
+                # A folder name may be invalid text; a tag may not.
                 name = name.encode(errors="replace").decode()
                 by_class[f"final/{split}/f1/{name}"] = float(each["f1"])
     step = history[result["selection"]["epoch"] - 1]["step"]
     words = ("description", "asks")  # no settings
     settings = flatten({k: v for k, v in result["config"].items() if k not in words})
-    # As SummaryWriter.add_hparams writes them, but beside the scores: its subfolder
-    # would be a run of its own to TensorBoard.
+    # As SummaryWriter.add_hparams, which would write them to a run of their own.
     summaries = _library().summary.hparams(settings, overall)
     return [
         _scalars(step, overall | by_class),

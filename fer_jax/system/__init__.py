@@ -1,1 +1,1 @@
-"""What we ask of the terminal, the disk and the process."""
+"""The terminal, the disk and the process."""

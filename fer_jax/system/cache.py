@@ -1,11 +1,11 @@
-"""The folder of what can be made again: prepared data, compiled programs."""
+"""The cache folder: prepared data and compiled programs."""
 
 import os
 from pathlib import Path
 
 
 def cache_root() -> Path:
-    """The folder for what can be made anew: `$FER_CACHE_DIR`, or the user's cache."""
+    """Returns `$FER_CACHE_DIR`, or a folder in the cache of the user."""
     if own := os.environ.get("FER_CACHE_DIR"):
         return Path(os.path.expanduser(own))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -1,7 +1,6 @@
-"""Keeps compiled programs from one process to the next.
+"""Compiled programs are stored on disk, so that later processes need not compile.
 
-XLA takes some seconds for a step on a CPU and up to a minute for one on a GPU; what
-it made is the same program, so a later run computes the same numbers with it.
+XLA takes some seconds for a step on a CPU and up to a minute on a GPU.
 """
 
 import hashlib
@@ -15,13 +14,13 @@ from fer_jax.system.cache import cache_root
 
 
 def keep_compiled() -> None:
-    """Makes JAX keep compiled programs under the cache folder, unless told where.
+    """Makes JAX store compiled programs under the cache folder.
 
     JAX's own `JAX_COMPILATION_CACHE_DIR` takes precedence, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. A folder that cannot be
-    written or an entry that cannot be read costs a warning and the compilation.
+    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. If a file cannot be read or
+    written, JAX warns and compiles.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_root() / "xla" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -30,10 +29,10 @@ def keep_compiled() -> None:
 
 
 def _processor() -> str:
-    """A name for what CPU code runs on: a home folder may serve several machines."""
-    told = [platform.machine(), platform.processor()]
+    """Returns a name for the CPU: a home folder may be shared by several machines."""
+    parts = [platform.machine(), platform.processor()]
     if (info := Path("/proc/cpuinfo")).is_file():
         lines = info.read_text().splitlines()
         kinds = ("flags", "Features", "model name")  # Features: on ARM
-        told += sorted({line for line in lines if line.startswith(kinds)})
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+        parts += sorted({line for line in lines if line.startswith(kinds)})
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

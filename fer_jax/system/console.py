@@ -1,4 +1,4 @@
-"""What a terminal shows: the shared rich console, its bars, a run's score table."""
+"""The terminal: a shared rich console, progress bars, the score table of a run."""
 
 import sys
 import time
@@ -17,21 +17,17 @@ from rich.table import Table
 
 
 class _Console(Console):
-    """Leaves a closed pipe to `run_command`, where rich would end the process."""
+    """Raises BrokenPipeError for `run_command`; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def make_console(*, color: bool = True) -> Console:
-    """A console that is plain when it is piped, and never narrower than a table.
-
-    rich falls back to 80 columns where there is no terminal; a file has no width,
-    so lines written to one are not folded below 120.
-    """
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal without ± gets a ? there
+    """Returns a console; to a pipe it prints plain text of 120 columns or more."""
+    if hasattr(sys.stdout, "reconfigure"):  # ± becomes ? on terminals without it
         sys.stdout.reconfigure(errors="replace")
-    # None leaves the choice to the environment variable NO_COLOR.
+    # None: the environment variable NO_COLOR decides.
     no_color = None if color else True
     console = _Console(no_color=no_color, highlight=False, markup=False)
     if not console.is_terminal:
@@ -40,7 +36,7 @@ def make_console(*, color: bool = True) -> Console:
 
 
 def progress(console: Console, *extra: TextColumn) -> Progress:
-    """A live progress bar that leaves nothing behind, and nothing in a log file."""
+    """Returns a progress bar that is removed at its end and never written to a file."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -53,7 +49,7 @@ def progress(console: Console, *extra: TextColumn) -> Progress:
 
 
 class TrainingBar:
-    """A run's live bar: epoch, loss, learning rate, images a second, time left.
+    """The progress bar of a run: epoch, loss, lr, images/s, time left.
 
     A context manager that shows it, and a reporter of the training loop.
     """
@@ -85,7 +81,7 @@ class TrainingBar:
         """Does nothing: the loop prints a line for each epoch."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """Shows a step, a few times a second at most."""
+        """Updates the bar at most four times per second."""
         now = time.monotonic()
         first, started = self._first = self._first or (step, now)
         if self._progress.disable or now - self._shown < 0.25:
@@ -102,12 +98,12 @@ class TrainingBar:
 
 
 def print_scores(console: Console, result: dict[str, Any]) -> None:
-    """Prints the scores of one run, by class and overall, in 80 columns."""
+    """Prints the scores of a run by class and overall, in 80 columns."""
     splits = [split for split in ("val", "test") if split in result]
     best, total = result["selection"]["epoch"], result["epochs_run"]
     console.print(
         f"\n{result['name']}, seed {result['seed']}: epoch {best} of {total}, "
-        "chosen by val macro-F1; in %"
+        "selected by val macro-F1; in %"
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("")
@@ -139,7 +135,7 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         result[split].get("n_clean", result[split]["n"]) < result[split]["n"]
         for split in splits
     ):
-        console.print("clean: of the images that have no copy in train, exact or near")
+        console.print("clean: images without an exact or near copy in train")
 
 
 _LABEL_SETS = {
@@ -152,7 +148,7 @@ _LABEL_SETS = {
 def _overall_rows(
     splits: Sequence[dict[str, Any]],
 ) -> dict[str, list[tuple[float, str]]]:
-    """Names of overall scores, and of each split the score and of how many images."""
+    """Returns by name the overall score and the number of images of each split."""
 
     def row(key: str, count: str = "") -> list[tuple[float, str]]:
         return [(each[key], f"{each[count]:,}" if count else "") for each in splits]
@@ -173,7 +169,7 @@ def _overall_rows(
 
 
 def plain_table(title: str, headers: Sequence[str]) -> Table:
-    """An empty table of words in the first column and numbers in the others."""
+    """Returns an empty table: text in the first column, numbers in the others."""
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and checked before the work begins."""
+"""Atomic writes, checks of output files, and where the package is imported from."""
 
 import contextlib
 import json
@@ -9,13 +9,13 @@ from typing import Any
 
 from fer_jax.errors import UserError
 
+# The folder that contains the package; child processes get it on PYTHONPATH.
+IMPORT_ROOT = Path(__file__).resolve().parents[2]
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to, whose file then takes the place of `path`.
-
-    `path` is there whole or not at all, and on disk before what is written next.
-    """
+    """Yields a temporary path; its file then replaces `path` atomically, synced."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -33,33 +33,33 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically; refuses NaN, which other readers reject."""
+    """Writes JSON atomically; NaN is an error, since other readers reject it."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, atomically."""
+    """Writes one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def check_target(path: Path, option: str, suffixes: Sequence[str]) -> None:
-    """Refuses, before any work, a file that could not be written in the end."""
+    """Raises a UserError if an output file could not be written at the end."""
     if path.suffix not in suffixes:
         *first, last = suffixes
         known = f"{', '.join(first)} or {last}" if first else last
-        raise UserError(f"{option} writes {known}, and {path} does not end in that")
+        raise UserError(f"{option} writes {known} files; {path} has another suffix")
     if not path.parent.is_dir():
         raise UserError(
-            f"{option} {path}: there is no folder {path.parent}; make it first"
+            f"{option} {path}: the folder {path.parent} does not exist; create it first"
         )
     if path.is_dir():
-        raise UserError(f"{option} {path}: that is a folder; name a file in it")
+        raise UserError(f"{option} {path} is a folder; name a file in it")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes `path`, which appears whole or not at all; an old one is replaced."""
+    """Writes a file atomically; a UserError says why it cannot be written."""
     try:
-        with replacing(path.resolve()) as partial:  # a link stays one
+        with replacing(path.resolve()) as partial:  # keep symbolic links
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,8 +1,7 @@
-"""Signals that end a run between two steps, not in the middle of one.
+"""Signals that end a run between two steps.
 
-Ctrl-C, a kill and a closed terminal send SIGINT, SIGTERM and SIGHUP. A scheduler that
-wants a job's machine back sends SIGUSR1 or SIGUSR2 to all of the job's processes some
-time before it kills them; unhandled these would end a run without saving.
+Ctrl-C, `kill` and a closed terminal send SIGINT, SIGTERM and SIGHUP. A scheduler sends
+SIGUSR1 or SIGUSR2 some time before it kills a job.
 """
 
 import contextlib
@@ -20,17 +19,17 @@ SIGNALS = (
 
 
 class Interrupted(Exception):
-    """A signal stopped the run, after its state was saved."""
+    """A signal stopped the run after its state was saved."""
 
     def __init__(self, signum: int):
-        """Keeps the signal's number."""
+        """Stores the number of the signal."""
         super().__init__(signum)
         self.signum = signum
 
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Has `SIGNALS` call `handler`, and puts the old handlers back at the end."""
+    """Handles `SIGNALS` with `handler` while the context is entered."""
     old = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -40,32 +39,32 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 class Stop:
-    """While `noting` is entered, a signal is noted in `signum`, not acted on.
+    """Records a signal, for the training loop to act on after its step.
 
-    A second Ctrl-C does not wait for the step to end: it raises KeyboardInterrupt.
+    A second Ctrl-C raises KeyboardInterrupt at once.
 
     Attributes:
-      noted: the signal that came to this process.
-      agreed: the one that all processes of the run know of.
+      noted: the signal that this process received.
+      agreed: the signal that all processes of the run know of.
     """
 
     noted: int | None = None
     agreed: int | None = None
 
     def __init__(self, *, alone: bool = True):
-        """`alone`: this is the run's only process, and need not ask others."""
+        """`alone`: the run has no other processes to agree with."""
         self._alone = alone
 
     @property
     def signum(self) -> int | None:
-        """The signal to act on."""
+        """The signal to act on, or None."""
         return self.noted if self._alone else self.agreed
 
     def noting(self) -> contextlib.AbstractContextManager[None]:
-        """The context in which signals are noted."""
+        """Returns a context in which signals are recorded."""
         return handling(self._note)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if self.noted is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.noted = signum  # and no more: printing here could meet a print
+        self.noted = signum  # printing here could interrupt a print

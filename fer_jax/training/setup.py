@@ -123,13 +123,15 @@ def _make_network(
     network, params, batch_stats = models.create(
         settings.arch,
         key,
-        num_classes=len(dataset.class_names),
-        dropout=settings.dropout,
-        dtype=dtype,
-        channels=config.data.channels,
-        width=settings.width,
-        squeeze_excitation=settings.squeeze_excitation,
-        norm=settings.norm,
+        models.Options(
+            num_classes=len(dataset.class_names),
+            dropout=settings.dropout,
+            dtype=dtype,
+            channels=config.data.channels,
+            width=settings.width,
+            squeeze_excitation=settings.squeeze_excitation,
+            norm=settings.norm,
+        ),
     )
     if settings.pretrained is not None:
         _check_pretrained(settings)

@@ -40,7 +40,6 @@ def every(*, module: str, tasks: dict) -> Task:
     """A round of each task of a module; the info has their results."""
     if module == parts.OURS:  # the default network takes long to compile
         models = importlib.import_module("fer_jax.models")
-        importlib.import_module("child.tiny_network")
         models.MODELS["fernet"] = models.MODELS["tiny"]
     found = {}
     for name, settings in tasks.items():

@@ -6,7 +6,7 @@ import types
 
 import pytest
 from bench.bench_tasks import BATCH, IMAGES, SIDE, SMALL
-from conftest import ROOT, environment
+from conftest import CHILD, ROOT, environment
 from rich.console import Console
 
 from fer_jax.bench import cli, parts
@@ -116,7 +116,8 @@ def results(module, tasks):
     return contest(contenders, rounds=1, warm_up=0).scores["all"].info["found"]
 
 
-def test_the_tasks_of_fer_jax_run():
+def test_the_tasks_of_fer_jax_run(monkeypatch):
+    monkeypatch.syspath_prepend(CHILD)  # a spawned process inherits the path
     tasks = {"augmentation": SMALL | {"images": 64, "batches": 3}, "device": {}}
     tasks |= TASKS | {"epoch": SMALL | {"images": IMAGES}}
     found = results(parts.OURS, tasks)

@@ -392,7 +392,7 @@ def test_the_embedded_set_is_the_default(monkeypatch):
         images = np.full((14, 48, 48), len(split), np.uint8)
         return images, np.arange(14, dtype=np.int32) % 7
 
-    monkeypatch.setattr(sources.embedded, "generate", generate)
+    monkeypatch.setattr(sources.drawn_faces, "generate", generate)
     dataset = load(None)
     assert dataset.source == "embedded"
     assert dataset.description == "embedded set (drawn faces)"

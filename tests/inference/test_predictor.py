@@ -63,13 +63,11 @@ SEEN = {
 
 def invented(channels):
     """A network whose random weights tell images apart, and what it is described by."""
+    shape = dict(SHAPES[channels])
     network, params, stats = models.create(
-        key=jax.random.key(channels),
-        num_classes=7,
-        dropout=0.0,
-        dtype=jnp.float32,
-        channels=channels,
-        **SHAPES[channels],
+        shape.pop("arch"),
+        jax.random.key(channels),
+        models.Options(num_classes=7, channels=channels, **shape),
     )
     rng = np.random.default_rng(channels)
 

@@ -6,7 +6,6 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -18,7 +17,7 @@ from fer_jax import compare, config, runs
 from fer_jax.batch import cli as batch
 from fer_jax.config import flatten
 from fer_jax.errors import UserError
-from fer_jax.models import create
+from fer_jax.models import Options, create
 from fer_jax.recipes import cli as recipe
 from fer_jax.recipes.ablation import (
     COLUMNS,
@@ -134,16 +133,13 @@ def test_every_config_of_an_ablation_has_a_network_that_can_be_built():
         )
     }
     for arch, squeeze_excitation, norm in asked:
-        _, params, _ = create(
-            arch,
-            jax.random.key(0),
+        shape = Options(
             num_classes=7,
-            dropout=0.0,
-            dtype=jnp.float32,
             width=0.125,
             squeeze_excitation=squeeze_excitation,
             norm=norm,
         )
+        _, params, _ = create(arch, jax.random.key(0), shape)
         assert params["stem"]["kernel"].shape[2] == 1
 
 

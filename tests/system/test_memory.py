@@ -101,5 +101,5 @@ def test_what_slurm_promised_is_less_what_the_process_has(alone, monkeypatch):
 @pytest.mark.parametrize("wrong", ["", "half", "0", "-1", "1.5", "nan"])
 def test_a_share_that_is_none_is_refused(alone, monkeypatch, wrong):
     monkeypatch.setenv("FER_MEMORY_SHARE", wrong)
-    with pytest.raises(UserError, match="FER_MEMORY_SHARE is .* above 0 and up to 1"):
+    with pytest.raises(UserError, match="FER_MEMORY_SHARE is .* above 0 and at most 1"):
         memory.available_memory()

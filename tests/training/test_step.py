@@ -392,7 +392,7 @@ def test_the_network_sees_augmented_images_at_the_size_asked_for(pictures, side)
 def network():
     """A state, to be copied before use, and a compiled step of the tiny network."""
     network, params, batch_stats = models.create(
-        "tiny", KEY, num_classes=CLASSES, dropout=0.3, dtype=jnp.float32
+        "tiny", KEY, models.Options(num_classes=CLASSES, dropout=0.3)
     )
     tx, _ = make_optimizer(tiny_config().training, total_steps=12)
     loss_fn = functools.partial(softmax_loss, label_smoothing=0.1)

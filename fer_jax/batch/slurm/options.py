@@ -4,10 +4,10 @@ import argparse
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
+from fer_jax.system.files import IMPORT_ROOT
 
 DEFAULTS = {"pack": 1, "time": "60", "partition": None, "slurm": (), "retries": 2}
 _RANGES = {"pack": (1, 10_000), "retries": (0, 100)}
@@ -125,7 +125,7 @@ def job_parameters(args: argparse.Namespace, *, has_gpus: bool) -> dict[str, Any
     """
     options = parse_options(args.slurm)
     # Else the job would import whatever is installed on the node.
-    path = f"export PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[3]))}"
+    path = f"export PYTHONPATH={shlex.quote(str(IMPORT_ROOT))}"
     setup = [options.pop("setup")] if "setup" in options else []
     setup.append(path + "${PYTHONPATH:+:$PYTHONPATH}")
     gpus = args.gpus_per_job

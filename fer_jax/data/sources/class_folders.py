@@ -1,5 +1,6 @@
 """Lists a folder `train|val|test/<class>/<images>`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fer_jax.data.records import Source
@@ -12,7 +13,7 @@ _NUMBERED = (
 )
 
 
-def list_folder(root: Path, splits: dict[str, Path]) -> Source:
+def list_folder(root: Path, splits: Mapping[str, Path]) -> Source:
     """The images of class folders, by the names of the folders.
 
     Args:

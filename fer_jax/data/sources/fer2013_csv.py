@@ -136,9 +136,11 @@ def _open_csv(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
         ) from None
 
 
-def _unpacked(path: Path, raw: IO[bytes], start: bytes, stack: ExitStack) -> IO[bytes]:
+def _unpacked(
+    path: Path, raw: IO[bytes], start: bytes, stack: ExitStack
+) -> IO[bytes] | gzip.GzipFile:
     if start.startswith(b"\x1f\x8b"):
-        return gzip.open(raw)
+        return gzip.GzipFile(fileobj=raw)
     if start.startswith(b"\xfd7zXZ\0"):
         return lzma.open(raw)
     if start.startswith(b"BZh"):

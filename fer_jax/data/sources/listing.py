@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fer_jax import emotions
@@ -101,7 +101,7 @@ def scan(path: Path) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
-def class_folders(splits: dict[str, Path]) -> dict[str, list[str]]:
+def class_folders(splits: Mapping[str, Path]) -> dict[str, list[str]]:
     """By split, the names of its class folders."""
     return {
         split: [entry.name for entry in scan(path) if os.path.isdir(entry)]

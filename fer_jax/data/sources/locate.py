@@ -105,8 +105,8 @@ def _locate_in_folder(root: Path) -> Source:
         split = _FOLDERS.get(entry.name.lower())
         if split and os.path.isdir(entry):
             if split in splits:
-                names = f"{splits[split].name} and {entry.name}"
-                raise UserError(f"{root} holds both {names}; keep one of them")
+                both = f"{splits[split].name} and {entry.name}"
+                raise UserError(f"{root} holds both {both}; keep one of them")
             splits[split] = Path(entry.path)
     if source := rafdb.find(root) or affectnet.find(root, splits):
         return source
@@ -115,15 +115,15 @@ def _locate_in_folder(root: Path) -> Source:
     names = [entry.name for entry in entries if os.path.isfile(entry)]
     for prefix in ("fer2013.csv", "icml_face_data.csv", ""):
         suffix = "" if prefix else ".csv"
-        found = [
+        files = [
             name
             for name in names
             if name.lower().startswith(prefix) and name.lower().endswith(suffix)
         ]
-        if len(found) > 1:
-            raise UserError(f"{root} holds {' and '.join(found)}; name one of them")
-        if found:
-            return _csv(root / found[0])
+        if len(files) > 1:
+            raise UserError(f"{root} holds {' and '.join(files)}; name one of them")
+        if files:
+            return _csv(root / files[0])
     raise UserError(
         f"{root} holds neither a train folder nor a fer2013.csv; expected "
         "train/<class>/<images>, one csv, or RAF-DB or AffectNet as shipped"

@@ -1,16 +1,18 @@
-"""Winograd's convolution: fewer products, and all of them products of matrices.
+"""Winograd's convolution: fewer multiplications, as matrix products.
 
-A tile of m outputs to a side needs (m + r - 1)**2 products a channel pair where the
-direct sum needs (m r)**2. Lavin & Gray 2016 (arXiv:1509.09308) turn tiles of the image
-and the kernel into values at a few points, multiply there, and turn back:
+A tile of m x m outputs needs (m + r - 1)**2 multiplications for each pair of channels,
+where the direct sum needs (m r)**2. Lavin & Gray 2016 (arXiv:1509.09308) transform
+tiles of the image and the kernel to values at a few points, multiply them, and
+transform back:
 
   Y = A' [ (G w G') * (B' x B) ] A
 
-Over channels and tiles that is one matrix product for each point, the form in which
-XLA's CPU code is fast. Both gradients have the same form.
+Over channels and tiles that is one matrix product for each point, which XLA's CPU code
+does fast. Both gradients have the same form.
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,19 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-TILE = 3  # outputs to a side; divides 48, 24, 12 and 6
+TILE = 3  # outputs along a side; divides 48, 24, 12 and 6
 
 
 class _Transforms(NamedTuple):
-    """The matrices of one size of kernel, as rows."""
+    """The matrices for one kernel size, as rows."""
 
     image: Sequence[Sequence[float]]  # B', [points, points]
     kernel: Sequence[Sequence[float]]  # G, [points, taps]
     output: Sequence[Sequence[float]]  # A', [TILE, points]
 
 
-# By the kernel's side. The points are 0, 1, -1, 2 and infinity, or without the 2.
-# Whole numbers up to 4 and kernels divided by 2 and 6 lose less than two digits.
+# By the kernel's side. The points are 0, 1, -1, 2 and infinity, or the same without 2.
+# With integers up to 4, and kernels divided by 2 and 6, less than two digits are lost.
 _TRANSFORMS = {
     3: _Transforms(
         image=(
@@ -60,16 +62,16 @@ _TRANSFORMS = {
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(images: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """A convolution of stride 1 whose output is as large as its input.
+    """A convolution of stride 1 that keeps the size.
 
     Args:
       images: float32 `[B, H, W, I]`.
       kernel: float32 `[r, r, I, O]`, r 2 or 3.
-      before: rows of zeros above and columns of zeros to the left, the rest of r - 1
-        being below and to the right.
+      before: rows of zeros above and columns of zeros to the left; r - 1 - before are
+        below and to the right.
 
     Returns:
-      float32 `[B, H, W, O]`, but for rounding `lax.conv_general_dilated`'s.
+      float32 `[B, H, W, O]`, equal to `lax.conv_general_dilated`'s up to rounding.
     """
     return _forward(images, kernel, before)[0]
 
@@ -88,10 +90,10 @@ def _gradients(
     before: int, saved: tuple[list[jax.Array], jax.Array], grads: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     points, kernel = saved
-    # By the images: a convolution with the kernel turned round.
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    by_images = _forward(grads, turned, len(kernel) - 1 - before)[0]
-    # By the kernel: the three steps from it to the output, each transposed.
+    # With respect to the images: a convolution with the rotated kernel.
+    rotated = kernel[::-1, ::-1].swapaxes(2, 3)
+    by_images = _forward(grads, rotated, len(kernel) - 1 - before)[0]
+    # With respect to the kernel: the three steps to the output, each transposed.
     at_points = _outputs_to_points(grads, len(kernel))
     by_kernel = [
         lax.dot_general(x, g, (((0,), (0,)), ((), ())))
@@ -104,7 +106,7 @@ convolve.defvjp(_forward, _gradients)
 
 
 def _image_to_points(images: jax.Array, taps: int, before: int) -> list[jax.Array]:
-    """B' x B of overlapping tiles: for each point `[B * tiles, I]`."""
+    """B' x B of overlapping tiles: `[B * tiles, I]` for each point."""
     matrix = _TRANSFORMS[taps].image
     _, height, width, _ = images.shape
     down, across = _tiles(height), _tiles(width)
@@ -124,7 +126,7 @@ def _image_to_points(images: jax.Array, taps: int, before: int) -> list[jax.Arra
 def _points_to_outputs(
     points: Sequence[jax.Array], taps: int, shape: tuple[int, int, int]
 ) -> jax.Array:
-    """A' y A of each tile, put together: `[B, H, W, O]` from `[B * tiles, O]` each."""
+    """A' y A of each tile, put together: `[B, H, W, O]`, from `[B * tiles, O]` each."""
     matrix = _TRANSFORMS[taps].output
     batch, height, width = shape
     down, across = _tiles(height), _tiles(width)
@@ -137,12 +139,12 @@ def _points_to_outputs(
         mixed = [_mix(by_row, grid[column::size]) for column in range(size)]
         rows.append(jnp.stack([_mix(by_column, mixed) for by_column in matrix], 3))
     outputs = jnp.stack(rows, 2).reshape(batch, down * TILE, across * TILE, -1)
-    # Else what is done to them is done value by value, with a search for its place.
+    # Without the barrier, XLA fuses later operations and looks up each value's tile.
     return lax.optimization_barrier(outputs[:, :height, :width])
 
 
 def _outputs_to_points(grads: jax.Array, taps: int) -> list[jax.Array]:
-    """A g A' of tiles side by side: for each point `[B * tiles, O]`."""
+    """A g A' of adjacent tiles: `[B * tiles, O]` for each point."""
     matrix = list(zip(*_TRANSFORMS[taps].output, strict=True))
     _, height, width, _ = grads.shape
     down, across = _tiles(height), _tiles(width)
@@ -162,27 +164,27 @@ def _tiles_to_points(
         mixed = _mix(by_row, rows)
         columns = [_every(mixed, 2, start, across) for start in side]
         points += [_mix(by_column, columns) for by_column in matrix]
-    # Else XLA computes them anew, value by value, where they are used.
+    # Without the barrier, XLA computes them again for each use.
     return lax.optimization_barrier([p.reshape(-1, p.shape[-1]) for p in points])
 
 
 def _kernel_to_points(kernel: jax.Array) -> list[jax.Array]:
-    """G w G': for each point `[I, O]`."""
+    """G w G': `[I, O]` for each point."""
     both = _both_axes(len(kernel))
     taps = kernel.reshape(both.shape[1], -1)
-    return list((both @ taps).reshape(-1, *kernel.shape[2:]))
+    return list(jnp.matmul(both, taps).reshape(-1, *kernel.shape[2:]))
 
 
 def _points_to_kernel(points: Sequence[jax.Array], taps: int) -> jax.Array:
     """G' u G: `[r, r, I, O]`."""
     both = _both_axes(taps)
     stacked = jnp.stack(points)
-    kernel = both.T @ stacked.reshape(len(both), -1)
+    kernel = jnp.matmul(both.T, stacked.reshape(len(both), -1))
     return kernel.reshape(taps, taps, *stacked.shape[1:])
 
 
 def _both_axes(taps: int) -> np.ndarray:
-    """What takes a kernel to its points along both axes: `[points**2, taps**2]`."""
+    """G along both axes: `[points**2, taps**2]`."""
     matrix = np.array(_TRANSFORMS[taps].kernel, np.float32)
     return np.kron(matrix, matrix)
 
@@ -192,15 +194,14 @@ def _tiles(side: int) -> int:
 
 
 def _every(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
-    """From `start` every TILE-th slice along an axis, `count` of them."""
+    """`count` slices along an axis: every TILE-th, from `start`."""
     return lax.slice_in_dim(x, start, start + TILE * (count - 1) + 1, TILE, axis)
 
 
 def _mix(factors: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
-    """The weighted sum of some arrays, without products by 0 and 1."""
-    total = None
-    for factor, term in zip(factors, terms, strict=True):
-        if factor:
-            term = term if factor == 1 else factor * term
-            total = term if total is None else total + term
-    return total
+    """The weighted sum of arrays, without multiplications by 0 and 1."""
+    pairs = zip(factors, terms, strict=True)
+    scaled = [
+        term if factor == 1 else factor * term for factor, term in pairs if factor
+    ]
+    return functools.reduce(operator.add, scaled)

@@ -101,7 +101,7 @@ def test_what_is_no_emotion_is_left_out_and_counted(tmp_path, layout):
         f"{name} 1 no face, {name} {eight} none, {name} 1 uncertain"
         for name in ("train", "val")
     )
-    assert contents.notes[0].endswith(f"were left out: {counted}")
+    assert contents.notes[0].endswith(f"are left out: {counted}")
     source = sources.locate(str(root))
     assert source.class_names == (KNOWN if 7 in labels else EMOTIONS)
     assert len(contents.splits["train"].rows) == len(source.class_names)
@@ -270,7 +270,7 @@ def test_numbered_folders_are_affectnet_s_only_by_the_root_s_name(tmp_path, name
     assert source.description == "faces/ (folder)"
     contents = read_source(source)
     (note,) = contents.notes
-    assert "classes are numbers" in note and "affectnet in the name" in note
+    assert "classes are numbers" in note and "affectnet into the name" in note
     own = with_folders(tmp_path / "Manual-AFFECTNET", names=names)
     assert sources.locate(str(own)).class_names == KNOWN
 
@@ -289,7 +289,7 @@ def test_emotions_that_train_lacks_are_refused(tmp_path):
     np.save(root / "val_set/annotations/3_exp.npy", "7")
     refused(root, "contempt images in val but none in train")
     with_annotations(tmp_path / "b", labels=[3])
-    refused(tmp_path / "b", "1 of AffectNet's emotions, expected at least two")
+    refused(tmp_path / "b", "train images of 1 classes, expected at least two")
 
 
 def test_notes_are_kept_with_what_is_prepared(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def test_what_is_missing_as_a_whole_is_told(tmp_path):
     (tmp_path / "a/basic/Image/aligned").rename(tmp_path / "a/basic/Image/original")
     refused(tmp_path / "a", "has no folder Image/aligned", "aligned.zip")
     write(tmp_path / "b", train=0)
-    refused(tmp_path / "b", "no Training rows")
+    refused(tmp_path / "b", "train images of 0 classes")
     labels_of(tmp_path / "b").unlink()
     refused(tmp_path / "b", "RAF-DB or AffectNet as shipped")
 

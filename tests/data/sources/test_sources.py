@@ -388,7 +388,7 @@ def test_two_names_for_one_emotion_are_merged_and_other_classes_are_sorted(tmp_p
 def test_a_class_that_train_lacks_is_refused_by_name(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"])
     write_folder(tmp_path, "test", ["happy", "contempt"])
-    refused(tmp_path, "contempt", "that train lacks", "happy or sad")
+    refused(tmp_path, "contempt images in test but none in train", "happy or sad")
 
 
 def test_a_folder_without_val_is_read_as_it_is(tmp_path):
@@ -410,7 +410,7 @@ def test_one_class_or_none_is_refused(tmp_path):
     write_folder(tmp_path, "train", ["happy"])
     refused(tmp_path, "at least two")
     (tmp_path / "b/train").mkdir(parents=True)
-    refused(tmp_path / "b", "holds 0 class folders")
+    refused(tmp_path / "b", "train images of 0 classes")
 
 
 def test_files_that_are_no_images_are_ignored_but_not_an_empty_class(tmp_path):

@@ -14,7 +14,7 @@ from fer_jax import config
 from fer_jax.batch.plan import RECIPES
 from fer_jax.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASELINE = {
     "name": "baseline",
     "training.epochs": 30,
@@ -254,11 +254,11 @@ def test_more_errors_than_the_first_are_counted(write):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "holds nothing"),
-        ("# only a comment\n", "holds nothing"),
-        ("just text", "holds str"),
-        ("- a\n- b\n", "holds list"),
-        ("42", "holds int"),
+        ("", "contains nothing"),
+        ("# only a comment\n", "contains nothing"),
+        ("just text", "contains str"),
+        ("- a\n- b\n", "contains list"),
+        ("42", "contains int"),
         ("a: [1,", "not valid YAML"),
         ("a:\n\tb: 1\n", "line 2"),
         ("a: 1\n---\nb: 2\n", "not valid YAML"),
@@ -534,7 +534,7 @@ def test_any_bytes_are_loaded_or_refused_in_one_line(folder, content):
         (["data.crop_size=60"], "data.crop_size is 60; expected 0 or 16 to data.image"),
         (["data.crop_size=8"], "data.crop_size is 8; expected 0 or 16"),
         (["training.start_size=50"], "training.start_size is 50; expected 0 or 16 to"),
-        (["data.crop_size=40", "training.start_size=44"], "sees in the end, 40"),
+        (["data.crop_size=40", "training.start_size=44"], "sees at full size, 40"),
     ],
 )
 def test_sizes_that_contradict_one_another_are_refused(items, says):

@@ -1,0 +1,41 @@
+"""An experiment as a checked value, and the YAML files it is read from."""
+
+from fer_jax.config.files import dump, load, parse
+from fer_jax.config.schema import (
+    RARE,
+    Asks,
+    Augmentation,
+    Config,
+    Data,
+    Evaluation,
+    Loss,
+    Model,
+    Training,
+    validate,
+)
+from fer_jax.config.settings import (
+    compared_settings,
+    differing_keys,
+    flatten,
+    with_current_names,
+)
+
+__all__ = [
+    "RARE",
+    "Asks",
+    "Augmentation",
+    "Config",
+    "Data",
+    "Evaluation",
+    "Loss",
+    "Model",
+    "Training",
+    "compared_settings",
+    "differing_keys",
+    "dump",
+    "flatten",
+    "load",
+    "parse",
+    "validate",
+    "with_current_names",
+]
