@@ -407,6 +407,7 @@ def session_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("fer2013")
 
 
+@pytest.mark.slow  # unpacks and checks 32,298 rows
 @pytest.mark.skipif(
     not (FER2013 / "fer2013.csv.xz").exists(), reason="needs ../shared/fer2013"
 )
