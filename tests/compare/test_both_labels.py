@@ -125,7 +125,9 @@ def test_the_terminal_has_a_row_for_each_label_set(both):
 
 
 def test_a_run_without_votes_has_no_other_scores(finished_run):
-    with pytest.raises(UserError, match="has no scores by agreed: it was trained without FER"):
+    with pytest.raises(
+        UserError, match="no scores by agreed: it was trained without FER"
+    ):
         load_runs(finished_run[0].parents[1], labels="agreed")
 
 
