@@ -143,7 +143,7 @@ def evaluation(*, batch: int, image_size: int, images: int) -> Task:
 def prediction(*, image_size: int, repeats: int) -> Task:
     """Logits of one image at a time, from uint8 to the host's memory."""
     setup = _setup(1, image_size, 256)
-    state, pixels = setup.state, setup.images["train"]
+    state, pixels = setup.state, jnp.asarray(setup.images["train"])
     first = jnp.zeros(1, jnp.int32)
 
     def run_round() -> tuple[int, dict[str, float]]:

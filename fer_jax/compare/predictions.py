@@ -22,8 +22,17 @@ class Predictions:
 
     labels: np.ndarray  # int `[N]`, the true classes
     image_ids: np.ndarray  # int `[N]`, equal for identical images
-    classes: np.ndarray  # int `[R, N]`, the predicted classes
-    confidence: np.ndarray  # float64 `[R, N]`, the predicted classes' probabilities
+    probabilities: np.ndarray  # float64 `[R, N, C]`
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The predicted classes, int `[R, N]`."""
+        return self.probabilities.argmax(axis=2)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The predicted classes' probabilities, float64 `[R, N]`."""
+        return self.probabilities.max(axis=2)
 
     def repeated(self) -> int:
         """How many images have an identical one before them."""
@@ -51,8 +60,7 @@ def load_predictions(runs: Sequence[FinishedRun], split: str) -> Predictions:
     return Predictions(
         labels=first["labels"],
         image_ids=first["image_ids"],
-        classes=logits.argmax(axis=2),
-        confidence=softmax(logits, axis=2).max(axis=2),
+        probabilities=softmax(logits, axis=2),
     )
 
 

@@ -1,18 +1,12 @@
-"""The configs of an ablation, and the table of what each change did."""
+"""The configs of an ablation: a recipe, and the same with one change each."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_jax import config as config_lib
-from fer_jax.compare import FinishedRun, summarise
-from fer_jax.compare.summary import Experiment
-from fer_jax.compare.wording import verdict, with_interval
 from fer_jax.config import Config, compared_settings, flatten
 from fer_jax.models import MODELS
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
-
-COLUMNS = ("change", "n", "fold", "difference", "val", "difference", "time", "result")
 
 
 def ablation_configs(config: Config, *, small: bool) -> list[Config]:
@@ -105,30 +99,3 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         target = values[section[0]] if section else values
         target[last] = value
     return config_lib.validate(values, f"the ablation {values['name']}")
-
-
-def result_rows(finished: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
-    """The table of an ablation, the most accurate on the fold first.
-
-    Returns:
-      rows under `COLUMNS`: accuracies in %, differences from the baseline in points
-      with 95 % intervals, the time as a multiple of the baseline's, and the result of
-      the permutation test on the fold's images after Holm's correction.
-    """
-    fold, val = (summarise(finished, split, "accuracy") for split in ("val", "test"))
-    on_val = {each.name: each for each in val.experiments}
-    base = next(each for each in fold.experiments if each.name == "baseline")
-    rows: list[tuple[str, ...]] = []
-    for each in fold.experiments:
-        row = [each.name, str(len(each.runs))]
-        for experiment in (each, on_val[each.name]):
-            accuracy = f"{100 * experiment.mean('accuracy'):.1f}"
-            tested = experiment.versus.get("accuracy")
-            row += [accuracy, with_interval(tested, signed=True) if tested else ""]
-        row.append(f"{_mean_seconds(each) / _mean_seconds(base):.2f}")
-        rows.append((*row, verdict(each.versus["accuracy"]) if each.versus else ""))
-    return rows
-
-
-def _mean_seconds(experiment: Experiment) -> float:
-    return statistics.mean(run.timing["wall_s"] for run in experiment.runs)

@@ -52,9 +52,8 @@ def state_dict(layers, stem=8, channels=3):
 
 
 def tiny(layers, channels=3, **options):
-    options = {"num_classes": 7, "dropout": 0.0, "dtype": jnp.float32} | options
-    arch = f"resnet{layers}_imagenet"
-    return models.create(arch, INIT, channels=channels, width=0.125, **options)
+    options = {"num_classes": 7, "channels": channels, "width": 0.125} | options
+    return models.create(f"resnet{layers}_imagenet", INIT, models.Options(**options))
 
 
 def saved(path, tensors):
