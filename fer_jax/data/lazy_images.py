@@ -27,7 +27,7 @@ class StoredImages:
     """N images in the records of a prepared copy; safe to share among threads.
 
     Attributes:
-      source: maps a record number to the bytes of its images; grain's data source.
+      source: maps a record number to its "images", uint8 `[block, S, S, C]`.
       slots: int32 `[N]`, the position of each image if every record were full:
         record number times `block` plus the position in the record.
       block: how many images a full record holds.
@@ -85,8 +85,7 @@ class StoredImages:
 
     def _record(self, number: int, places: np.ndarray) -> np.ndarray:
         try:
-            pixels = np.frombuffer(self.source[number], np.uint8)
-            return pixels.reshape(-1, *self.image_shape)[places]
+            return self.source[number]["images"][places]
         except Exception as error:  # each layer below raises its own kinds
             reason = " ".join(str(error).split())[:100]
             raise UserError(
