@@ -244,7 +244,7 @@ def test_export_refuses_other_suffixes_and_missing_folders(tmp_path):
     args = ["--runs_dir", str(tmp_path), "--export"]
     with pytest.raises(UserError, match=r"writes \.csv, .*x\.xlsx has another suffix"):
         main([*args, str(tmp_path / "x.xlsx")])
-    with pytest.raises(UserError, match="there is no folder .*nowhere"):
+    with pytest.raises(UserError, match="the folder .*nowhere does not exist"):
         main([*args, str(tmp_path / "nowhere" / "x.csv")])
 
 
