@@ -151,14 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sort", choices=SORTS, default="macro_f1", help="order (macro_f1)")
     add("--baseline", metavar="NAME", help=f"what to compare with ({BASELINE})")
-    one_view = parser.add_mutually_exclusive_group()
-    one_view.add_argument(
-        "--experiment",
-        nargs=2,
-        metavar=("A", "B"),
-        help="two experiments, or two runs as baseline/seed_42, in depth",
-    )
-    one_view.add_argument("--emotion", metavar="NAME", help="one emotion in depth")
+    _add_views(parser)
     add(
         "--export",
         type=Path,
@@ -169,9 +162,6 @@ def _parser() -> argparse.ArgumentParser:
         "may repeat",
     )
     add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
-    one_view.add_argument(
-        "--watch", action="store_true", help="show it again as runs finish"
-    )
     add(
         "--mixed",
         action="store_true",
@@ -190,6 +180,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-color", action="store_true", help="no colours")
     return parser
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of which one at most can be given."""
+    one_view = parser.add_mutually_exclusive_group()
+    one_view.add_argument(
+        "--experiment",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two experiments, or two runs as baseline/seed_42, in depth",
+    )
+    one_view.add_argument("--emotion", metavar="NAME", help="one emotion in depth")
+    one_view.add_argument(
+        "--watch", action="store_true", help="show it again as runs finish"
+    )
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -49,14 +49,7 @@ def build(
         for other in (*summaries.values(), summary)
         for each in other.experiments
     }
-    labels = {
-        summary.label(e) for e in summary.experiments if e.name == summary.baseline
-    }
-    data = [
-        {"mark": summary.marks.get(fingerprint, ""), "fingerprint": fingerprint}
-        | {key: facts[key] for key in ("description", "source", "notes")}
-        for fingerprint, facts in data_sets(runs).items()
-    ]
+    base = [each for each in summary.experiments if each.name == summary.baseline]
     return plain(
         {
             "title": f"fer_jax: {len(summary.experiments)} experiments",
@@ -65,8 +58,8 @@ def build(
             "version": __version__,
             "split": split,
             "emotions": summary.emotions,
-            "baseline": min(labels, default=None),
-            "data": data,
+            "baseline": summary.label(base[0]) if base else None,
+            "data": _data(summary, runs),
             "experiments": [
                 _experiment(label, each, summary) for label, each in experiments.items()
             ],
@@ -81,6 +74,14 @@ def build(
             "splits": {name: _split(each) for name, each in summaries.items()},
         }
     )
+
+
+def _data(summary: Summary, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    return [
+        {"mark": summary.marks.get(fingerprint, ""), "fingerprint": fingerprint}
+        | {key: facts[key] for key in ("description", "source", "notes")}
+        for fingerprint, facts in data_sets(runs).items()
+    ]
 
 
 def notes(summary: Summary) -> list[str]:

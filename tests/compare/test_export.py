@@ -178,7 +178,7 @@ def test_other_suffixes_are_refused_before_reading(tmp_path, name):
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "x.csv").mkdir()
-    with pytest.raises(UserError, match="that is a folder"):
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
         main(["--export", str(tmp_path / "x.csv")])
 
 
@@ -242,9 +242,9 @@ def test_csv_leaves_out_runs_without_the_split(tmp_path):
 def test_export_refuses_other_suffixes_and_missing_folders(tmp_path):
     write(tmp_path, make_result("a", 1))
     args = ["--runs_dir", str(tmp_path), "--export"]
-    with pytest.raises(UserError, match=r"writes \.csv, .* and .*x\.xlsx does not end"):
+    with pytest.raises(UserError, match=r"writes \.csv, .*x\.xlsx has another suffix"):
         main([*args, str(tmp_path / "x.xlsx")])
-    with pytest.raises(UserError, match="there is no folder .*nowhere"):
+    with pytest.raises(UserError, match="the folder .*nowhere does not exist"):
         main([*args, str(tmp_path / "nowhere" / "x.csv")])
 
 

@@ -70,7 +70,7 @@ def test_no_runs_says_what_to_do(tmp_path):
 def test_a_cut_off_result_is_named(tmp_path, content):
     path = write(tmp_path, make_result("a", 1)) / "result.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"a/seed_1/result.json is cut off"):
+    with pytest.raises(UserError, match=r"a/seed_1/result.json is not valid JSON"):
         load_runs(tmp_path)
 
 
