@@ -70,8 +70,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            "PyTorch is not installed, and the benchmark compares with it; install it "
-            "with pip install -e '.[bench]'"
+            "PyTorch is not installed; install it with pip install -e '.[bench]'"
         )
     return args
 

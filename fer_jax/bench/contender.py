@@ -51,10 +51,10 @@ def val_count(train_count: int) -> int:
 def serve(
     connection: Connection, module: str, task: str, settings: Mapping[str, Any]
 ) -> None:
-    """Sets a task up and runs a round per message; sends measurements or an error.
+    """Sets a task up at the first message, and runs a round at each other one.
 
-    The task is a function of the module that returns a `Task`; the settings are its
-    keyword arguments.
+    It answers with measurements, or with an error as text. The task is a function of
+    the module that returns a `Task`; the settings are its keyword arguments.
     """
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries print would be mixed with the tables
@@ -64,6 +64,7 @@ def serve(
     # Neither side reuses programs compiled earlier.
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     try:
+        connection.recv()
         started = time.perf_counter()
         run_round, info = getattr(importlib.import_module(module), task)(**settings)
         connection.send({"setup_s": time.perf_counter() - started} | info)

@@ -82,7 +82,7 @@ def contest(
 def _process(contender: Contender) -> Iterator[Callable[[], dict[str, Any]]]:
     """Starts a contender; yields a function that returns its next measurements.
 
-    The first call waits for the set-up; each other one requests a round.
+    The first call sets the task up, and each other one runs a round.
     """
     module, task, settings, _ = contender
     context = multiprocessing.get_context("spawn")
@@ -90,14 +90,11 @@ def _process(contender: Contender) -> Iterator[Callable[[], dict[str, Any]]]:
     process = context.Process(target=serve, args=(its, module, task, settings))
     process.start()
     its.close()
-    is_set_up = False
 
     def request() -> dict[str, Any]:
-        nonlocal is_set_up
         try:
-            if is_set_up:
-                ours.send("round")
-            is_set_up, answer = True, ours.recv()
+            ours.send("next")
+            answer = ours.recv()
         except (EOFError, OSError):
             process.join()
             answer = f"its process ended with exit code {process.exitcode}"
