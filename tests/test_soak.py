@@ -28,9 +28,9 @@ def test_streaming_needs_little_memory():
 
 
 def test_memory_is_bounded_whatever_the_size_of_the_set():
-    # All images compared with all, or held at once, take 200 MB more.
+    # All images held at once would take 200 MB more.
     done = soak("million.py", "--images", 20_000, "--tenth", "--read_s", 0.5,
                 "--only", "prepare", "--only", "read", "--only", "audit",
-                "--all_pairs", 1000, "--at_once", 1000, "--grow_mb", 130)  # fmt: skip
+                "--at_once", 1000, "--grow_mb", 130)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "in_cells 1.00" in done.stdout
+    assert "near_percent" in done.stdout

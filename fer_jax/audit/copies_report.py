@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fer_jax.audit import contact_sheet
 from fer_jax.data import Dataset
-from fer_jax.data.duplicates.audit import IN_CELLS, Audit
+from fer_jax.data.duplicates.audit import Audit
 from fer_jax.data.lazy_images import concatenate, read_pixels
 from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.system.console import plain_table
@@ -134,8 +134,6 @@ class CopiesReport:
         console.print(table)
         if skipped := sum(facts["skipped"].values()):
             console.print(f"{skipped:,} bad rows or images were dropped before")
-        if facts["approximate"]:
-            console.print(IN_CELLS, style="yellow")
         if not facts["complete"]:
             console.print(
                 "there are more similar pairs than were compared: near copies may be "
@@ -172,7 +170,6 @@ def summarize(found: Audit) -> dict[str, Any]:
         "copies": copies,
         "conflicts": conflicts,
         "complete": found.copies.complete,
-        "approximate": found.copies.in_cells,
     }
 
 

@@ -6,8 +6,7 @@ Random images are copied with each transformation, alone and combined, and appen
 output says how many copies were found, by transformation, and how many pairs join a
 planted copy with an image that is not linked to its original. `--sheets FOLDER` draws
 the pairs of two originals side by side, the least similar first; it shows the data set,
-so keep it out of repositories. `--cells` searches again as among very many images, and
-says how many of the first search's pairs that finds.
+so keep it out of repositories.
 """
 
 import argparse
@@ -223,20 +222,6 @@ def search(every, near):
     return copies
 
 
-def compare(every, near, copies):
-    """The search in cells beside the whole one: which of its pairs are found."""
-    from fer_jax.data.duplicates import candidates
-
-    whole = set(map(tuple, copies.pairs.tolist()))
-    candidates.ALL_PAIRS = 0
-    fewer = search(every, near)
-    found = set(map(tuple, fewer.pairs.tolist()))
-    share = 100 * len(whole & found) / max(len(whole), 1)
-    print(f"in cells {len(whole & found):,} of {len(whole):,} near pairs are found, ")
-    print(f"{share:.1f} %, and {len(found - whole)} others")
-    return fewer
-
-
 def main(argv=None):
     """The command line; 0 if 99 % of the planted copies are found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -245,9 +230,6 @@ def main(argv=None):
     parser.add_argument("--images", type=int, help="take so many, drawn at random")
     parser.add_argument("--near", type=float, help="another least correlation")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--cells", action="store_true", help="judge the search in cells by the whole"
-    )
     parser.add_argument("--sheets", type=Path, help="a folder for pictures of pairs")
     args = parser.parse_args(argv)
 
@@ -263,8 +245,6 @@ def main(argv=None):
     planted, names = plant(images, sources, rng)
     every = np.concatenate([images, planted])
     copies = search(every, args.near)
-    if args.cells:
-        copies = compare(every, args.near, copies)
     correlation = found_at(copies, sources, count)
     report(names, correlation)
     own, others = unexplained(copies, sources, count)

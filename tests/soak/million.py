@@ -87,7 +87,7 @@ def load(args: argparse.Namespace) -> Any:
     from fer_jax.data.records import Source, digest
     from fer_jax.data.sources import locate as sources
 
-    def read(source, image_size, channels, problems, advance):
+    def read(source, shape, problems, advance):
         return generated(args.images, args.image_size)
 
     key = digest("million", args.images, args.image_size)
@@ -162,8 +162,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     from fer_jax import config
     from fer_jax.system.compilation_cache import keep_compiled
     from fer_jax.system.memory import keep_memory, return_memory
-    from fer_jax.training import setup as experiment
-    from fer_jax.training.step import zero_sums
+    from fer_jax.training.setup import build_setup
 
     keep_memory()
     keep_compiled()
@@ -172,8 +171,8 @@ def train(args: argparse.Namespace) -> dict[str, float]:
         *("training.epochs=1", "data.stream=always"),
     )
     settings = config.load(ROOT / "configs/baseline.yaml", settings)
-    parts = experiment.build(settings, load(args))
-    now, batches = (parts.state, zero_sums(len(parts.labels))), iter(parts.batches)
+    parts = build_setup(settings, load(args))
+    now, batches = (parts.state, parts.init_metrics()), iter(parts.batches)
 
     def take(steps: int, drawn: Any) -> tuple[float, float]:
         """Seconds for so many steps, and how many of them went by waiting."""
@@ -184,7 +183,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
             indices, images = drawn()
             waited += time.monotonic() - asked
             images, indices = jax.device_put((images[None], indices[None]))
-            now = parts.train_step(*now, images, parts.labels, indices)
+            now = parts.train_step(*now, (images, parts.labels), indices)
             jax.block_until_ready(now)
         return time.monotonic() - started, waited
 
@@ -207,8 +206,7 @@ def audit(args: argparse.Namespace) -> dict[str, float]:
     from fer_jax.data.duplicates import candidates
     from fer_jax.data.duplicates import search as duplicates
 
-    candidates.ALL_PAIRS = args.all_pairs or candidates.ALL_PAIRS
-    candidates._ASKED = args.at_once or candidates._ASKED
+    candidates._AT_ONCE = args.at_once or candidates._AT_ONCE
     duplicates._HELD = args.at_once or duplicates._HELD
     dataset = load(args)
     started, cpu = time.monotonic(), time.process_time()
@@ -231,7 +229,6 @@ def audit(args: argparse.Namespace) -> dict[str, float]:
         "near_percent": 100 * np.mean(near),
         "near_pairs": len(known),
         "least": copies.least,
-        "in_cells": copies.in_cells,
     }
 
 
@@ -249,7 +246,7 @@ def measure_all(args: argparse.Namespace, count: int, folder: Path) -> dict[str,
     pixels = count * args.image_size**2 / 1e6
     print(f"{count:,} images of {args.image_size}, {pixels:,.0f} MB of pixels")
     cache = folder / f"{count}"
-    names = ("image_size", "steps", "read_s", "all_pairs", "at_once")
+    names = ("image_size", "steps", "read_s", "at_once")
     options = {"images": count} | {name: getattr(args, name) for name in names}
     return {
         part: run_part(__file__, part, options, cache)
@@ -289,7 +286,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--most_mb", type=float, default=2000)
     parser.add_argument("--tenth", action="store_true")
     parser.add_argument("--grow_mb", type=float, default=1000)
-    parser.add_argument("--all_pairs", type=int, help="in place of the audit's limit")
     parser.add_argument("--at_once", type=int, help="images that the audit holds then")
     parser.add_argument("--only", action="append", choices=PARTS)
     parser.add_argument("--keep", type=Path)

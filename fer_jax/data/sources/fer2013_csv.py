@@ -136,11 +136,9 @@ def _open_csv(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
         ) from None
 
 
-def _unpacked(
-    path: Path, raw: IO[bytes], start: bytes, stack: ExitStack
-) -> IO[bytes] | gzip.GzipFile:
+def _unpacked(path: Path, raw: IO[bytes], start: bytes, stack: ExitStack) -> IO[bytes]:
     if start.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=raw)
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
     if start.startswith(b"\xfd7zXZ\0"):
         return lzma.open(raw)
     if start.startswith(b"BZh"):

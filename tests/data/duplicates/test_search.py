@@ -1,5 +1,7 @@
 """Copies among images: what is found, what is not, and what is told of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from fer_jax.data.duplicates import candidates
 from fer_jax.data.duplicates import search as duplicates
+from fer_jax.data.duplicates.cells import Cells
+from fer_jax.data.duplicates.filters import luma
 from fer_jax.data.sources import drawn_faces as embedded
 
 ORIGINALS, PLANTED = 400, 12 * len(TRANSFORMATIONS)
@@ -53,10 +57,10 @@ def noise(count, side, rng):
 def test_luma_is_that_of_pillow():
     colours = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
     expected = [np.asarray(Image.fromarray(image).convert("L")) for image in colours]
-    np.testing.assert_array_equal(duplicates.luma(colours), expected)
+    np.testing.assert_array_equal(luma(colours), expected)
     grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    np.testing.assert_array_equal(duplicates.luma(grey), grey[..., 0])
-    np.testing.assert_array_equal(duplicates.luma(grey.repeat(3, 3)), grey[..., 0])
+    np.testing.assert_array_equal(luma(grey), grey[..., 0])
+    np.testing.assert_array_equal(luma(grey.repeat(3, 3)), grey[..., 0])
 
 
 def test_in_colour_exact_copies_agree_in_all_channels_and_near_ones_in_luma(faces):
@@ -207,10 +211,30 @@ def test_none_one_and_two(faces, count):
 
 def test_the_same_on_every_call(planted):
     images, _, _, copies = planted
-    again = duplicates.find(images)
-    for name in ("exact", "pairs", "correlation", "mirrored", "scale", "shift"):
-        np.testing.assert_array_equal(getattr(copies, name), getattr(again, name))
-    assert copies.least == again.least
+    assert_same(duplicates.find(images), copies)
+
+
+def assert_same(one, two):
+    for field in dataclasses.fields(one):
+        mine, theirs = getattr(one, field.name), getattr(two, field.name)
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_cells_find_what_comparing_all_pairs_finds(planted, monkeypatch):
+    images, _, _, copies = planted
+    monkeypatch.setattr(Cells.__init__, "__defaults__", (10**6,))
+    every = duplicates.find(images)
+    mine, all_pairs = (set(map(tuple, c.pairs.tolist())) for c in (copies, every))
+    assert mine <= all_pairs and len(mine) > 0.99 * len(all_pairs)
+
+
+def test_working_in_parts_changes_nothing(planted, monkeypatch):
+    images, _, _, copies = planted
+    monkeypatch.setattr(duplicates, "_HELD", 256)
+    monkeypatch.setattr(candidates, "_AT_ONCE", 100)
+    in_parts = duplicates.find(images)
+    np.testing.assert_array_equal(in_parts.pairs, copies.pairs)
+    np.testing.assert_allclose(in_parts.correlation, copies.correlation, atol=1e-5)
 
 
 def test_exact_is_what_sorting_says(planted):
