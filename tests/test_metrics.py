@@ -31,7 +31,7 @@ def labelled(draw):
 
 
 @given(labelled())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_all_scores_are_those_of_scikit_learn(case):
     classes, labels, predictions = case
     every = list(range(classes))

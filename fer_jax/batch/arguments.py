@@ -42,6 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/run_batch", description="Train many experiments, with many seeds."
     )
+    _add_plan(parser)
+    _add_switches(parser)
+    _add_slurm(parser)
+    return parser
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--filter",
@@ -86,6 +93,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="start no run that is expected to end more than MINUTES after the batch "
         "began, judged by the finished runs; without any, runs start in any case",
     )
+
+
+def _add_switches(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--dry-run", action="store_true", help="only show the plan")
     add("--yes", action="store_true", help="do not ask before starting")
     add("--force", action="store_true", help="repeat finished and half-done runs")
@@ -101,8 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare the runs that are finished so far; start none",
     )
-    _add_slurm(parser)
-    return parser
 
 
 def _add_slurm(parser: argparse.ArgumentParser) -> None:

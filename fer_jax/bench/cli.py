@@ -55,12 +55,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--only", choices=PARTS, action="append", help="run this part; may be repeated")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
-    add(
-        "--rounds",
-        type=int,
-        default=7,
-        help="rounds of each contender (7); the part epoch runs a third of them",
-    )
+    add("--rounds", type=int, default=7, help="rounds (7); of epochs a third as many")
     add("--batch", type=int, default=128, help="batch size (128)")
     add("--image_size", type=int, default=48, help="side of the images (48)")
     add("--images", type=int, default=28_709, help="images in an epoch (28,709)")

@@ -80,10 +80,9 @@ def contest(
 
 @contextlib.contextmanager
 def _process(contender: Contender) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Starts a contender; yields a function that returns the next measurements.
+    """Starts a contender; yields a function that returns its next measurements.
 
-    The first call waits for the set-up, each other one requests a round. A RuntimeError
-    gives the reason if the contender fails.
+    The first call waits for the set-up; each other one requests a round.
     """
     module, task, settings, _ = contender
     context = multiprocessing.get_context("spawn")

@@ -12,8 +12,7 @@ from fer_jax.bench.contest import Contender, Outcome, Score, contest
 
 OURS = "fer_jax.bench.ours"
 TORCH_TASKS, TORCH_EPOCH = "fer_jax.bench.torch_tasks", "fer_jax.bench.torch_epoch"
-# A part's figures under its name, and `ratio_<part>`: how many times as good fer_jax is
-# as the best PyTorch contender.
+# A part's figures, and `ratio_<part>`: fer_jax's figure over that of PyTorch's best.
 Report = dict[str, Any]
 
 
@@ -61,9 +60,8 @@ def _worker_counts() -> list[int]:
 def pipeline(options: Options) -> Report:
     """Augmented batches on the device, without a network."""
     settings = {"batch": options.batch, "image_size": options.image_size, "batches": 8}
-    contenders = {
-        "fer_jax": Contender(OURS, "augmentation", settings | {"images": 4096})
-    }
+    ours = settings | {"images": 4096}
+    contenders = {"fer_jax": Contender(OURS, "augmentation", ours)}
     for workers in _worker_counts():
         contenders[f"DataLoader, {workers} workers"] = Contender(
             TORCH_EPOCH, "loader", settings | {"workers": workers}
@@ -88,8 +86,8 @@ def prediction(options: Options) -> Report:
 
 def epoch(options: Options) -> Report:
     """Whole epochs, and how their time is spent."""
-    settings = {"batch": options.batch, "image_size": options.image_size}
-    settings["images"] = options.images
+    settings = {"image_size": options.image_size, "images": options.images}
+    settings["batch"] = options.batch
     workers = _best_workers(settings)
     theirs = settings | {"workers": workers}
     contenders = {

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Head(nn.Module):
-    """Averages over a grid of cells, then a linear layer with seven outputs."""
+    """Average pooling to a grid of cells, and a linear layer with seven outputs."""
 
     def __init__(self, width: int, grid: int = 1):
         super().__init__()

@@ -62,11 +62,9 @@ class Training:
         kernels = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": kernels, "weight_decay": 0.05},
-                {"params": others, "weight_decay": 0.0},
-            ],
+            [{"params": kernels}, {"params": others, "weight_decay": 0.0}],
             lr=3e-4,
+            weight_decay=0.05,
             fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(

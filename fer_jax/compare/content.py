@@ -91,9 +91,9 @@ def notes(summary: Summary) -> list[str]:
         "images, and identical images are resampled together. Seeds enter by Student's "
         "t with their pooled spread, or an experiment's own where that is larger.",
         "p is of a permutation test that swaps two experiments' predictions image by "
-        "image and adds the seeds' spread; of accuracy with one seed each, McNemar's "
-        "exact test. p (Holm) is corrected for all experiments, and by emotion for "
-        "all emotions as well; different scores are not corrected for each other.",
+        "image and adds the seeds' spread; of accuracy with one seed each, of the "
+        "exact McNemar test. p (Holm) is corrected for all experiments, and by emotion "
+        "for all emotions as well; different scores are not corrected for each other.",
         "Detectable is the minimum detectable effect: the true difference that such a "
         f"test finds with {100 * statistics.POWER:.0f} % power after the correction.",
         "Macro F1 and balanced accuracy average over the emotions that have images.",

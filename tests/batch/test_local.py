@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 import types
@@ -88,6 +89,17 @@ def test_a_run_in_a_folder_that_is_held_is_left_to_its_holder(
     assert made.run() == 0
     assert events(tmp_path)[1:] == [("left to another process", "the disk is full")]
     assert f"{job.label}: finished in another process" in capsys.readouterr().out
+
+
+def test_a_signal_is_passed_on_and_stops_the_batch(batch, tmp_path, capsys):
+    """Whether it comes to the batch, or to the run alone."""
+    saves = "import os, signal, sys, time\n"
+    saves += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + 15))\n"
+    tells = f"{saves}os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    for script in (tells, "import sys; sys.exit(128 + 15)"):
+        assert batch(script).run() == 128 + signal.SIGTERM
+        assert events(tmp_path)[-1] == ("interrupted", None)
+        assert "batch stopped; the same command" in capsys.readouterr().out
 
 
 def test_the_budget_begins_when_the_batch_runs(batch, tmp_path, monkeypatch):

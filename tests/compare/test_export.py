@@ -1,24 +1,24 @@
 import json
 import re
+import stat
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_runs import OTHER, make_config, make_many, make_result, write
 
-from fer_jax.compare import main, statistics
+from fer_jax.compare import main
 from fer_jax.compare.export import to_html, to_latex, to_markdown
 from fer_jax.compare.layout import Sheet
+from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 
 HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], "lr", [["x_1 & {y}", "<script>"]])
 
 
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    monkeypatch.setattr(statistics, "DRAWS", 300)
-    monkeypatch.setattr(statistics, "MIN_DRAWS", 300)
-    monkeypatch.setattr(statistics, "MAX_DRAWS", 300)
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +188,78 @@ def test_the_report_is_written_from_the_same_content(many, tmp_path):
     text = path.read_text("utf-8")
     assert text.lower().startswith("<!doctype html>") and "loss_focal" in text
     assert len(text) < 5_000_000
+
+
+# --- one row per run
+
+
+def test_csv_round_trip(tmp_path):
+    results = [make_result(name, seed) for name in ("a", "b") for seed in (1, 2)]
+    for result in results:
+        write(tmp_path / "runs", result)
+    path = tmp_path / "results.csv"
+    path.write_text("old")
+    save(tmp_path / "runs", path, "--split", "test")
+    frame = pd.read_csv(path)
+    assert list(frame["name"]) == ["a", "a", "b", "b"]
+    for (_, cells), result in zip(frame.iterrows(), results, strict=True):
+        test = result["test"]
+        assert cells["split"] == "test"
+        assert cells["seed"] == cells["training.seed"] == result["seed"]
+        assert cells["training.lr"] == 3e-4
+        assert cells["augmentation.horizontal_flip"]
+        assert cells["loss"] == test["loss"]  # the metric; the config's are loss.*
+        assert cells["loss.type"] == "ce"
+        assert cells["macro_f1"] == test["macro_f1"]
+        for emotion in EMOTIONS:
+            for metric, value in test["per_class"][emotion].items():
+                assert cells[f"{metric}_{emotion}"] == value
+        assert cells["selection_split"] == "val"
+        assert cells["selection_epoch"] == result["selection"]["epoch"]
+        assert cells["data_fingerprint"] == "0123456789abcdef"
+        assert cells["parameters"] == 700_000
+        assert cells["device"] == "cpu"
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["results.csv"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o044  # others may read it as usual
+
+
+def test_csv_keeps_config_keys_that_are_named_like_a_metric(tmp_path):
+    config = make_config() | {"accuracy": "high"}
+    write(tmp_path, make_result("a", 1, config=config))
+    save(tmp_path, tmp_path / "x.csv")
+    frame = pd.read_csv(tmp_path / "x.csv")
+    assert frame.at[0, "config.accuracy"] == "high"
+    assert frame.at[0, "accuracy"] < 1
+
+
+def test_csv_leaves_out_runs_without_the_split(tmp_path):
+    write(tmp_path, make_result("a", 1))
+    write(tmp_path, make_result("a", 2, test=False))
+    save(tmp_path, tmp_path / "x.csv", "--split", "test")
+    assert list(pd.read_csv(tmp_path / "x.csv")["seed"]) == [1]
+
+
+def test_export_refuses_other_suffixes_and_missing_folders(tmp_path):
+    write(tmp_path, make_result("a", 1))
+    args = ["--runs_dir", str(tmp_path), "--export"]
+    with pytest.raises(UserError, match=r"writes \.csv, .* and .*x\.xlsx does not end"):
+        main([*args, str(tmp_path / "x.xlsx")])
+    with pytest.raises(UserError, match="there is no folder .*nowhere"):
+        main([*args, str(tmp_path / "nowhere" / "x.csv")])
+
+
+def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
+    write(tmp_path / "runs", make_result("a", 1))
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+    write_text = Path.write_text
+
+    def fail(self, text, **options):
+        write_text(self, text[:100], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(UserError, match=r"x\.csv cannot be written: No space left"):
+        save(tmp_path / "runs", path)
+    assert path.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "x.csv"]

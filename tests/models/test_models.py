@@ -26,16 +26,13 @@ INIT = jax.random.key(0, impl="rbg")
 @functools.cache
 def built(arch, dtype=jnp.float32, dropout=0.0):
     """A network with compiled functions: train, evaluate, params, batch_stats."""
-    network, params, batch_stats = models.create(
-        arch, INIT, num_classes=7, dropout=dropout, dtype=dtype
-    )
+    network, params, batch_stats = create(arch, dropout=dropout, dtype=dtype)
     return jax.jit(network.train), jax.jit(network.evaluate), params, batch_stats
 
 
 def create(arch, **options):
     """Network, params and batch_stats."""
-    options = {"num_classes": 7, "dropout": 0.0, "dtype": jnp.float32} | options
-    return models.create(arch, INIT, **options)
+    return models.create(arch, INIT, models.Options(**{"num_classes": 7} | options))
 
 
 def tiny(arch, **options):
@@ -353,9 +350,7 @@ def test_initial_logits_are_small_and_kernels_depend_on_the_key():
     _, evaluate, params, batch_stats = built("fernet")
     assert np.abs(evaluate(params, batch_stats, pictures())).max() < 5
     key = jax.random.key(1, impl="rbg")
-    other = models.create("fernet", key, num_classes=7, dropout=0.0, dtype=jnp.float32)[
-        1
-    ]
+    _, other, _ = models.create("fernet", key, models.Options(num_classes=7))
     kernels = [
         (one, two)
         for one, two in zip(
@@ -399,7 +394,7 @@ def test_fernet_takes_images_of_any_side(side):
 @pytest.mark.parametrize("arch", ["resnet19", "", "FerNet"])
 def test_an_unknown_network_is_refused_with_the_choices(arch):
     with pytest.raises(UserError) as refusal:
-        models.create(arch, KEY, num_classes=7, dropout=0.0, dtype=jnp.float32)
+        create(arch)
     message = str(refusal.value)
     assert message.startswith(f"model.arch is {arch!r}") and "\n" not in message
     assert all(name in message for name in ("fernet", "resnet18", "resnet34"))

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from fer_jax import data, models
 from fer_jax.errors import UserError
 from fer_jax.models import torch_weights
-from fer_jax.training import setup as experiment
+from fer_jax.training.setup import build_setup
 
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "torch.json").read_text())
 FEATURES = {case["layers"]: case["features"] for case in ORACLE["pretrained"]}
@@ -52,9 +52,8 @@ def state_dict(layers, stem=8, channels=3):
 
 
 def tiny(layers, channels=3, **options):
-    options = {"num_classes": 7, "dropout": 0.0, "dtype": jnp.float32} | options
-    arch = f"resnet{layers}_imagenet"
-    return models.create(arch, INIT, channels=channels, width=0.125, **options)
+    options = {"num_classes": 7, "channels": channels, "width": 0.125} | options
+    return models.create(f"resnet{layers}_imagenet", INIT, models.Options(**options))
 
 
 def saved(path, tensors):
@@ -238,7 +237,7 @@ def test_settings_that_change_the_network_are_refused(setting, tiny_csv, file18)
         f"model.{setting}",
     )
     with pytest.raises(UserError, match=f"model.{setting.split('=')[0]} is .*; set it"):
-        experiment.build(config, dataset)
+        build_setup(config, dataset)
 
 
 def test_an_experiment_starts_from_the_file(tiny_csv, tmp_path, monkeypatch):
@@ -246,7 +245,7 @@ def test_an_experiment_starts_from_the_file(tiny_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = data.load(str(tiny_csv), image_size=16)
     settings = "model.arch=resnet18_imagenet", "model.pretrained=resnet18.safetensors"
-    state = experiment.build(tiny_config(*settings), dataset).state
+    state = build_setup(tiny_config(*settings), dataset).state
     np.testing.assert_array_equal(state.params["norm"]["bias"], draw("bn1.bias", (64,)))
     np.testing.assert_array_equal(
         state.batch_stats["norm"]["var"], draw("bn1.running_var", (64,))
