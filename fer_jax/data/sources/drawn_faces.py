@@ -24,21 +24,20 @@ from typing import TypeVar
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from fer_jax.data.split_notes import FER2013
 from fer_jax.emotions import EMOTIONS
 
 SIZES = {"train": 2000, "val": 700, "test": 700}
 VERSION = 1  # part of the key of prepared copies; raise it if the drawing changes
 MISLABELLED = 0.04
-
 T = TypeVar("T")
 _SEED, _SIZE = 48, 48
 _PIXEL = 1 / 21  # in face coordinates: the eyes are about 0.7 apart, the chin at y = 1
-_FER2013 = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965])
 
 # 1 inner and 2 outer brow raise, 4 brow lower, 5 upper lid raise, 6 cheek raise, 7 lid
 # tighten, 9 nose wrinkle, 10 upper lip raise, 12 lip corners up, 15 lip corners down,
 # 16 lower lip down, 17 chin raise, 20 lip stretch, 23 lip tighten, 25 lips part,
-# 26 jaw drop, 43 eyes close. Each emotion has its prototype and variants of it.
+# 26 jaw drop, 43 eyes close. Each emotion has a prototype and variants.
 # fmt: off
 _PROTOTYPES = {
     "angry": ({4: 1.0, 5: 0.5, 7: 0.7, 23: 1.0}, {4: 0.9, 7: 0.8, 17: 0.7, 23: 0.6},
@@ -324,7 +323,8 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def _labels(split: str) -> np.ndarray:
     """Shuffled labels in FER2013's proportions (largest remainder)."""
-    counts, left = np.divmod(SIZES[split] * _FER2013, _FER2013.sum())
+    share = np.array(FER2013["Training"])
+    counts, left = np.divmod(SIZES[split] * share, share.sum())
     short = SIZES[split] - counts.sum()
     counts[np.argsort(-left, kind="stable")[:short]] += 1
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)

@@ -73,13 +73,7 @@ def read_csv(
             try:
                 if cut:
                     raise ValueError(f"has {len(cells)} cells, expected {len(names)}")
-                if split == UNKNOWN:
-                    raise ValueError(
-                        f"has Usage {usage[:20]!r}, expected {either(_SPLITS)}"
-                    )
-                if label not in tuple("0123456"):
-                    raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6")
-                values = _parse_pixels(pixels, side)
+                values = _parse_row(label, pixels, usage, side)
             except ValueError as error:
                 problems.add(split, f":{line} {error}")
                 continue
@@ -90,6 +84,15 @@ def read_csv(
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)
     if side is None and not problems.counts:
         raise UserError(f"{source.path} has no rows below its header; fetch it again")
+
+
+def _parse_row(label: str, pixels: str, usage: str, side: int | None) -> np.ndarray:
+    """The grey values of a row, as `_parse_pixels`; checks label and usage as well."""
+    if usage not in _SPLITS:
+        raise ValueError(f"has Usage {usage[:20]!r}, expected {either(_SPLITS)}")
+    if label not in tuple("0123456"):
+        raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6")
+    return _parse_pixels(pixels, side)
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:
