@@ -107,17 +107,16 @@ def train(
 ) -> dict[str, Any]:
     """Trains one experiment to its end, resuming an earlier attempt.
 
-    All processes of a run call it alike; the first alone writes in the run folder.
+    All processes of a run call it alike.
 
     Args:
       config: the experiment.
-      data_root: as in `data.load`.
+      data_root: of `data.load`.
       runs_dir: where `<name>/seed_<n>/` is created.
       options: how the run is started.
       console: where progress is printed; None: nowhere.
 
-    Returns:
-      the content of `result.json`.
+    Returns the content of `result.json`.
 
     Raises:
       UserError: for bad data, another run in the folder, or a loss that is not finite.
@@ -134,8 +133,7 @@ def train(
             return begin(config, dataset, run_dir, force=options.force)
 
         was_finished = processes.of_first(take)
-        what = f"runs folder in place of {runs_dir}"
-        processes.check_same_file(what, run_dir / LOCK)
+        processes.check_same_file(f"runs folder instead of {runs_dir}", run_dir / LOCK)
         _print_header(console, config, dataset, setup, run_dir)
         if was_finished:
             console.print("already finished; --force repeats it")
