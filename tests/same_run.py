@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from fer_jax import config, data
-from fer_jax.training import setup as experiment
 from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.step import zero_sums
+from fer_jax.training.setup import build_setup
 
 APART = {"timing", "train_s", "wall_s", "images_per_s"}
 APART |= {"overrides", "config_path"}
@@ -36,8 +35,8 @@ def newest(folder, data_root):
     """Everything in the newest checkpoint: arrays, and the record."""
     settings = config.load(folder / "config.yaml")
     dataset = data.load(str(data_root), image_size=settings.data.image_size)
-    parts = experiment.build(settings, dataset)
-    like = {"state": parts.state, "sums": zero_sums(len(parts.labels))}
+    setup = build_setup(settings, dataset)
+    like = {"state": setup.state, "metrics": setup.init_metrics()}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         assert checkpoints.left_out == []
         step = checkpoints.steps[0]

@@ -20,8 +20,9 @@ from fer_jax.training.augment import make_augment
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.evaluate import predict_split
-from fer_jax.training.loop import fit
-from fer_jax.training.setup import Experiment, build
+from fer_jax.training.loop import TrainingRun, run_epochs
+from fer_jax.training.setup import Setup, build_setup
+from fer_jax.training.step import Shown
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"
@@ -63,10 +64,10 @@ def _dataset(train: int, image_size: int, val: int = len(EMOTIONS)) -> Dataset:
 
 def _setup(
     batch: int, image_size: int, images: int, *, augmented: bool = False
-) -> Experiment:
+) -> Setup:
     """The compiled functions and arrays of a baseline over random images."""
     config = _config(batch, image_size, augmented=augmented, epochs=30)
-    return build(config, _dataset(images, image_size))
+    return build_setup(config, _dataset(images, image_size))
 
 
 def _device_memory() -> dict[str, float]:
@@ -79,10 +80,10 @@ def _device_memory() -> dict[str, float]:
 def step(*, batch: int, image_size: int, steps: int) -> Task:
     """Training steps, from the indices of a batch to new parameters."""
     setup = _setup(batch, image_size, max(1024, 2 * batch))
-    per_call = min(setup.at_once, steps)
+    per_call = min(setup.steps_per_dispatch, steps)
     batches = itertools.cycle(list(itertools.islice(setup.batches, steps)))
-    images, labels = setup.images["train"], setup.labels
-    state, sums = setup.state, setup.zero_sums()
+    arrays = setup.images["train"], setup.labels
+    state, sums = setup.state, setup.init_metrics()
 
     def take() -> jax.Array:
         return jax.device_put(np.stack([next(batches) for _ in range(per_call)]))
@@ -90,7 +91,7 @@ def step(*, batch: int, image_size: int, steps: int) -> Task:
     def run_calls(count: int) -> tuple[int, dict[str, float]]:
         nonlocal state, sums
         for _ in range(count):
-            state, sums = setup.train_step(state, sums, images, labels, take())
+            state, sums = setup.train_step(state, sums, arrays, take())
         jax.block_until_ready(sums)
         return count * per_call * batch, _device_memory()
 
@@ -103,8 +104,8 @@ def step(*, batch: int, image_size: int, steps: int) -> Task:
 def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> Task:
     """Batches gathered by index, normalised and augmented as in training."""
     config = _config(batch, image_size, augmented=True, epochs=30)
-    setup = build(config, _dataset(images, image_size))
-    augment = make_augment(config.augmentation)
+    setup = build_setup(config, _dataset(images, image_size))
+    augment = make_augment(config, setup.steps_per_epoch)
     pixels, labels = setup.images["train"], setup.labels
     key = jax.random.key(0)
 
@@ -114,7 +115,8 @@ def augmentation(*, batch: int, image_size: int, images: int, batches: int) -> T
     ) -> tuple[jax.Array, jax.Array]:
         step_key = jax.random.fold_in(key, step)
         chosen = normalise(pixels[indices])
-        return augment(step_key, chosen, labels[indices], indices, step)
+        shown = Shown(indices, step, key)
+        return augment(step_key, chosen, labels[indices], shown)
 
     numbered = enumerate(itertools.chain.from_iterable(itertools.repeat(setup.batches)))
 
@@ -158,24 +160,25 @@ def epoch(*, batch: int, image_size: int, images: int) -> Task:
     """Runs of one epoch through the training loop."""
     config = _config(batch, image_size, augmented=True, epochs=1)
     dataset = _dataset(images, image_size, val_count(images))
-    setup = build(config, dataset)
+    setup = build_setup(config, dataset)
 
-    def run(per_epoch: int) -> tuple[int, dict[str, float]]:
+    def train(per_epoch: int) -> tuple[int, dict[str, float]]:
         # The loop donates the state that it starts from.
         state = jax.tree.map(jnp.copy, setup.state)
-        ours = setup._replace(state=state, per_epoch=per_epoch)
+        ours = setup._replace(state=state, steps_per_epoch=per_epoch)
         with (
             tempfile.TemporaryDirectory() as name,
             Checkpoints(Path(name) / "checkpoints") as checkpoints,
         ):
-            quiet = Console(quiet=True)
-            now = fit(config, dataset, ours, Path(name), checkpoints, {}, quiet)
-        return per_epoch * batch, {"training_s": now.train_s}
+            run = TrainingRun(config, dataset, ours, Path(name), checkpoints)
+            progress = run_epochs(run, Console(quiet=True))
+        return per_epoch * batch, {"training_s": progress.train_s}
 
     # On a CPU two steps compile everything. Elsewhere the last dispatch may be shorter
     # than the others and is compiled too.
-    first = min(2, setup.per_epoch) if ON_CPU else setup.per_epoch
-    return warmed_up(lambda: run(setup.per_epoch), lambda: run(first))
+    whole = setup.steps_per_epoch
+    first = min(2, whole) if ON_CPU else whole
+    return warmed_up(lambda: train(whole), lambda: train(first))
 
 
 def products(*, size: int, repeats: int) -> Task:

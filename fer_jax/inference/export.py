@@ -21,7 +21,7 @@ from fer_jax.runs.lock import locked
 from fer_jax.system.compilation_cache import keep_compiled
 from fer_jax.system.console import make_console
 from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.loop import best_row
+from fer_jax.training.progress import best_row
 
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01

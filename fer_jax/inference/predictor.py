@@ -79,9 +79,8 @@ class Predictor:
             raise UserError(f"{model.folder / model_file.MODEL}: {error}") from None
         self._predict = evaluate.make_predict(
             created,
-            views=preprocessing.views,
+            tta=preprocessing.views,
             crop_size=preprocessing.crop_size,
-            apart=jax.default_backend() == "cpu",
         )
         self._weights = _fill({"params": params, "batch_stats": batch_stats}, model)
 

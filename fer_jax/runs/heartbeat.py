@@ -12,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,15 +98,13 @@ def _checked(values: object) -> dict[str, Any]:
 class Heart:
     """Writes the heartbeat of a running attempt from a thread; `beating` makes one.
 
-    Attributes:
-      progress: returns (steps taken, steps in all), or None before the first step. It
-        is called from another thread than the training loop's.
+    It is a reporter of the training loop.
     """
 
-    def __init__(self, folder: Path, device: str):
-        """Prepares the heartbeat of a run folder."""
-        self.progress: Callable[[], tuple[int, int] | None] = lambda: None
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: str, steps: int):
+        """Prepares the heartbeat of a run of `steps` steps."""
+        self._folder, self._device, self._steps = folder, device, steps
+        self._step: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -122,19 +120,26 @@ class Heart:
         with contextlib.suppress(OSError):
             (self._folder / HEARTBEAT).unlink(missing_ok=True)
 
+    def on_step(self, step: int, loss: float) -> None:
+        """Notes the steps taken; the thread writes them."""
+        self._step = step
+
+    def on_epoch(self, history: Sequence[Any]) -> None:
+        """Does nothing: a step says as much."""
+
     def _beat(self) -> None:
         while not self._over.wait(EVERY_S):
             self._write()
 
     def _write(self) -> None:
-        step, steps = self.progress() or (None, None)
+        step = self._step
         beat = Beat(
             time=round(time.time(), 1),
             host=platform.node(),
             pid=os.getpid(),
             device=self._device,
             step=step,
-            steps=steps,
+            steps=None if step is None else self._steps,
             job=slurm_job(),
         )
         # A full disk must not end the run here.
@@ -143,9 +148,9 @@ class Heart:
 
 
 @contextlib.contextmanager
-def beating(folder: Path, device: str) -> Iterator[Heart]:
+def beating(folder: Path, device: str, steps: int) -> Iterator[Heart]:
     """Writes heartbeats while the context is entered."""
-    heart = Heart(folder, device)
+    heart = Heart(folder, device, steps)
     heart.start()
     try:
         yield heart

@@ -28,14 +28,14 @@ def has_board(folder: Path) -> bool:
 
 
 class Board:
-    """The event file of one attempt; a context manager that closes it.
+    """The event file of one attempt: a context manager, and a reporter of the loop.
 
     Each call writes from the calling thread. SummaryWriter of tensorboardX writes from
     a thread of its own: `flush` does not wait for it, and it hides a full disk.
     """
 
     def __init__(self, folder: Path):
-        """Prepares the files of a run; nothing is written before `follow`."""
+        """Prepares the files of a run; nothing is written before `on_epoch`."""
         self._folder = folder / runs.TENSORBOARD
         self._file: Any = None
         self._epochs = 0  # epochs written
@@ -47,7 +47,10 @@ class Board:
         if self._file is not None:
             self._file.close()
 
-    def follow(self, history: Sequence[Row]) -> None:
+    def on_step(self, step: int, loss: float) -> None:
+        """Does nothing: an epoch has the mean loss."""
+
+    def on_epoch(self, history: Sequence[Row]) -> None:
         """Writes new epochs; the first call replaces the files of earlier attempts."""
         if self._file is None:
             self._open()
@@ -91,7 +94,7 @@ def write_finished(folder: Path, result: Mapping[str, Any]) -> None:
             "event files are made from them; repeat that run with --force"
         ) from None
     with Board(folder) as board:
-        board.follow(history)
+        board.on_epoch(history)
         board.end(history, result)
 
 

@@ -1,10 +1,9 @@
 """The terminal: a shared rich console, progress bars, the score table of a run."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Sequence
+from typing import Any, Self, SupportsFloat
 
 from rich import box
 from rich.console import Console
@@ -50,7 +49,10 @@ def progress(console: Console, *extra: TextColumn) -> Progress:
 
 
 class TrainingBar:
-    """The progress bar of a run: epoch, loss, lr, images/s, time left."""
+    """The progress bar of a run: epoch, loss, lr, images/s, time left.
+
+    A context manager that shows it, and a reporter of the training loop.
+    """
 
     def __init__(
         self,
@@ -63,32 +65,29 @@ class TrainingBar:
         self._progress = progress(console, TextColumn("{task.fields[detail]}"))
         self._epochs, self._per_epoch = epochs, steps_per_epoch
         self._batch_size, self._schedule = batch_size, schedule
-        self._step: int | None = None
+        self._first: tuple[int, float] | None = None  # a step, and when it was taken
+        self._shown = 0.0
 
-    def reached(self) -> tuple[int, int] | None:
-        """Returns (last step, all steps), or None before the first; thread-safe."""
-        step = self._step
-        return None if step is None else (step, self._epochs * self._per_epoch)
-
-    @contextlib.contextmanager
-    def at(self, step: int) -> Iterator[None]:
-        """Shows the bar of a run that has taken `step` steps."""
+    def __enter__(self) -> Self:
+        self._progress.start()
         total = self._epochs * self._per_epoch
-        with self._progress:
-            self._task = self._progress.add_task(
-                "compiling", total=total, completed=step, detail=""
-            )
-            self._first, self._started, self._shown = step, time.monotonic(), 0.0
-            yield
+        self._task = self._progress.add_task("compiling", total=total, detail="")
+        return self
 
-    def advance(self, step: int, loss: float) -> None:
-        """Records a step; updates the bar at most four times per second."""
-        self._step = step
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def on_epoch(self, history: Sequence[Any]) -> None:
+        """Does nothing: the loop prints a line for each epoch."""
+
+    def on_step(self, step: int, loss: float) -> None:
+        """Updates the bar at most four times per second."""
         now = time.monotonic()
+        first, started = self._first = self._first or (step, now)
         if self._progress.disable or now - self._shown < 0.25:
             return
         self._shown = now
-        speed = (step - self._first) * self._batch_size / (now - self._started)
+        speed = (step - first) * self._batch_size / max(now - started, 1e-9)
         self._progress.update(
             self._task,
             completed=step,

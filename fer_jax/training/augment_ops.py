@@ -1,7 +1,7 @@
 """Augmentation on the device: jittable functions of a key and a batch of images.
 
-Images are float `[B, H, W, C]` and come back in the same shape and range; every
-random choice is made per image. All functions may be used inside `jax.jit`.
+`images` are float `[B, H, W, C]` and keep their shape and dtype. Each random choice is
+made per image.
 
   key = jax.random.key(0)
   images = random_affine(key, images, rotation=10.0, shift=0.08, scale=0.1)
@@ -16,17 +16,17 @@ _ATTEMPTS = 10
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors half of the images left to right."""
-    return mirror(images, jax.random.bernoulli(key, 0.5, (images.shape[0],)))
+    """Flips each image left to right with a probability of one half."""
+    return flip(images, jax.random.bernoulli(key, 0.5, (images.shape[0],)))
 
 
-def mirror(images: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Mirrors left to right the images that `chosen`, bool `[B]`, says."""
+def flip(images: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Flips the chosen images, bool `[B]`, left to right."""
     return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_crop(key: jax.Array, images: jax.Array, *, size: int) -> jax.Array:
-    """A random square of each image, `[B, size, size, C]`; `size` at most H and W."""
+    """A random square of each image: `[B, size, size, C]`; size is at most H and W."""
     batch, height, width, _ = images.shape
     y_key, x_key = jax.random.split(key)
     top = jax.random.randint(y_key, (batch,), 0, height - size + 1)
@@ -40,17 +40,15 @@ def random_crop(key: jax.Array, images: jax.Array, *, size: int) -> jax.Array:
     return jax.vmap(cut)(images, top, left)
 
 
-def random_light(
+def brightness_contrast(
     key: jax.Array, images: jax.Array, *, brightness: float, contrast: float
 ) -> jax.Array:
-    """Changes each image's contrast about 0 and then its brightness.
+    """Scales each image about 0 and then adds a constant.
 
-    After `normalise`, 0 is the image's mean grey, and 1 its deviation.
+    After `normalise`, 0 is the image's mean grey and 1 its standard deviation.
 
     Args:
-      key: a JAX key.
-      images: float `[B, H, W, C]`.
-      brightness: what is added is uniform in ± brightness.
+      brightness: the constant is uniform in ± brightness.
       contrast: the factor is uniform in 1 ± contrast.
     """
     shape = (2, images.shape[0], 1, 1, 1)
@@ -63,14 +61,12 @@ def random_affine(
 ) -> jax.Array:
     """Rotates, scales and shifts each image about its centre, in one resampling.
 
-    Bilinear; outside the image its edge goes on, as the mean grey or black that
-    other libraries put there would tell the network how far the image was turned.
+    Bilinear. Outside the image its edge is repeated: a constant fill would tell the
+    network how far the image was rotated.
 
     Args:
-      key: a JAX key.
-      images: float `[B, H, W, C]`.
       rotation: degrees; the angle is uniform in ± rotation.
-      shift: share of the side; each axis moves uniformly in ± shift.
+      shift: share of the side; each axis is shifted uniformly in ± shift.
       scale: the size is multiplied by a factor uniform in 1 ± scale.
     """
     batch, height, width, _ = images.shape
@@ -92,14 +88,14 @@ def warp(
     matrix: tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     move: jax.Array,
 ) -> jax.Array:
-    """Moves images, and then samples them about their centres by a matrix.
+    """Transforms each image by a matrix about its centre, and then shifts it.
 
-    Bilinear; outside an image its edge goes on.
+    Bilinear; outside an image its edge is repeated.
 
     Args:
       images: float `[B, H, W, C]`.
-      matrix: 2 x 2 of float `[B, 1, 1]`: where, as (y, x) from the centre, the content
-        of a place comes from.
+      matrix: 2 x 2 of float `[B, 1, 1]`, from (y, x) in the result to (y, x) in the
+        image, both from the centre.
       move: float `[2, B, 1, 1]`, down and to the right, as shares of the sides.
     """
     _, height, width, _ = images.shape
@@ -119,8 +115,7 @@ def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     top = jnp.minimum(y.astype(jnp.int32), height - 2)
     left = jnp.minimum(x.astype(jnp.int32), width - 2)
     down, right = (y - top)[..., None], (x - left)[..., None]
-    # Each pixel beside its neighbours to the right and below, so that one gather, and
-    # not four, fetches the corners.
+    # Each pixel beside its neighbours to the right and below: one gather, not four.
     flat = images.reshape(batch, height * width, channels)
     flat = jnp.pad(flat, ((0, 0), (0, width + 1), (0, 0)))
     offsets = (0, 1, width, width + 1)
@@ -134,25 +129,18 @@ def _bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     )
     upper = upper_left * (1.0 - right) + upper_right * right
     lower = lower_left * (1.0 - right) + lower_right * right
-    # Else XLA samples anew for each use, as in mixup, which has two.
+    # Else XLA samples again for each use; mixup has two.
     return jax.lax.optimization_barrier(upper * (1.0 - down) + lower * down)
 
 
 def random_erasing(
-    key: jax.Array, images: jax.Array, *, probability: float, fill: float = 0.0
+    key: jax.Array, images: jax.Array, *, probability: float
 ) -> jax.Array:
-    """Fills a random rectangle, as torchvision's `RandomErasing` does.
+    """Sets a random rectangle to 0, drawn as by torchvision's `RandomErasing`.
 
-    Random erasing of Zhong et al. 2020 (arXiv:1708.04896): area uniform in 2–33 %
-    of the image, the logarithm of the aspect uniform between those of 0.3 and 3.3;
-    ten draws are made, the first that fits strictly inside is used, and where none
-    does the image stays whole.
-
-    Args:
-      key: a JAX key.
-      images: float `[B, H, W, C]`.
-      probability: the chance of each image, in 0..1.
-      fill: the value of the erased pixels.
+    Random erasing of Zhong et al. 2020 (arXiv:1708.04896): the area is uniform in
+    2–33 % of the image, the logarithm of the aspect uniform from 0.3 to 3.3. Of ten
+    draws the first that fits strictly inside is used; if none does, the image is kept.
     """
     batch, height, width, _ = images.shape
     use_key, area_key, aspect_key, y_key, x_key = jax.random.split(key, 5)
@@ -176,22 +164,14 @@ def random_erasing(
     use = jax.random.bernoulli(use_key, probability, (batch, 1))
     use &= fits.any(axis=1, keepdims=True)
     inside = _box(images.shape, top, left, tall, wide) & use[:, :, None, None]
-    return jnp.where(inside, jnp.asarray(fill, images.dtype), images)
+    return jnp.where(inside, jnp.zeros((), images.dtype), images)
 
 
-def cutout(
-    key: jax.Array, images: jax.Array, *, size: float, fill: float = 0.0
-) -> jax.Array:
-    """Fills a square of every image, which may lie across its edge.
+def cutout(key: jax.Array, images: jax.Array, *, size: float) -> jax.Array:
+    """Sets a square of each image to 0, which may extend beyond the edge.
 
-    Cutout of DeVries & Taylor 2017 (arXiv:1708.04552): the middle of the square is a
-    pixel of the image, all equally likely.
-
-    Args:
-      key: a JAX key.
-      images: float `[B, H, W, C]`.
-      size: the side of the square, as a share of the image's height.
-      fill: the value of the erased pixels.
+    Cutout of DeVries & Taylor 2017 (arXiv:1708.04552): the square's side is a share of
+    the image's height, its centre uniform over the pixels.
     """
     batch, height, width, _ = images.shape
     side = round(size * height)
@@ -199,7 +179,7 @@ def cutout(
     top = jax.random.randint(y_key, (batch, 1), 0, height) - side // 2
     left = jax.random.randint(x_key, (batch, 1), 0, width) - side // 2
     inside = _box(images.shape, top, left, side, side)
-    return jnp.where(inside, jnp.asarray(fill, images.dtype), images)
+    return jnp.where(inside, jnp.zeros((), images.dtype), images)
 
 
 def _box(
@@ -209,7 +189,7 @@ def _box(
     tall: jax.Array | int,
     wide: jax.Array | int,
 ) -> jax.Array:
-    """The pixels of a rectangle in each image, bool `[B, H, W, 1]`; all `[B, 1]`."""
+    """The pixels of a rectangle in each image, bool `[B, H, W, 1]`; from `[B, 1]`."""
     y, x = jnp.arange(shape[1]), jnp.arange(shape[2])
     in_y = (y >= top) & (y < top + tall)
     in_x = (x >= left) & (x < left + wide)
@@ -219,18 +199,11 @@ def _box(
 def mixup(
     key: jax.Array, images: jax.Array, labels: jax.Array, *, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image and its label with a random other of the batch.
+    """Mixes each image and its label with those of a random partner in the batch.
 
-    mixup of Zhang et al. 2018 (arXiv:1710.09412), with a lambda ~ Beta(alpha,
-    alpha) of its own for each pair. The larger share is the image's own: of two that
-    are mixed either may be named first, and so each is mostly itself once an epoch,
-    where else some would be shown twice and others hardly.
-
-    Args:
-      key: a JAX key.
-      images: float `[B, H, W, C]`.
-      labels: float `[B, C]`, rows that sum to 1; so do the rows that come back.
-      alpha: larger than 0; small values leave most pairs nearly unmixed.
+    mixup of Zhang et al. 2018 (arXiv:1710.09412), with a lambda ~ Beta(alpha, alpha)
+    for each pair, alpha > 0. An image has the larger share of its own mixture, so that
+    each is mostly itself once an epoch. Labels are float `[B, C]`, rows that sum to 1.
     """
     share, partner = _pairs(key, images, alpha)
     labels = share * labels + (1 - share) * labels[partner]
@@ -241,14 +214,13 @@ def mixup(
 def cutmix(
     key: jax.Array, images: jax.Array, labels: jax.Array, *, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Puts a rectangle of a random other image of the batch into each.
+    """Pastes a rectangle of a random partner in the batch into each image.
 
     CutMix of Yun et al. 2019 (arXiv:1905.04899): the rectangle has the image's aspect
-    and the area 1 - lambda, with a lambda ~ Beta(alpha, alpha) for each pair; its
-    middle lies anywhere, so that some is cut off by the edge, and the labels are mixed
-    by the area that is left. The larger share is the image's own, as in `mixup`.
-
-    Args and result are those of `mixup`.
+    and the area 1 - lambda, with a lambda ~ Beta(alpha, alpha) for each pair. Its
+    centre is uniform over the pixels; what extends beyond the edge is cut off, and
+    labels are mixed by the area pasted. The larger share is the image's own. Arguments
+    and result are those of `mixup`.
     """
     pair_key, y_key, x_key = jax.random.split(key, 3)
     share, partner = _pairs(pair_key, images, alpha)
@@ -271,7 +243,7 @@ def mix(
     mixup_alpha: float,
     cutmix_alpha: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """`mixup` for half of the images, by chance, and `cutmix` for the others."""
+    """`mixup` or `cutmix` for each image, with a probability of one half."""
     which_key, mixup_key, cutmix_key = jax.random.split(key, 3)
     first = mixup(mixup_key, images, labels, alpha=mixup_alpha)
     second = cutmix(cutmix_key, images, labels, alpha=cutmix_alpha)
@@ -285,7 +257,7 @@ def mix(
 def _pairs(
     key: jax.Array, images: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Each image's own share, 1/2 or more, `[B, 1]`, and the other's place `[B]`."""
+    """Each image's own share, `[B, 1]`, at least 1/2, and its partner, int `[B]`."""
     lambda_key, partner_key = jax.random.split(key)
     batch = images.shape[0]
     share = jax.random.beta(lambda_key, alpha, alpha, (batch, 1)).astype(images.dtype)
@@ -293,17 +265,10 @@ def _pairs(
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """Gives each image mean 0 and a standard deviation of nearly 1.
+    """Gives uint8 images a mean of 0 and a standard deviation of nearly 1, in float32.
 
-    Faces are lit and exposed in every way, and an expression is none of it. 8 grey
-    levels are added to the deviation, so that the noise of a flat image is not
-    taken for its content. After it, 0 is the image's own mean grey.
-
-    Args:
-      images: uint8 `[B, H, W, C]`, 0..255.
-
-    Returns:
-      float32 `[B, H, W, C]`.
+    This removes lighting and exposure. 8 grey levels are added to the deviation, so
+    that the noise of a flat image is not amplified.
     """
     images = images.astype(jnp.float32)
     mean = images.mean(axis=(1, 2, 3), keepdims=True)

@@ -1,380 +1,300 @@
 """The training loop of one run: epochs of steps, resumable between any two of them.
 
-A checkpoint holds all that the rest of a run depends on, so a run that was
-interrupted or killed goes on from its newest one to the same numbers.
+A checkpoint holds all that the rest of a run depends on, so a run that was stopped or
+killed resumes from its newest one and ends with the same numbers.
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from fer_jax import data, metrics, runs
+from fer_jax import runs
 from fer_jax.config import Config, flatten
-from fer_jax.data.lazy_images import StoredImages
+from fer_jax.data import Dataset
 from fer_jax.errors import UserError
+from fer_jax.metrics import score
 from fer_jax.runs.dynamics import open_dynamics, write_epoch
-from fer_jax.runs.heartbeat import Heart
-from fer_jax.runs.tensorboard import Board
 from fer_jax.system import files
-from fer_jax.system.console import TrainingBar
 from fer_jax.system.memory import return_memory
 from fer_jax.system.signals import Interrupted, Stop
 from fer_jax.training import evaluate, processes
 from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.setup import Experiment, side_at
-from fer_jax.training.step import Sums, TrainState
+from fer_jax.training.progress import Progress, best_row, is_over
+from fer_jax.training.setup import Setup, side_at
+from fer_jax.training.step import EpochMetrics, TrainState
+
+Row = Mapping[str, Any]  # an epoch, as in metrics.jsonl
 
 
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands: what a checkpoint holds, arrays first, then the record."""
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """An attempt at a run; the wall time counts from when it is made."""
 
-    state: TrainState
-    sums: Sums
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    train_s: float = 0.0  # in steps, over all attempts
-    wall_s: float = 0.0  # with evaluation and saving
-    environments: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def save(
-        self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Saves it under its step; with `metrics` it may be the best."""
-        record = vars(self).copy()
-        tree = {key: record.pop(key) for key in ("state", "sums")}
-        checkpoints.save(int(self.state.step), tree, record, metrics)
-
-    @classmethod
-    def restore(
-        cls, checkpoints: Checkpoints, step: int, parts: Experiment
-    ) -> "Progress":
-        """Loads what was saved under a step of a run that `parts` belong to."""
-        like = {"state": parts.state, "sums": parts.zero_sums()}
-        tree = checkpoints.load(step, like)
-        return cls(**tree, **checkpoints.record(step))
+    config: Config
+    dataset: Dataset
+    setup: Setup
+    run_dir: Path
+    checkpoints: Checkpoints
+    started: float = dataclasses.field(default_factory=lambda: time.monotonic())
 
 
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the best epoch by val macro-F1; among equals the earliest."""
-    return max(history, key=lambda row: (row["val_macro_f1"], -row["epoch"]))
+class Reporter(Protocol):
+    """What follows a run: a progress bar, TensorBoard, the heartbeat."""
+
+    def on_step(self, step: int, loss: float) -> None:
+        """Called after a dispatch, with the steps taken and the epoch's mean loss."""
+
+    def on_epoch(self, history: Sequence[Row]) -> None:
+        """Called with all epochs, at the start and when one has been saved."""
 
 
-def is_over(config: Config, history: Sequence[dict[str, Any]]) -> bool:
-    """Whether all epochs are done, or patience has run out."""
-    if not history:
-        return False
-    waited = len(history) - best_row(history)["epoch"]
-    patience, epochs = config.training.patience, config.training.epochs
-    return len(history) >= epochs or 0 < patience <= waited
-
-
-def fit(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    folder: Path,
-    checkpoints: Checkpoints,
-    environment: dict[str, Any],
-    console: Console,
-    board: Board | None = None,
-    heart: Heart | None = None,
+def run_epochs(
+    run: TrainingRun, console: Console, reporters: Sequence[Reporter] = ()
 ) -> Progress:
-    """The loop: epochs of steps, each closed by val, a checkpoint and a line."""
-    now = resume(parts, folder, checkpoints, console)
-    _note_environment(now, environment, console)
-    _record(folder, now.history, board)
-    train = dataset.splits["train"]
+    """Trains to the end of the run; each epoch ends with val, a checkpoint and a line.
+
+    Raises:
+      UserError: if a loss or gradient is not finite, or the run cannot be resumed.
+      Interrupted: after a signal, with the state saved.
+    """
+    progress = resume(run, console)
+    _note_environment(run, progress, console)
+    _report_epochs(run, progress.history, reporters)
     if processes.is_first():
-        open_dynamics(folder, train.rows, train.labels, config.training.epochs)
-    batches = iter(parts.batches)
-    batches.set_state({"next_index": int(now.state.step)})
-    training = config.training
-    bar = TrainingBar(
-        console, training.epochs, parts.per_epoch, training.batch_size, parts.schedule
-    )
-    if heart:
-        heart.progress = bar.reached
-    stop, first_here = Stop(alone=processes.are_one()), True
-    reading = contextlib.closing(batches)  # its threads end with the run
-    with reading, stop.noting(), bar.at(int(now.state.step)):
-        while not is_over(config, now.history):
+        train = run.dataset.splits["train"]
+        open_dynamics(run.run_dir, train.rows, train.labels, run.config.training.epochs)
+    batches = iter(run.setup.batches)
+    batches.set_state({"next_index": int(progress.state.step)})
+    stop, compiled = Stop(alone=processes.are_one()), False
+    with contextlib.closing(batches), stop.noting():  # its threads end with the run
+        while not is_over(run.config, progress.history):
             started = time.monotonic()
-            side = side_at(config, len(now.history))
-            steps = _train_epoch(parts, now, batches, stop, bar, side)
+            steps = _train_epoch(run, progress, batches, stop, reporters)
             seconds = time.monotonic() - started
-            now.train_s += seconds
-            if now.state.step == parts.per_epoch * (len(now.history) + 1):
-                speed = steps * config.training.batch_size / seconds
-                row = _close_epoch(config, dataset, parts, now, folder, speed)
-                now.wall_s += time.monotonic() - started
-                row["wall_s"] = round(now.wall_s, 1)
-                now.save(
-                    checkpoints,
-                    {"macro_f1": row["val_macro_f1"], "epoch": row["epoch"]},
-                )
-                _record(folder, now.history, board)
-                console.print(_epoch_line(config, now.history))
-                if first_here:  # all that this process compiles, it has
+            progress.train_s += seconds
+            if progress.state.step == _epoch_end(run, progress):
+                speed = steps * run.setup.batch_size / seconds
+                row = _close_epoch(run, progress, speed)
+                scores = {"macro_f1": row["val_macro_f1"], "epoch": row["epoch"]}
+                progress.save(run.checkpoints, scores)
+                _report_epochs(run, progress.history, reporters)
+                console.print(_epoch_line(run.config, progress.history))
+                if not compiled:  # from here on this process compiles nothing
                     return_memory()
-                    first_here = False
-            elif steps:  # a signal came in the middle
-                now.wall_s += seconds
-                now.save(checkpoints)
+                    compiled = True
+            elif steps:  # a signal came within the epoch
+                progress.save(run.checkpoints)
             if stop.signum is not None:
                 console.print(
-                    f"stopped after step {int(now.state.step):,}, state saved; the "
-                    "same command, without --force, goes on from there"
+                    f"stopped after step {int(progress.state.step):,}, state saved; "
+                    "the same command, without --force, resumes from there"
                 )
                 raise Interrupted(stop.signum)
-    return now
+    return progress
 
 
-def resume(
-    parts: Experiment, folder: Path, checkpoints: Checkpoints, console: Console
-) -> Progress:
-    """Where the run was left: at its newest undamaged checkpoint, or at the start.
+def resume(run: TrainingRun, console: Console) -> Progress:
+    """The run at its newest undamaged checkpoint, or at its start.
+
+    A checkpoint whose best epoch is lost is deleted, as the end of the run needs both.
 
     Raises:
-      UserError: if what the run would need from before is lost.
+      UserError: if no checkpoint is left, and the run has begun.
     """
-    for problem in checkpoints.left_out:
+    for problem in run.checkpoints.left_out:
         console.print(f"note: left out a checkpoint, {problem}")
-    # What one process of several sees of the folder, another may see later.
-    step, useless = processes.of_first(lambda: _newest_useful(folder, checkpoints))
+
+    def find() -> tuple[int | None, list[int]]:
+        kept = run.checkpoints.steps  # the newest first
+        for place, step in enumerate(kept):
+            history = run.checkpoints.record(step)["history"]
+            if not history or best_row(history)["step"] in kept:
+                return step, kept[:place]
+        if kept or runs.epochs_done(run.run_dir):
+            raise UserError(
+                f"{run.run_dir} holds a run that has begun and no checkpoint to resume "
+                "from; start it anew with --force"
+            )
+        return None, []
+
+    # Another process may see the first one's files late.
+    step, useless = processes.of_first(find)
     if step is None:
-        return Progress(parts.state, parts.zero_sums())
-    for other in useless:
-        console.print(f"note: left out step {other}, whose best epoch is lost")
-        checkpoints.drop(other)
-    console.print(f"going on after step {step:,} (epoch {step / parts.per_epoch:.1f})")
-    return Progress.restore(checkpoints, step, parts)
+        return Progress(run.setup.state, run.setup.init_metrics(), run.started)
+    for newer in useless:
+        console.print(f"note: left out step {newer}, whose best epoch is lost")
+        run.checkpoints.delete(newer)
+    epochs = step / run.setup.steps_per_epoch
+    console.print(f"resuming after step {step:,} (epoch {epochs:.1f})")
+    return Progress.restore(run.setup, run.checkpoints, step, run.started)
 
 
-def _newest_useful(
-    folder: Path, checkpoints: Checkpoints
-) -> tuple[int | None, list[int]]:
-    """The step to go on from, None in a new run; and newer ones that are of no use.
-
-    Raises:
-      UserError: if there is none, and the run has begun.
-    """
-    kept, useless = checkpoints.steps, []
-    for step in kept:
-        history = checkpoints.record(step)["history"]
-        if not history or best_row(history)["step"] in kept:
-            return step, useless
-        useless.append(step)  # the end of the run evaluates the best
-    if kept or runs.epochs_done(folder):
-        raise UserError(
-            f"{folder} holds a run that was begun and no checkpoint that it could go "
-            "on from; start it anew with --force"
-        )
-    return None, []
-
-
-def _note_environment(
-    now: Progress, environment: dict[str, Any], console: Console
-) -> None:
-    """Keeps a list of what the run was computed with, one entry a change."""
-    before = flatten(now.environments[-1]) if now.environments else {}
+def _note_environment(run: TrainingRun, progress: Progress, console: Console) -> None:
+    """Records what the run is computed with, where that has changed."""
+    setup = run.setup
+    environment = runs.environment(str(setup.devices), setup.compute_dtype)
+    before = flatten(progress.environments[-1]) if progress.environments else {}
     here = flatten(environment)
     if changed := [key for key in here if before.get(key) != here[key]]:
         if before:
             console.print(
-                f"note: the run was begun with another {', '.join(changed)}; from here "
-                "on its numbers may differ from those of an undisturbed run"
+                f"note: the run began with another {', '.join(changed)}; from here on "
+                "its numbers may differ from those of an uninterrupted run"
             )
-        now.environments.append(environment)
+        progress.environments.append(environment)
+
+
+def _report_epochs(
+    run: TrainingRun, history: Sequence[Row], reporters: Sequence[Reporter]
+) -> None:
+    if processes.is_first():
+        # The whole file, from the checkpoint's record, so that the two always agree.
+        files.write_jsonl(run.run_dir / runs.METRICS, history)
+    for reporter in reporters:
+        reporter.on_epoch(history)
+
+
+def _epoch_end(run: TrainingRun, progress: Progress) -> int:
+    """The steps taken when the current epoch ends."""
+    return run.setup.steps_per_epoch * (len(progress.history) + 1)
 
 
 def _train_epoch(
-    parts: Experiment,
-    now: Progress,
+    run: TrainingRun,
+    progress: Progress,
     batches: Iterator[Any],
     stop: Stop,
-    bar: TrainingBar,
-    side: int | None,
+    reporters: Sequence[Reporter],
 ) -> int:
-    """Takes the steps that are left of the epoch; returns how many it took.
+    """Takes the epoch's remaining steps; returns their number.
 
-    Raises:
-      UserError: if a loss or a gradient is not finite; nothing of that is saved.
-
-    One dispatch is always under way while the host prepares the next and reads what the
-    one before said; the indices, the images of a streamed set and that are all that
-    passes between them.
+    One dispatch is always under way while the host prepares the next and reads the
+    outcome of the last. Indices, streamed images and outcomes are all that passes
+    between host and devices.
     """
-    images = parts.images["train"]
-    streamed = isinstance(images, StoredImages)
-    first = step = int(now.state.step)
-    end = parts.per_epoch * (len(now.history) + 1)
-    behind: tuple[int, jax.Array] | None = None
+    setup, side = run.setup, side_at(run.config, len(progress.history))
+    images: Any = setup.images["train"]
+    streamed = not isinstance(images, jax.Array)
+    first = step = int(progress.state.step)
+    end = _epoch_end(run, progress)
+
+    def finish(step: int, outcome: jax.Array) -> None:
+        # All processes read the same outcome of the same step, and stop after it.
+        loss, bad, signum = jax.device_get(outcome)
+        stop.agreed = int(signum) or None
+        if bad:
+            raise _not_finite(run, progress, "loss, the logits or the gradient were")
+        for reporter in reporters:
+            reporter.on_step(step, float(loss))
+
+    pending: tuple[int, jax.Array] | None = None
     while step < end and stop.signum is None:
-        count = min(parts.at_once, end - step)
+        count = min(setup.steps_per_dispatch, end - step)
         drawn = [next(batches) for _ in range(count)]
         stacked = jax.tree.map(lambda *each: np.stack(each), *drawn)
-        indices = parts.devices.divide(stacked, parts.batch_size, axis=1)
+        indices = setup.devices.divide(stacked, setup.batch_size, axis=1)
         if streamed:
             indices, images = indices
-        now.state, now.sums = parts.train_step(
-            now.state, now.sums, images, parts.labels, indices, side
+        progress.state, progress.metrics = setup.train_step(
+            progress.state, progress.metrics, (images, setup.labels), indices, side
         )
         step += count
-        if behind:
-            _tell(parts, now, bar, stop, *behind)
-        behind = step, _news(now.sums, _signals(parts, stop))
-    if behind:
-        _tell(parts, now, bar, stop, *behind)
+        if pending:  # without waiting, a signal would have to wait for a queue of steps
+            finish(*pending)
+        pending = step, _outcome(progress.metrics, _signals(setup, stop))
+    if pending:
+        finish(*pending)
     return step - first
 
 
-def _signals(parts: Experiment, stop: Stop) -> jax.Array | None:
-    """The signal that came to each device's process, or 0: int32, one a device.
-
-    None where there is one process, which need not be told.
-    """
+def _signals(setup: Setup, stop: Stop) -> jax.Array | None:
+    """The signal that each device's process got, or 0; None for a single process."""
     if processes.are_one():
         return None
-    devices = parts.devices
-    own = np.zeros(devices.count, np.int32)[devices.own(devices.count)]
+    devices = setup.devices
+    own: Any = np.zeros(devices.count, np.int32)[devices.own(devices.count)]
     return devices.divide(own + (stop.noted or 0), devices.count)
 
 
 @jax.jit
-def _news(sums: Sums, signals: jax.Array | None) -> jax.Array:
-    """What is told of a step, of sums that are donated later.
-
-    The mean loss, not 0 if a step was bad, and the signal that came to some process.
-    """
+def _outcome(metrics: EpochMetrics, signals: jax.Array | None) -> jax.Array:
+    """The mean loss, the first bad step or 0, and a process's signal or 0."""
     signum = 0 if signals is None else signals.max()
-    return jnp.stack([sums.loss / sums.steps, sums.bad_step, signum])
+    return jnp.stack([metrics.loss / metrics.steps, metrics.bad_step, signum])
 
 
-def _tell(
-    parts: Experiment,
-    now: Progress,
-    bar: TrainingBar,
-    stop: Stop,
-    step: int,
-    news: jax.Array,
-) -> None:
-    """Waits for the dispatch that ended with `step`, and shows what came of it.
-
-    All processes read the same of the same step, so they stop after the same one.
-    """
-    # Without waiting, a signal would wait for all the steps already queued.
-    loss, bad, signum = jax.device_get(news)
-    stop.agreed = int(signum) or None
-    if bad:
-        raise _not_finite(parts, now, "loss, the logits or the gradient were")
-    bar.advance(step, float(loss))
-
-
-def _close_epoch(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    now: Progress,
-    folder: Path,
-    speed: float,
-) -> dict[str, Any]:
-    """Scores val, keeps what the epoch says of each image, and clears the sums.
-
-    Raises:
-      UserError: if the loss on val is not finite.
-    """
-    epoch, step = len(now.history) + 1, int(now.state.step)
-    sums = jax.device_get(now.sums)
-    val = score(config, dataset, parts, now.state, "val")[1]
+def _close_epoch(run: TrainingRun, progress: Progress, speed: float) -> dict[str, Any]:
+    """Scores val, writes the epoch's dynamics, and starts new metrics."""
+    epoch, step = len(progress.history) + 1, int(progress.state.step)
+    metrics = jax.device_get(progress.metrics)
+    val = score_val(run, progress.state)
     if not math.isfinite(val["loss"]):
-        raise _not_finite(parts, now, "loss on val was")
+        raise _not_finite(run, progress, "loss on val was")
     row = {
         "epoch": epoch,
         "step": step,
-        "lr": float(parts.schedule(step - 1)),
-        "train_loss": float(sums.loss / sums.steps),
-        "train_accuracy": float(sums.correct / sums.images),
+        "lr": float(run.setup.schedule(step - 1)),
+        "train_loss": float(metrics.loss / metrics.steps),
+        "train_accuracy": float(metrics.correct / metrics.images),
         "val_loss": val["loss"],
         "val_accuracy": val["accuracy"],
         "val_macro_f1": val["macro_f1"],
         "val_balanced_accuracy": val["balanced_accuracy"],
         "images_per_s": round(speed, 1),
+        "wall_s": round(progress.wall_s, 1),
     }
-    # Another processor may round the last digit of a score otherwise.
-    now.history.append(row := processes.of_first(lambda: row))
+    # The first process's: another processor may round a score differently.
+    progress.history.append(row := processes.of_first(lambda: row))
     if processes.is_first():
-        write_epoch(folder, epoch, sums.margin, sums.shown, sums.rival)
-    now.sums = parts.zero_sums(now.sums.last_good)
+        write_epoch(run.run_dir, epoch, metrics.margin, metrics.shown, metrics.rival)
+    progress.metrics = run.setup.init_metrics(progress.metrics.last_good)
     return row
 
 
-def _not_finite(parts: Experiment, now: Progress, what: str) -> UserError:
-    sums = jax.device_get(now.sums)
-    step = int(sums.bad_step) or int(now.state.step)
-    within = step - parts.per_epoch * len(now.history)
-    step_, *values = sums.last_good
+def _not_finite(run: TrainingRun, progress: Progress, what: str) -> UserError:
+    metrics = jax.device_get(progress.metrics)
+    step = int(metrics.bad_step) or int(progress.state.step)
+    per_epoch, epochs = run.setup.steps_per_epoch, len(progress.history)
+    good_step, *values = metrics.last_good
     named = zip(("loss", "logit", "gradient", "parameter"), values, strict=True)
     before = (
-        f"the largest values of step {step_:,}, the last good one, were "
+        f"the largest values of step {good_step:,}, the last good one, were "
         + ", ".join(f"{name} {value:.3g}" for name, value in named)
-        if step_
+        if good_step
         else "no step before it was good"
     )
     return UserError(
-        f"the {what} not finite at step {step:,} (step {within:,} of "
-        f"{parts.per_epoch:,} in epoch {len(now.history) + 1}); {before}; lower "
-        "training.lr or clip the gradient with training.clip_norm, and start anew with "
-        "--force or under a name of its own"
+        f"the {what} not finite at step {step:,} (step {step - epochs * per_epoch:,} "
+        f"of {per_epoch:,} in epoch {epochs + 1}); {before}; lower training.lr or clip "
+        "the gradient with training.clip_norm, and start anew with --force or under "
+        "another name"
     )
 
 
-def predict(
-    config: Config, parts: Experiment, state: TrainState, split: str
-) -> np.ndarray:
-    """Logits of one split under a state: float32 `[N, C]`."""
+def predict(run: TrainingRun, state: TrainState, split: str) -> np.ndarray:
+    """Logits of a split: float32 `[N, C]`."""
     return evaluate.predict_split(
-        parts.predict,
+        run.setup.predict,
         *state.evaluated,
-        parts.images[split],
-        batch_size=config.training.eval_batch_size,
-        devices=parts.devices,
+        run.setup.images[split],
+        batch_size=run.config.training.eval_batch_size,
+        devices=run.setup.devices,
     )
 
 
-def score(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    state: TrainState,
-    split: str,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits and scores of one split under a state."""
-    logits = predict(config, parts, state, split)
-    labels = dataset.splits[split].labels
-    return logits, metrics.score(logits, labels, dataset.class_names)
-
-
-def _record(
-    folder: Path, history: Sequence[dict[str, Any]], board: Board | None
-) -> None:
-    if processes.is_first():
-        _write_metrics(folder, history)
-    if board:
-        board.follow(history)
-
-
-def _write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    # Whole and from the checkpoint's record, so that the two never disagree.
-    files.write_jsonl(folder / runs.METRICS, history)
+def score_val(run: TrainingRun, state: TrainState) -> dict[str, Any]:
+    """The scores on val."""
+    labels = run.dataset.splits["val"].labels
+    return score(predict(run, state, "val"), labels, run.dataset.class_names)
 
 
 def _epoch_line(config: Config, history: Sequence[dict[str, Any]]) -> str:

@@ -8,22 +8,19 @@ _TINY = 1e-6  # keeps the derivative of (1 - p)**gamma finite for gamma < 1
 
 
 def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Loss weights that favour rare classes gently: 1 / log(1 + count), mean 1.
+    """Loss weights that favour rare classes: 1 / log(1 + count), float32 `[C]`, mean 1.
 
     Args:
       counts: int `[C]`, training images in each class, all at least 1.
-
-    Returns:
-      float32 `[C]` with mean 1.
     """
     weights = 1.0 / np.log1p(counts.astype(np.float64))
     return (weights / weights.mean()).astype(np.float32)
 
 
 def smooth_labels(labels: jax.Array, smoothing: float) -> jax.Array:
-    """Moves the share `smoothing` of each label to the uniform distribution.
+    """Label smoothing of Szegedy et al. 2016 (arXiv:1512.00567), on float `[B, C]`.
 
-    Label smoothing of Szegedy et al. 2016 (arXiv:1512.00567), on float `[B, C]`.
+    The share `smoothing` of each label becomes the uniform distribution.
     """
     return labels * (1.0 - smoothing) + smoothing / labels.shape[-1]
 
@@ -32,7 +29,7 @@ def softmax_loss(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    weights: jax.Array | None = None,
+    weights: jax.typing.ArrayLike | None = None,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     bootstrap: float = 0.0,
@@ -44,20 +41,19 @@ def softmax_loss(
       sum_bc w_c t_bc (1 - p_bc)**gamma (-log p_bc)  /  sum_bc w_c y_bc
 
     where y is the label before smoothing. For hard labels and gamma 0 this is
-    `torch.nn.functional.cross_entropy(logits, y, w, label_smoothing=…)`, and
-    without weights the divisor is the batch size. The focal factor is that of Lin
-    et al. 2017 (arXiv:1708.02002), extended from hard labels class by class. With
-    `bootstrap` b the smoothed label becomes (1 - b) t + b p: soft bootstrapping of
-    Reed et al. 2015 (arXiv:1412.6596), for noisy labels. p is differentiated as well,
-    which draws it to what it is nearest to; held fixed it would only scale gradients.
+    `torch.nn.functional.cross_entropy(logits, y, w, label_smoothing=...)`. The focal
+    factor is that of Lin et al. 2017 (arXiv:1708.02002), for each class of a soft
+    label. With `bootstrap` b, t becomes (1 - b) t + b p: the soft bootstrapping of
+    Reed et al. 2015 (arXiv:1412.6596) for noisy labels. p is differentiated too; held
+    constant it would only scale gradients.
 
     Args:
-      logits: float `[B, C]`; computed in float32 whatever comes in.
+      logits: float `[B, C]`; computed in float32.
       labels: float `[B, C]`, rows that sum to 1.
       weights: float `[C]`, or None for equal weights.
       label_smoothing: in [0, 1).
-      focal_gamma: at least 0; how strongly easy examples are discounted.
-      bootstrap: in [0, 1); the share of a target that the network itself predicts.
+      focal_gamma: at least 0; how strongly easy images are discounted.
+      bootstrap: in [0, 1); the share of a target that is the network's prediction.
 
     Returns:
       float32 scalar.
@@ -69,6 +65,6 @@ def softmax_loss(
         targets = (1.0 - bootstrap) * targets + bootstrap * jnp.exp(log_p)
     terms = -log_p * targets
     if focal_gamma:
-        # 1 - p without cancellation; at p = 1 its power has no finite gradient.
+        # 1 - p without cancellation; its power has no finite gradient at p = 1.
         terms *= jnp.maximum(-jnp.expm1(log_p), _TINY) ** focal_gamma
     return jnp.sum(terms * weights) / jnp.sum(labels * weights)

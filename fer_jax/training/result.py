@@ -1,25 +1,27 @@
-"""What a run says of itself: its data at the start, and its result at the end."""
+"""What a run records: its data at the start, its predictions and result at the end."""
 
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_jax import data, metrics, runs
-from fer_jax.config import Config
+from fer_jax import metrics, runs
+from fer_jax.config import Config, dump
+from fer_jax.data import Dataset
 from fer_jax.data.duplicates.audit import Audit
+from fer_jax.errors import UserError
 from fer_jax.models import count_parameters
 from fer_jax.system import files
 from fer_jax.training import processes
-from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.loop import Progress, best_row, predict
-from fer_jax.training.setup import Experiment
+from fer_jax.training.loop import TrainingRun, predict
+from fer_jax.training.progress import Progress, best_row
 from fer_jax.training.step import TrainState
 
 
-def describe(dataset: data.Dataset) -> dict[str, Any]:
+def describe(dataset: Dataset) -> dict[str, Any]:
     """The `data` block of `result.json`."""
     classes = len(dataset.class_names)
     return {
@@ -43,121 +45,130 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def predict_all(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    folder: Path,
-    checkpoints: Checkpoints,
-    now: Progress,
-) -> dict[str, np.ndarray]:
-    """Logits of val, and of test for the only time, by the selected checkpoint."""
-    started = time.monotonic()
-    best = best_row(now.history)["step"]
-    state = Progress.restore(checkpoints, best, parts).state
-    logits = {
-        split: _predict(config, dataset, parts, folder, state, split)
-        for split in ("val", "test")
-        if split in dataset.splits
-    }
-    now.wall_s += time.monotonic() - started
+def begin(config: Config, dataset: Dataset, run_dir: Path, *, force: bool) -> bool:
+    """Begins a run in a locked folder; returns whether it has finished before.
+
+    Raises:
+      UserError: if the folder holds another run, and `force` does not clear it.
+    """
+    if force:
+        runs.clear(run_dir)
+    described = describe(dataset)
+    if changed := runs.differences(run_dir, config.model_dump(), described):
+        raise UserError(
+            f"{run_dir} holds another run: {'; '.join(changed)}; give this one another "
+            "name with --set name=..., or replace the old one with --force"
+        )
+    finished = runs.is_finished(run_dir)
+    if not finished and not runs.is_started(run_dir):
+        files.write_json(run_dir / runs.DATA, described)
+        files.write_text(run_dir / runs.CONFIG, dump(config))
+    return finished
+
+
+def predict_best(run: TrainingRun, progress: Progress) -> dict[str, np.ndarray]:
+    """Logits of val and test by the best checkpoint; test is read here alone."""
+    step = best_row(progress.history)["step"]
+    best = Progress.restore(run.setup, run.checkpoints, step, run.started)
+    logits = {"val": predict(run, best.state, "val")}
+    if "test" in run.dataset.splits:
+        logits["test"] = _predict_test(run, best.state)
     return logits
 
 
-def _predict(
-    config: Config,
-    dataset: data.Dataset,
-    parts: Experiment,
-    folder: Path,
-    state: TrainState,
-    split: str,
-) -> np.ndarray:
-    """Logits of a split; test is read once for a checkpoint, and that is noted."""
-    if split == "test":
-        count, step = len(dataset.splits[split].labels), int(state.step)
+def _predict_test(run: TrainingRun, state: TrainState) -> np.ndarray:
+    """Logits of test, which is read once for a checkpoint, and that is recorded."""
+    count, step = len(run.dataset.splits["test"].labels), int(state.step)
 
-        def is_stored_or_noted() -> bool:
-            logits = runs.stored_test_logits(folder, step)
-            if logits is not None and len(logits) == count:
-                return True
-            runs.note_test_read(folder, step)
-            return False
+    def is_stored() -> bool:
+        logits = runs.stored_test_logits(run.run_dir, step)
+        if logits is not None and len(logits) == count:
+            return True
+        runs.note_test_read(run.run_dir, step)
+        return False
 
-        if processes.of_first(is_stored_or_noted):
-            return runs.stored_test_logits(folder, step)
-    return predict(config, parts, state, split)
+    if processes.of_first(is_stored):
+        stored = runs.stored_test_logits(run.run_dir, step)
+        assert stored is not None
+        return stored
+    return predict(run, state, "test")
 
 
 def write_result(
-    config: Config,
-    dataset: data.Dataset,
-    audited: Audit,
-    parts: Experiment,
-    folder: Path,
-    now: Progress,
-    logits: dict[str, np.ndarray],
-    asked: dict[str, Any],
+    run: TrainingRun,
+    progress: Progress,
+    logits: Mapping[str, np.ndarray],
+    audit: Audit,
+    command: Mapping[str, Any],
 ) -> None:
-    """Scores and writes what the selected checkpoint predicts.
+    """Writes the predictions, and then `result.json`: with it the run is finished.
 
-    `result.json` comes last: a run without it is not finished.
+    `logits` are those of `predict_best`, `audit` is of the data set in the run's
+    splits, and `command` is added to the record.
     """
-    started, best = time.monotonic(), best_row(now.history)
-    scores: dict[str, Any] = {}
-    is_clean = ~audited.has_copy_in("train", near=True)
-    for split, predicted in logits.items():
-        part, clean = dataset.splits[split], is_clean[audited.of(split)]
-        score_by = functools.partial(
-            metrics.score_with_clean,
-            predicted,
-            clean=clean,
-            class_names=dataset.class_names,
-        )
-        scores[split] = score_by(part.labels)
-        if part.label_sets:
-            scores[split]["label_sets"] = {
-                name: score_by(labels) for name, labels in part.label_sets.items()
-            }
-        runs.write_predictions(
-            folder,
-            split,
-            rows=part.rows,
-            image_ids=audited.identical(split),
-            clean=clean,
-            labels=part.labels,
-            logits=predicted,
-            label_sets=part.label_sets,
-        )
-    images = int(now.state.step) * config.training.batch_size
+    config, best = run.config, best_row(progress.history)
+    images = int(progress.state.step) * config.training.batch_size
     result = {
         "format": runs.RESULT_FORMAT,
         "name": config.name,
         "description": config.description,
         "seed": config.training.seed,
         "config": config.model_dump(),
-        **asked,
-        "data": describe(dataset),
+        **command,
+        "data": describe(run.dataset),
         "selection": {
             "split": "val",
             "metric": "macro_f1",
             "epoch": best["epoch"],
             "value": best["val_macro_f1"],
         },
-        "epochs_run": len(now.history),
-        "stopped_early": len(now.history) < config.training.epochs,
-        **scores,
+        "epochs_run": len(progress.history),
+        "stopped_early": len(progress.history) < config.training.epochs,
+        **{
+            split: _write_split(run, split, predicted, audit)
+            for split, predicted in logits.items()
+        },
         "model": {
             "arch": config.model.arch,
-            "parameters": count_parameters(now.state.params),
-            "flops": parts.flops,  # of one image's forward pass
+            "parameters": count_parameters(progress.state.params),
+            "flops": run.setup.flops,  # of one image's forward pass
         },
-        "environment": now.environments[-1],
-        "earlier_environments": now.environments[:-1],
+        "environment": progress.environments[-1],
+        "earlier_environments": progress.environments[:-1],
         "timing": {
-            "wall_s": round(now.wall_s + time.monotonic() - started, 1),
-            "train_s": round(now.train_s, 1),
-            "images_per_s": round(images / now.train_s, 1),
+            "wall_s": round(progress.wall_s, 1),
+            "train_s": round(progress.train_s, 1),
+            "images_per_s": round(images / progress.train_s, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
-    files.write_json(folder / runs.RESULT, result)
+    files.write_json(run.run_dir / runs.RESULT, result)
+
+
+def _write_split(
+    run: TrainingRun, name: str, logits: np.ndarray, audit: Audit
+) -> dict[str, Any]:
+    """Writes a split's predictions; returns its scores."""
+    split = run.dataset.splits[name]
+    clean = ~audit.has_copy_in("train", near=True)[audit.of(name)]
+    score = functools.partial(
+        metrics.score_with_clean,
+        logits,
+        clean=clean,
+        class_names=run.dataset.class_names,
+    )
+    scores = score(split.labels)
+    if split.label_sets:
+        sets = {key: score(labels) for key, labels in split.label_sets.items()}
+        scores["label_sets"] = sets
+    runs.write_predictions(
+        run.run_dir,
+        name,
+        rows=split.rows,
+        image_ids=audit.identical(name),
+        clean=clean,
+        labels=split.labels,
+        logits=logits,
+        label_sets=split.label_sets,
+    )
+    return scores

@@ -1,9 +1,11 @@
-"""An experiment's settings and images in, compiled functions and arrays out."""
+"""Settings and images in, the compiled functions and arrays of a run out."""
 
 import functools
 import math
+import platform
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,166 +13,112 @@ import optax
 
 from fer_jax import models
 from fer_jax.config import Config, Model
-from fer_jax.data import Dataset
+from fer_jax.data import Dataset, Split
 from fer_jax.data import batches as pipeline
 from fer_jax.data.lazy_images import Images, StoredImages, read_pixels
 from fer_jax.errors import UserError
-from fer_jax.models import torch_weights, whitening
+from fer_jax.models import Network, torch_weights, whitening
 from fer_jax.system.memory import available_memory
-from fer_jax.training import (
-    augment_ops,
-    devices,
-    evaluate,
-    losses,
-    optimizer,
-    processes,
-)
+from fer_jax.training import augment_ops, devices, evaluate, losses, processes
 from fer_jax.training.augment import make_augment
 from fer_jax.training.devices import Devices
+from fer_jax.training.optimizer import make_optimizer
 from fer_jax.training.step import (
+    EpochMetrics,
     Largest,
-    Sums,
+    LossFn,
+    StepSpec,
     TrainState,
     TrainStep,
+    init_metrics,
     init_state,
     make_train_step,
-    zero_sums,
 )
 
-_AT_ONCE, _DISPATCH_BYTES = 32, 2**27  # steps, and of a streamed set's images
+# The most steps in a dispatch, and the most bytes of streamed images.
+_DISPATCH_STEPS, _DISPATCH_BYTES = 32, 2**27
 
 
-class Experiment(NamedTuple):
-    """What a run is made of; nothing is compiled before its first use."""
+class Setup(NamedTuple):
+    """The functions and arrays of a run; a function compiles at its first use."""
 
     devices: Devices
     state: TrainState  # before the first step
     train_step: TrainStep
     predict: evaluate.PredictFn
     schedule: optax.Schedule
-    # By split, uint8 [N, S, S, channels], on each device or streamed.
+    # By split, uint8 [N, S, S, channels], replicated on every device or streamed.
     images: dict[str, jax.Array | StoredImages]
-    labels: jax.Array  # of train, float32 [N, C], on each device
-    # A grain dataset of int32 [B], one element a step; streamed, with the images.
-    batches: Any
+    labels: jax.Array  # of train, float32 [N, C], replicated on every device
+    # One element a step: int32 [B]; of a streamed set, a pair of these and images.
+    batches: grain.IterDataset
     batch_size: int
-    per_epoch: int  # steps
-    at_once: int  # steps in one dispatch
+    steps_per_epoch: int
+    steps_per_dispatch: int
     compute_dtype: str
     flops: int  # of one image's forward pass
 
-    def zero_sums(self, last_good: Largest | None = None) -> Sums:
-        """`train_step.zero_sums` of this run, on its devices."""
-        return self.devices.put(zero_sums(len(self.labels), last_good))
+    def init_metrics(self, last_good: Largest | None = None) -> EpochMetrics:
+        """`step.init_metrics` of this run, on its devices."""
+        return self.devices.replicate(init_metrics(len(self.labels), last_good))
 
 
-def build(config: Config, dataset: Dataset) -> Experiment:
-    """Makes the parts of a run, and puts images that are in memory on its devices.
+def build_setup(config: Config, dataset: Dataset) -> Setup:
+    """Builds the functions and arrays of a run.
 
     Raises:
-      UserError: if there is no such network or file of weights, or a batch cannot be
-        filled or shared by the devices.
+      UserError: if there is no such network or weights, or no way to fill or share a
+        batch.
     """
-    training, num_classes = config.training, len(dataset.class_names)
-    train = dataset.splits["train"]
-    labels, soft = train.labels, train.soft
-    per_epoch = pipeline.steps_per_epoch(len(labels), training.batch_size)
+    training, train = config.training, dataset.splits["train"]
+    per_epoch = pipeline.steps_per_epoch(len(train.labels), training.batch_size)
     shared = devices.find(config.device, training.batch_size)
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
     network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
-    trained = _trained(params) if config.model.whitened_stem else None
-    tx, schedule = optimizer.create(
-        training.lr,
-        total_steps=per_epoch * training.epochs,
-        pct_start=training.pct_start,
-        weight_decay=training.weight_decay,
-        rule=training.optimizer,
-        schedule=training.schedule,
-        momentum=training.momentum,
-        clip_norm=training.clip_norm,
-        trained=trained,
-    )
-    counts = np.bincount(labels, minlength=num_classes)
-    weights = losses.class_weights(counts) if config.loss.use_class_weights else None
-    loss_fn = functools.partial(
-        losses.softmax_loss,
-        weights=weights,
-        label_smoothing=config.loss.label_smoothing,
-        focal_gamma=config.loss.focal_gamma if config.loss.type == "focal" else 0.0,
-        bootstrap=config.loss.bootstrap,
-    )
-    sampling = (
-        pipeline.sampler_weights(labels) if config.data.weighted_sampler else None
-    )
-    order = pipeline.batch_order(
-        len(labels),
-        batch_size=training.batch_size,
-        epochs=training.epochs,
-        seed=training.seed,
-        weights=sampling,
+    trainable = _trainable(params) if config.model.whitened_stem else None
+    tx, schedule = make_optimizer(
+        training, per_epoch * training.epochs, trainable=trainable
     )
     state = init_state(params, batch_stats, tx, averages=training.ema_decay > 0)
-    return Experiment(
+    spec = StepSpec(
+        network,
+        tx,
+        _make_loss(config, dataset),
+        make_augment(config, per_epoch),
+        sam_rho=training.sam_rho,
+        ema_decay=training.ema_decay,
+        trainable=trainable,
+    )
+    return Setup(
         devices=shared,
-        # The first's, as another processor may have rounded some weights differently.
-        state=shared.put(processes.share(state)),
+        # The first process's: another processor may round some weights differently.
+        state=shared.replicate(processes.share(state)),
         train_step=make_train_step(
-            network,
-            tx,
-            loss_fn=loss_fn,
-            augment_fn=make_augment(
-                config.augmentation,
-                crop_size=config.data.crop_size,
-                per_epoch=per_epoch,
-            ),
-            key=shared.put(step_key),
-            sam_rho=training.sam_rho,
-            ema_decay=training.ema_decay,
-            trained=trained,
-            devices=shared,
+            spec, key=shared.replicate(step_key), devices=shared
         ),
         predict=evaluate.make_predict(
             network,
-            views=config.evaluation.tta,
+            tta=config.evaluation.tta,
             crop_size=config.data.crop_size,
             devices=shared,
         ),
         schedule=schedule,
-        images={
-            name: split.images
-            if isinstance(split.images, StoredImages)
-            else shared.put(split.images)
-            for name, split in dataset.splits.items()
-        },
-        labels=shared.put(
-            jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-            if soft is None
-            else soft
-        ),
-        batches=(
-            pipeline.image_batches(order, train.images, shared.own(training.batch_size))
-            if isinstance(train.images, StoredImages)
-            else pipeline.index_batches(order)
-        ),
+        images=_put_images(dataset, shared),
+        labels=shared.replicate(_soft_labels(dataset)),
+        batches=_make_batches(config, train, shared),
         batch_size=training.batch_size,
-        per_epoch=per_epoch,
-        at_once=_at_once(train.images, training.batch_size),
+        steps_per_epoch=per_epoch,
+        steps_per_dispatch=_steps_per_dispatch(train.images, training.batch_size),
         compute_dtype=jnp.dtype(dtype).name,
-        flops=models.count_flops(
-            network,
-            params,
-            batch_stats,
-            config.data.crop_size or config.data.image_size,
-            config.data.channels,
-        ),
+        flops=_count_flops(config, network, params, batch_stats),
     )
 
 
 def _make_network(
     config: Config, dataset: Dataset, key: jax.Array, dtype: Any
-) -> tuple[models.Network, Any, Any]:
-    """The network with its first params and batch_stats."""
+) -> tuple[Network, Any, Any]:
+    """The network, its params and batch_stats at the start of the run."""
     settings = config.model
     network, params, batch_stats = models.create(
         settings.arch,
@@ -192,23 +140,14 @@ def _make_network(
         )
     if settings.whitened_stem:
         layer, leaf = models.STEM
-        images = _some_normalised(dataset.splits["train"].images)
+        images = _sample(dataset.splits["train"].images)
         kernel = whitening.whitened(np.asarray(params[layer][leaf]), images)
         params = params | {layer: params[layer] | {leaf: jnp.asarray(kernel)}}
     return network, params, batch_stats
 
 
-def _trained(params: Any) -> Any:
-    """1 for all but the filters that whiten: these stay (arXiv:2404.00498)."""
-    layer, leaf = models.STEM
-    shape = params[layer][leaf].shape
-    filters = np.arange(shape[3]) >= whitening.count(shape)
-    every = jax.tree.map(lambda _: 1.0, params)
-    return every | {layer: every[layer] | {leaf: filters.astype(np.float32)}}
-
-
 def _check_pretrained(settings: Model) -> None:
-    """Refuses what would make another network of the one that was trained."""
+    """Raises a UserError if the network is not the one that was pretrained."""
     needed = {
         "width": 1.0,
         "squeeze_excitation": False,
@@ -223,41 +162,101 @@ def _check_pretrained(settings: Model) -> None:
             )
 
 
-def _some_normalised(images: Images) -> np.ndarray:
-    """2,000 images from all over, or fewer large ones: float32 `[N, S, S, C]`."""
+def _sample(images: Images) -> np.ndarray:
+    """Up to 2,000 images, evenly spaced and normalised: float32 `[N, S, S, C]`."""
     count = min(2000, max(64, 2**23 // images.shape[1] ** 2), len(images))
     places = np.arange(count) * len(images) // count
     return np.asarray(augment_ops.normalise(jnp.asarray(read_pixels(images, places))))
 
 
-def _at_once(images: Images, batch_size: int) -> int:
+def _trainable(params: Any) -> Any:
+    """1 for all but the whitening filters, which are frozen (arXiv:2404.00498)."""
+    layer, leaf = models.STEM
+    shape = params[layer][leaf].shape
+    filters = np.arange(shape[3]) >= whitening.count(shape)
+    every = jax.tree.map(lambda _: 1.0, params)
+    return every | {layer: every[layer] | {leaf: filters.astype(np.float32)}}
+
+
+def _make_loss(config: Config, dataset: Dataset) -> LossFn:
+    settings, labels = config.loss, dataset.splits["train"].labels
+    counts = np.bincount(labels, minlength=len(dataset.class_names))
+    return functools.partial(
+        losses.softmax_loss,
+        weights=losses.class_weights(counts) if settings.use_class_weights else None,
+        label_smoothing=settings.label_smoothing,
+        focal_gamma=settings.focal_gamma if settings.type == "focal" else 0.0,
+        bootstrap=settings.bootstrap,
+    )
+
+
+def _put_images(
+    dataset: Dataset, shared: Devices
+) -> dict[str, jax.Array | StoredImages]:
+    def put(images: Any) -> Any:
+        stored = isinstance(images, StoredImages)
+        return images if stored else shared.replicate(images)
+
+    return {name: put(split.images) for name, split in dataset.splits.items()}
+
+
+def _soft_labels(dataset: Dataset) -> Any:
+    train = dataset.splits["train"]
+    if train.soft is not None:
+        return train.soft
+    return jax.nn.one_hot(train.labels, len(dataset.class_names), dtype=jnp.float32)
+
+
+def _make_batches(config: Config, train: Split, shared: Devices) -> grain.IterDataset:
+    training, labels = config.training, train.labels
+    weighted = config.data.weighted_sampler
+    order = pipeline.batch_order(
+        len(labels),
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=training.seed,
+        weights=pipeline.sampler_weights(labels) if weighted else None,
+    )
+    if isinstance(train.images, StoredImages):
+        own = shared.own(training.batch_size)
+        return pipeline.image_batches(order, train.images, own)
+    return pipeline.index_batches(order)
+
+
+def _steps_per_dispatch(images: Images, batch_size: int) -> int:
     """How many steps share a dispatch.
 
-    On CPU none do: XLA's convolutions run some 25 times slower inside a scan there.
-    Those of a streamed set carry their images, of which two dispatches wait.
+    One on CPU, where XLA's convolutions are some 25 times slower inside a scan. A
+    dispatch of a streamed set carries its images, and two of them wait in memory.
     """
     if jax.default_backend() == "cpu":
         return 1
     if not isinstance(images, StoredImages):
-        return _AT_ONCE
+        return _DISPATCH_STEPS
     batch_bytes = batch_size * images[:1].nbytes
-    return max(1, min(_AT_ONCE, _DISPATCH_BYTES // batch_bytes))
+    return max(1, min(_DISPATCH_STEPS, _DISPATCH_BYTES // batch_bytes))
+
+
+def _count_flops(config: Config, network: Network, params: Any, stats: Any) -> int:
+    size = config.data.crop_size or config.data.image_size
+    return models.count_flops(network, params, stats, size, config.data.channels)
 
 
 def memory_for_images(stream: str) -> float:
-    """How many bytes of images a run may hold; a larger set is streamed.
+    """How many bytes of images a run keeps in memory; a larger set is streamed.
 
-    "always" streaming holds none and "never" any number. "auto" is half of what the
-    device has free, or half of this process's share of the machine's memory if that is
-    less. All processes of a run get the least of theirs, since all stream or none.
+    "always" streaming allows none and "never" any number. "auto" is half of the
+    device's free memory, or half of this process's share of the machine's if that is
+    less; the least of all processes, so that all stream or none does.
     """
     if stream != "auto":
         return {"always": 0, "never": math.inf}[stream]
-    free = available_memory() // processes.beside()
+    here = platform.node()
+    free = available_memory() // processes.gather(here).count(here)
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return processes.least(free // 2)
+    return min(processes.gather(free // 2))
 
 
 def _compute_dtype(precision: str) -> Any:
@@ -267,10 +266,10 @@ def _compute_dtype(precision: str) -> Any:
 
 
 def side_at(config: Config, epoch: int) -> int | None:
-    """The side of the images in an epoch, from 0; None: what they have.
+    """The side of the images in an epoch, from 0; None: full size.
 
-    Progressive resizing in three stages of equal length, the last at full size (as in
-    Tan & Le 2021, arXiv:2104.00298): each size is compiled once.
+    Progressive resizing in three stages of equal length, the last at full size (Tan &
+    Le 2021, arXiv:2104.00298). Each size is compiled once.
     """
     start = config.training.start_size
     full = config.data.crop_size or config.data.image_size

@@ -135,7 +135,7 @@ def test_an_interrupted_batch_saves_and_continues(configs, tiny_csv, tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("half done") == 2
     for label in labels:
-        assert f"{label} | going on after step" in again.stdout  # so it was saved
+        assert f"{label} | resuming after step" in again.stdout  # so it was saved
     assert sorted(events(tmp_path)[-2:]) == [(label, "finished") for label in labels]
 
 

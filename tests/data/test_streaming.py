@@ -28,10 +28,10 @@ from fer_jax.data.lazy_images import (
     read_pixels,
 )
 from fer_jax.errors import UserError
+from fer_jax.system.console import TrainingBar
 from fer_jax.system.memory import available_memory
 from fer_jax.system.signals import Interrupted
 from fer_jax.train import train
-from fer_jax.training import loop as fit
 from fer_jax.training.setup import memory_for_images
 
 
@@ -309,7 +309,7 @@ def test_a_streamed_run_stopped_and_resumed_equals_the_undisturbed(
     streamed_run, tiny_csv, tmp_path, monkeypatch
 ):
     config = tiny_config(*HARD, "data.stream=always")
-    advance = fit.TrainingBar.advance
+    advance = TrainingBar.on_step
     for stop in (4, 9):  # at the end of an epoch, and within one
 
         def stopping(bar, step, loss, stop=stop):
@@ -317,10 +317,10 @@ def test_a_streamed_run_stopped_and_resumed_equals_the_undisturbed(
             if step == stop:
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(fit.TrainingBar, "advance", stopping)
+        monkeypatch.setattr(TrainingBar, "on_step", stopping)
         with pytest.raises(Interrupted):
             train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
-    monkeypatch.setattr(fit.TrainingBar, "advance", advance)
+    monkeypatch.setattr(TrainingBar, "on_step", advance)
     train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
     assert_same_run(tmp_path / "baseline/seed_42", streamed_run[0], tiny_csv)
 

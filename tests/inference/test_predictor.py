@@ -26,7 +26,7 @@ from fer_jax.inference import export as export_model
 from fer_jax.inference import model_file, predictor
 from fer_jax.inference.export import export
 from fer_jax.training.augment_ops import normalise
-from fer_jax.training.evaluate import see
+from fer_jax.training.evaluate import tta_views
 
 SIDE = 16
 SIZES = ((16, 16), (31, 57), (90, 40), (7, 5), (200, 200), (1, 1), (3, 80))
@@ -136,7 +136,11 @@ def test_the_numbers_are_the_network_s(loaded, channels):
     shape = (4, SIDE, SIDE, channels)
     images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     evaluate = jax.jit(network.evaluate)
-    views = see(normalise(jnp.asarray(images)), **SEEN[channels])
+    views = tta_views(
+        normalise(jnp.asarray(images)),
+        tta=SEEN[channels]["views"],
+        crop_size=SEEN[channels]["crop_size"],
+    )
     logits = [evaluate(tree["params"], tree["batch_stats"], view) for view in views]
     expected = softmax(np.asarray(logits), axis=2).mean(axis=0)
     assert expected.std(axis=0).max() > 0.05

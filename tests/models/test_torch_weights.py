@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from fer_jax import data, models
 from fer_jax.errors import UserError
 from fer_jax.models import torch_weights
-from fer_jax.training import setup as experiment
+from fer_jax.training.setup import build_setup
 
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "torch.json").read_text())
 FEATURES = {case["layers"]: case["features"] for case in ORACLE["pretrained"]}
@@ -237,7 +237,7 @@ def test_settings_that_change_the_network_are_refused(setting, tiny_csv, file18)
         f"model.{setting}",
     )
     with pytest.raises(UserError, match=f"model.{setting.split('=')[0]} is .*; set it"):
-        experiment.build(config, dataset)
+        build_setup(config, dataset)
 
 
 def test_an_experiment_starts_from_the_file(tiny_csv, tmp_path, monkeypatch):
@@ -245,7 +245,7 @@ def test_an_experiment_starts_from_the_file(tiny_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = data.load(str(tiny_csv), image_size=16)
     settings = "model.arch=resnet18_imagenet", "model.pretrained=resnet18.safetensors"
-    state = experiment.build(tiny_config(*settings), dataset).state
+    state = build_setup(tiny_config(*settings), dataset).state
     np.testing.assert_array_equal(state.params["norm"]["bias"], draw("bn1.bias", (64,)))
     np.testing.assert_array_equal(
         state.batch_stats["norm"]["var"], draw("bn1.running_var", (64,))

@@ -34,7 +34,7 @@ def write(folder, **changes):
 
 def test_what_a_run_tells_while_it_lives_and_that_it_goes(tmp_path):
     assert Beat.read(tmp_path) is None
-    with beating(tmp_path, "NVIDIA H100 80GB HBM3"):
+    with beating(tmp_path, "NVIDIA H100 80GB HBM3", 10):
         beat = Beat.read(tmp_path)
         assert abs(beat.time - time.time()) < 30
         assert (beat.host, beat.pid) == (platform.node(), os.getpid())
@@ -49,13 +49,12 @@ def test_what_a_run_tells_while_it_lives_and_that_it_goes(tmp_path):
 
 def test_it_beats_on_with_the_steps_and_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.02)
-    steps = iter(range(1, 10_000))
-    with beating(tmp_path, "cpu") as heart:
-        first = Beat.read(tmp_path)
-        heart.progress = lambda: (next(steps), 10_000)
+    with beating(tmp_path, "cpu", 10_000) as heart:
+        first, step = Beat.read(tmp_path), 0
         deadline = time.monotonic() + 60
         while (beat := Beat.read(tmp_path)).step in (None, 1, 2):
             assert time.monotonic() < deadline
+            heart.on_step(step := step + 1, 0.5)
             time.sleep(0.01)
     assert beat.step > 2 and beat.steps == 10_000
     assert beat.time >= first.time
@@ -64,7 +63,7 @@ def test_it_beats_on_with_the_steps_and_the_time(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt(), OSError(5)])
 def test_it_goes_whatever_ends_the_run(tmp_path, error):
-    with pytest.raises(type(error)), beating(tmp_path, "cpu"):
+    with pytest.raises(type(error)), beating(tmp_path, "cpu", 10):
         raise error
     assert list(tmp_path.iterdir()) == []
 
@@ -74,7 +73,7 @@ def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(heartbeat, "write_json", full)
-    with beating(tmp_path, "cpu") as heart:
+    with beating(tmp_path, "cpu", 10) as heart:
         assert Beat.read(tmp_path) is None
     assert not heart._thread.is_alive()
 
@@ -83,7 +82,7 @@ def test_one_of_a_killed_process_stays(tmp_path):
     hold = (
         "import sys; from pathlib import Path\n"
         "from fer_jax.runs.heartbeat import beating\n"
-        "with beating(Path(sys.argv[1]), 'cpu'): print('held', flush=True); input()"
+        "with beating(Path(sys.argv[1]), 'cpu', 10): print('held', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path],

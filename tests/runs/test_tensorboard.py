@@ -23,9 +23,9 @@ from fer_jax.batch.plan import PlannedRun
 from fer_jax.errors import UserError
 from fer_jax.runs import tensorboard
 from fer_jax.system import files
+from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
-from fer_jax.train import train
-from fer_jax.training import loop as fit
+from fer_jax.train import Options, train
 
 TAGS = {
     "lr": "lr",
@@ -132,7 +132,7 @@ def test_a_run_of_several_attempts_holds_every_epoch_once(
 ):
     """Interrupted, then with the flag until the disk is full, then to its end."""
     folder = tmp_path / "baseline/seed_42"
-    advance, write_event = fit.TrainingBar.advance, EventsWriter.write_event
+    advance, write_event = TrainingBar.on_step, EventsWriter.write_event
     written, seen = [], []
 
     def attempt(**options):
@@ -152,13 +152,13 @@ def test_a_run_of_several_attempts_holds_every_epoch_once(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_event(writer, event)
 
-    monkeypatch.setattr(fit.TrainingBar, "advance", advancing)
+    monkeypatch.setattr(TrainingBar, "on_step", advancing)
     monkeypatch.setattr(EventsWriter, "write_event", filling)
     with pytest.raises(Interrupted):
         attempt()
     assert not tensorboard.has_board(folder)
-    with pytest.raises(UserError, match="No space left on device.*goes on from"):
-        attempt(tensorboard=True)
+    with pytest.raises(UserError, match="No space left on device.*resumes from"):
+        attempt(options=Options(tensorboard=True))
     assert scalars(folder) == expected(rows(folder)[:1])
     attempt()  # goes on with them unasked, or they would fall behind
     assert seen == [expected(rows(folder)[:2])]
@@ -170,13 +170,13 @@ def test_a_resumption_drops_epochs_that_the_record_lacks(finished_run, tmp_path)
     """As after a damaged checkpoint: they come again, and might be others."""
     history = rows(finished_run[0])
     with tensorboard.Board(tmp_path) as board:
-        board.follow([])
-        board.follow([row | {"val_loss": 9.0} for row in history])
+        board.on_epoch([])
+        board.on_epoch([row | {"val_loss": 9.0} for row in history])
     for path in (tmp_path / "tensorboard").iterdir():
         path.rename(f"{path}.before")  # of another second, as it would be
     with tensorboard.Board(tmp_path) as board:
-        board.follow(history[:1])
-        board.follow(history[:2])
+        board.on_epoch(history[:1])
+        board.on_epoch(history[:2])
     assert scalars(tmp_path) == expected(history[:2])
 
 
@@ -186,14 +186,14 @@ def test_a_finished_run_gets_them_without_training(
     folder = tmp_path / "baseline/seed_42"
     shutil.copytree(finished_run[0], folder)
     kept = (folder / "result.json").stat().st_mtime_ns
-    monkeypatch.setattr(train_lib, "fit", None)  # would not do for training
+    monkeypatch.setattr(train_lib, "attempt", None)  # would not do for training
     for _ in range(2):  # and not twice as many the second time
         told = io.StringIO()
         result = train(
             tiny_config(*HARD),
             data_root=str(tiny_csv),
             runs_dir=tmp_path,
-            tensorboard=True,
+            options=Options(tensorboard=True),
             console=Console(file=told, width=200),
         )
         assert "TensorBoard's files were written from its record" in told.getvalue()
@@ -256,10 +256,10 @@ def test_force_removes_them(finished_run, tiny_csv, tmp_path, monkeypatch):
         assert not tensorboard.has_board(folder)
         raise BegunAnewError
 
-    monkeypatch.setattr(train_lib, "_attempt", attempt)
+    monkeypatch.setattr(train_lib, "attempt", attempt)
     options = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
     with pytest.raises(BegunAnewError):
-        train(tiny_config(*HARD), force=True, **options)
+        train(tiny_config(*HARD), options=Options(force=True), **options)
 
 
 @pytest.mark.parametrize("flags", [[], ["--tensorboard"]], ids=len)
@@ -275,7 +275,7 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib, "keep_memory", lambda: None)
     monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
     assert train_lib.main(command[3:]) == 0
-    assert taken["tensorboard"] == bool(flags)
+    assert taken["options"].tensorboard == bool(flags)
     assert not taken["force"]
 
 

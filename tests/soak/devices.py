@@ -39,8 +39,8 @@ import optax  # noqa: E402
 
 from fer_jax import config as config_lib
 from fer_jax import data
-from fer_jax.training import setup as experiment
 from fer_jax.training.evaluate import predict_split
+from fer_jax.training.setup import Setup, build_setup
 
 MOST = {"first_loss": 1e-6, "first_update": 1e-4, "logits": 1e-5}
 GROWN, LEAST = 100, 1e-3
@@ -58,10 +58,10 @@ SETTINGS = (
 )
 
 
-def _built(dataset, count: int, *settings: str) -> experiment.Experiment:
+def _built(dataset, count: int, *settings: str) -> Setup:
     path = ROOT / "configs/baseline.yaml"
     config = config_lib.load(path, [*SETTINGS, f"device={count}", *settings])
-    return experiment.build(config, dataset)
+    return build_setup(config, dataset)
 
 
 def _moved(tree):
@@ -76,9 +76,9 @@ def _moved(tree):
 def measure(dataset, count: int, steps: int, moved: bool, settings) -> dict:
     """What one run of a few steps comes to."""
     parts = _built(dataset, count, *settings)
-    state, sums = parts.state, parts.zero_sums()
+    state, sums = parts.state, parts.init_metrics()
     if moved:
-        state = state._replace(params=parts.devices.put(_moved(state.params)))
+        state = state._replace(params=parts.devices.replicate(_moved(state.params)))
     start = jax.device_get(state.params)
     logits = predict_split(
         parts.predict,
@@ -92,7 +92,7 @@ def measure(dataset, count: int, steps: int, moved: bool, settings) -> dict:
     for step in range(steps):
         indices = next(batches)[None]
         indices = parts.devices.divide(indices, parts.batch_size, axis=1)
-        arguments = state, sums, *arrays, indices
+        arguments = state, sums, arrays, indices
         if not step:
             step_fn = parts.train_step.func
             program = step_fn.lower(*parts.train_step.args, *arguments).compile()
@@ -114,10 +114,9 @@ def mean_in_one_dispatch(dataset, count: int, steps: int, settings) -> float:
     batches = iter(parts.batches)
     indices = np.stack([next(batches) for _ in range(steps)])
     indices = parts.devices.divide(indices, parts.batch_size, axis=1)
-    arrays = parts.images["train"], parts.labels, indices
-    return float(parts.train_step(parts.state, parts.zero_sums(), *arrays)[1].loss) / (
-        steps
-    )
+    arrays = (parts.images["train"], parts.labels), indices
+    _, metrics = parts.train_step(parts.state, parts.init_metrics(), *arrays)
+    return float(metrics.loss) / steps
 
 
 def differences(found: dict, single: dict) -> dict:

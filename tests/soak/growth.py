@@ -38,16 +38,16 @@ def train(
 ) -> list[dict[str, float]]:
     """Trains in a temporary folder; what was measured after each epoch."""
     from fer_jax import train
-    from fer_jax.training import loop as fit
+    from fer_jax.system.console import TrainingBar
 
-    measured, write = [], fit._write_metrics
+    measured, on_epoch = [], TrainingBar.on_epoch
 
-    def noting(folder: Path, history: list) -> None:
-        write(folder, history)
+    def noting(bar: TrainingBar, history: list) -> None:
+        on_epoch(bar, history)
         if history:
             measured.append(measure())
 
-    fit._write_metrics = noting
+    TrainingBar.on_epoch = noting
     settings = (f"training.epochs={epochs}", f"data.image_size={image_size}")
     argv = [str(ROOT / "configs/baseline.yaml"), "--set", "training.patience=0"]
     for item in settings:
@@ -58,7 +58,7 @@ def train(
         with tempfile.TemporaryDirectory() as runs_dir:
             train.main([*argv, "--runs_dir", runs_dir])
     finally:
-        fit._write_metrics = write
+        TrainingBar.on_epoch = on_epoch
     return measured
 
 

@@ -57,7 +57,7 @@ def child(argv: list[str]) -> None:
     """Trains in this process, which kills itself where SOAK_KILL says, if it does."""
     from fer_jax import runs, train
     from fer_jax.training import checkpoints as checkpoint
-    from fer_jax.training import loop as fit
+    from fer_jax.training import loop
 
     moment, count, delay = json.loads(os.environ["SOAK_KILL"])
     entered = Counter()
@@ -78,9 +78,9 @@ def child(argv: list[str]) -> None:
         return call
 
     for owner, function, name in (
-        (fit, "resume", "resume"),
-        (fit, "_train_epoch", "step"),
-        (fit, "score", "evaluation"),
+        (loop, "resume", "resume"),
+        (loop, "_train_epoch", "step"),
+        (loop, "score_val", "evaluation"),
         (checkpoint.Checkpoints, "save", "checkpoint"),
         (checkpoint, "write_text", "sums"),
         (runs, "write_jsonl", "metrics"),

@@ -162,8 +162,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     from fer_jax import config
     from fer_jax.system.compilation_cache import keep_compiled
     from fer_jax.system.memory import keep_memory, return_memory
-    from fer_jax.training import setup as experiment
-    from fer_jax.training.step import zero_sums
+    from fer_jax.training.setup import build_setup
 
     keep_memory()
     keep_compiled()
@@ -172,8 +171,8 @@ def train(args: argparse.Namespace) -> dict[str, float]:
         *("training.epochs=1", "data.stream=always"),
     )
     settings = config.load(ROOT / "configs/baseline.yaml", settings)
-    parts = experiment.build(settings, load(args))
-    now, batches = (parts.state, zero_sums(len(parts.labels))), iter(parts.batches)
+    parts = build_setup(settings, load(args))
+    now, batches = (parts.state, parts.init_metrics()), iter(parts.batches)
 
     def take(steps: int, drawn: Any) -> tuple[float, float]:
         """Seconds for so many steps, and how many of them went by waiting."""
@@ -184,7 +183,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
             indices, images = drawn()
             waited += time.monotonic() - asked
             images, indices = jax.device_put((images[None], indices[None]))
-            now = parts.train_step(*now, images, parts.labels, indices)
+            now = parts.train_step(*now, (images, parts.labels), indices)
             jax.block_until_ready(now)
         return time.monotonic() - started, waited
 

@@ -70,8 +70,7 @@ def _train(args: argparse.Namespace, stream: str) -> dict[str, float]:
 
     from fer_jax import config
     from fer_jax.system.memory import keep_memory
-    from fer_jax.training import setup as experiment
-    from fer_jax.training.step import zero_sums
+    from fer_jax.training.setup import build_setup
 
     keep_memory()
     settings = (
@@ -79,8 +78,8 @@ def _train(args: argparse.Namespace, stream: str) -> dict[str, float]:
         *(f"training.batch_size={BATCH}", "training.epochs=1"),
     )
     settings = config.load(ROOT / "configs/baseline.yaml", settings)
-    parts = experiment.build(settings, _load(args, stream))
-    state, sums = parts.state, zero_sums(len(parts.labels))
+    parts = build_setup(settings, _load(args, stream))
+    state, sums = parts.state, parts.init_metrics()
     batches, images = iter(parts.batches), parts.images["train"]
     for step in range(args.steps + 1):
         if step == 1:
@@ -88,7 +87,8 @@ def _train(args: argparse.Namespace, stream: str) -> dict[str, float]:
             started = time.monotonic()
         drawn = jax.device_put(jax.tree.map(lambda each: each[None], next(batches)))
         indices, images = drawn if stream == "always" else (drawn, images)
-        state, sums = parts.train_step(state, sums, images, parts.labels, indices)
+        arrays = images, parts.labels
+        state, sums = parts.train_step(state, sums, arrays, indices)
     loss = float(sums.loss)
     seconds = time.monotonic() - started
     batches.close()

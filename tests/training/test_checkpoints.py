@@ -142,7 +142,7 @@ def test_with_none_left_the_opening_says_so_and_removes_nothing(three, tmp_path)
     for step in (1, 2, 3):
         harmed(folder / str(step) / "_CHECKPOINT_METADATA", 0.5)
     with pytest.raises(UserError, match=r"step 3: _CHECKPOINT_METADATA is not .*force"):
-        Checkpoints(folder)
+        Checkpoints(folder).__enter__()
     assert kept(folder) == [1, 2, 3]
 
 

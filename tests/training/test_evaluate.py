@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.special import log_softmax
 
 from fer_jax.metrics import score
-from fer_jax.training.evaluate import make_predict, predict_split, see
+from fer_jax.training.evaluate import make_predict, predict_split, tta_views
 
 CLASSES = 3
 
@@ -119,12 +119,12 @@ def test_keys_and_types_of_the_scores():
 
 def test_the_views_are_the_parts_of_an_image_and_their_mirror_images():
     images = np.arange(2 * 6 * 6, dtype=np.float32).reshape(2, 6, 6, 1)
-    (whole,) = see(images, views="none", crop_size=0)
+    (whole,) = tta_views(images, tta="none", crop_size=0)
     np.testing.assert_array_equal(whole, images)
-    plain, mirrored = see(images, views="flip", crop_size=4)
+    plain, mirrored = tta_views(images, tta="flip", crop_size=4)
     np.testing.assert_array_equal(plain, images[:, 1:5, 1:5])
     np.testing.assert_array_equal(mirrored, images[:, 1:5, 4:0:-1])
-    ten = see(images, views="ten_crop", crop_size=4)
+    ten = tta_views(images, tta="ten_crop", crop_size=4)
     assert len(ten) == 10
     corners = [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)]
     for view, mirrored, (top, left) in zip(ten[:5], ten[5:], corners, strict=True):
@@ -136,7 +136,7 @@ def test_the_views_are_the_parts_of_an_image_and_their_mirror_images():
 @pytest.mark.parametrize("crop", [0, 24])
 def test_ten_crops_of_a_whole_image_move_it_and_its_edge_goes_on(crop):
     image = np.random.default_rng(0).standard_normal((1, 24, 24, 1))
-    ten = see(np.float32(image), views="ten_crop", crop_size=crop)
+    ten = tta_views(np.float32(image), tta="ten_crop", crop_size=crop)
     moves = [(0, 0), (2, 2), (2, -2), (-2, 2), (-2, -2)]
     for view, mirrored, move in zip(ten[:5], ten[5:], moves, strict=True):
         moved = ndimage.shift(image[0, :, :, 0], move, order=0, mode="nearest")
@@ -145,10 +145,10 @@ def test_ten_crops_of_a_whole_image_move_it_and_its_edge_goes_on(crop):
 
 
 @pytest.mark.parametrize(
-    ("views", "crop"), [("flip", 0), ("flip", 3), ("ten_crop", 3), ("ten_crop", 0)]
+    ("tta", "crop"), [("flip", 0), ("flip", 3), ("ten_crop", 3), ("ten_crop", 0)]
 )
-def test_probabilities_are_the_mean_over_the_views(images, views, crop):
-    predict = make_predict(Linear(), views=views, crop_size=crop)
+def test_probabilities_are_the_mean_over_the_views(images, tta, crop):
+    predict = make_predict(Linear(), tta=tta, crop_size=crop)
     logits = predict_split(
         predict, PARAMS, BATCH_STATS, jnp.asarray(images), batch_size=8
     )
@@ -156,7 +156,7 @@ def test_probabilities_are_the_mean_over_the_views(images, views, crop):
     mean, deviation = (
         part(wide, axis=(1, 2, 3), keepdims=True) for part in (np.mean, np.std)
     )
-    seen = see((wide - mean) / (deviation + 8.0), views=views, crop_size=crop)
+    seen = tta_views((wide - mean) / (deviation + 8.0), tta=tta, crop_size=crop)
     each = [Linear().evaluate(2.0, np.array(BATCH_STATS), view) for view in seen]
     expected = np.mean([np.exp(log_softmax(x, axis=1)) for x in each], axis=0)
     np.testing.assert_allclose(np.exp(logits), expected, rtol=1e-4)

@@ -1,24 +1,26 @@
-"""A full disk, a read-only folder, a limit on files: one sentence, and on it goes."""
+"""Full disks, read-only folders and limits end in a sentence; the run can resume."""
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import HARD, ROOT, TINY, environment, tiny_config
+from conftest import HARD, tiny_config
+from rich.console import Console
 from same_run import assert_same_run
 
 from fer_jax import runs
-from fer_jax import train as train_lib
-from fer_jax.errors import UserError
+from fer_jax.errors import Lost, UserError
 from fer_jax.system import files
 from fer_jax.train import train
 from fer_jax.training import checkpoints as checkpoint
+from fer_jax.training import processes
+from fer_jax.training.attempt import device_errors
 
 
 @contextlib.contextmanager
@@ -36,48 +38,29 @@ def small_disk(folder, size):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def train_process(csv, runs_dir, **options):
-    command = [sys.executable, "-m", "fer_jax.train", ROOT / "configs/baseline.yaml"]
-    command += ["--data_root", csv, "--runs_dir", runs_dir]
-    for item in (*TINY, *HARD):
-        command += ["--set", item]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, **options
-    )
-
-
-def assert_one_sentence(done, words):
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
-
-
-def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
+def test_a_full_disk_stops_the_run_which_resumes_once_there_is_room(
     finished_run, tiny_csv, tmp_path
 ):
     with small_disk(tmp_path / "disk", "280k") as disk:  # one checkpoint has 160 kB
-        for _ in range(2):
-            full = train_process(tiny_csv, disk)
-            assert_one_sentence(full, "No space left on device")
-            assert "goes on from the last checkpoint" in full.stderr
+        again = {"data_root": str(tiny_csv), "runs_dir": disk}
+        with pytest.raises(UserError, match="No space left on device.* last check"):
+            train(tiny_config(*HARD), **again)
         folder = disk / "baseline/seed_42"
         assert not runs.is_finished(folder)
         assert runs.epochs_done(folder) == 1  # what was good is still good
         room = ["mount", "-o", "remount,size=100m", str(disk)]
         subprocess.run(room, check=True)
-        done = train_process(tiny_csv, disk)
-        assert done.returncode == 0, done.stderr
-        assert "going on after step 4 " in done.stdout
+        told = io.StringIO()
+        train(tiny_config(*HARD), **again, console=Console(file=told, width=200))
+        assert "resuming after step 4 " in told.getvalue()
         assert_same_run(folder, finished_run[0], tiny_csv)
 
 
-def test_a_read_only_disk_is_told_at_once(tiny_csv, tmp_path):
+def test_a_read_only_disk_is_reported_at_once(tiny_csv, tmp_path):
     with small_disk(tmp_path / "disk", "1m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        done = train_process(tiny_csv, disk)
-        assert_one_sentence(done, "Read-only file system")
-        assert "--runs_dir" in done.stderr
+        with pytest.raises(UserError, match="Read-only file system.*--runs_dir"):
+            train(tiny_config(), data_root=str(tiny_csv), runs_dir=disk)
 
 
 class Fails:
@@ -104,7 +87,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_cannot_be_written_is_told_and_the_run_goes_on_to_the_same_end(
+def test_what_cannot_be_written_is_reported_and_the_run_resumes_to_the_same_end(
     fault, finished_run, tiny_csv, tmp_path, monkeypatch
 ):
     module, name, call, number = FAULTS[fault]
@@ -113,7 +96,7 @@ def test_what_cannot_be_written_is_told_and_the_run_goes_on_to_the_same_end(
         patch.setattr(module, name, Fails(getattr(module, name), call, number))
         with pytest.raises(UserError, match=os.strerror(number)) as error:
             train(tiny_config(*HARD), **again)
-    assert "the same command, without --force, goes on" in str(error.value)
+    assert "the same command, without --force, resumes" in str(error.value)
     folder = tmp_path / "baseline/seed_42"
     assert not runs.is_finished(folder)
     assert not list(folder.rglob("*.partial"))
@@ -121,7 +104,7 @@ def test_what_cannot_be_written_is_told_and_the_run_goes_on_to_the_same_end(
     assert_same_run(folder, finished_run[0], tiny_csv)
 
 
-def test_a_limit_on_file_sizes_is_told_and_the_run_goes_on(
+def test_a_limit_on_file_sizes_is_reported_and_the_run_resumes(
     finished_run, tiny_csv, tmp_path, monkeypatch
 ):
     save = checkpoint.Checkpoints.save
@@ -145,27 +128,29 @@ def test_a_limit_on_file_sizes_is_told_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    "told",
+    ("message", "expected"),
     [
-        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9000000000 bytes.",
-        "INTERNAL: Error dispatching computation: Out of memory allocating 9000 bytes",
+        (
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 900 bytes.",
+            (UserError, "cpu ran out of memory"),
+        ),
+        (
+            "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes",
+            (UserError, "cpu ran out of memory"),
+        ),
+        ("INTERNAL: the device is gone", (jax.errors.JaxRuntimeError, "is gone")),
     ],
 )
-def test_a_device_without_enough_memory_is_told(tiny_csv, tmp_path, monkeypatch, told):
-    def no_room(*_):
-        raise jax.errors.JaxRuntimeError(told)
-
-    monkeypatch.setattr(train_lib, "fit", no_room)
-    with pytest.raises(UserError, match="the memory of cpu does not suffice"):
-        train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+def test_a_lack_of_device_memory_is_reported_and_no_other_error(message, expected):
+    kind, words = expected
+    with pytest.raises(kind, match=words), device_errors():
+        raise jax.errors.JaxRuntimeError(message)
 
 
-def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(
-    tiny_csv, tmp_path, monkeypatch
-):
-    def broken(*_):
-        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
-
-    monkeypatch.setattr(train_lib, "fit", broken)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="is gone"):
-        train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+def test_a_lost_process_is_reported_where_there_are_others(monkeypatch):
+    error = jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo: connection reset by peer")
+    with pytest.raises(jax.errors.JaxRuntimeError), device_errors():
+        raise error
+    monkeypatch.setattr(processes, "are_one", lambda: False)
+    with pytest.raises(Lost, match="another process of the run"), device_errors():
+        raise error

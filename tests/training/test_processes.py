@@ -22,8 +22,8 @@ SETTINGS += ("training.epochs=6", "training.patience=0")
 class Pair:
     """Two processes, with two devices each, that train one run."""
 
-    def __init__(self, data_root, runs_dir, *settings, apart=(), elsewhere=None):
-        """What the second alone is told: more settings, and another runs folder."""
+    def __init__(self, data_root, runs_dir, *settings, apart=()):
+        """`apart`: more settings for the second alone."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -33,7 +33,7 @@ class Pair:
                 [
                     *(sys.executable, "-m", "fer_jax.train"),
                     *(ROOT / "configs/baseline.yaml", "--data_root", data_root),
-                    *("--runs_dir", (number and elsewhere) or runs_dir),
+                    *("--runs_dir", runs_dir),
                     *(
                         part
                         for item in (*SETTINGS, *settings, *(apart if number else ()))
@@ -90,6 +90,7 @@ def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
     assert (folder / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     undisturbed, tiny_csv, tmp_path
 ):
@@ -109,7 +110,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     pair.processes[1].terminate()
     (status, output, errors), (other, _, more) = pair.end()
     assert (status, other) == (128 + signal.SIGTERM,) * 2, errors + more
-    assert "going on after step " in output
+    assert "resuming after step " in output
     assert re.search(r"stopped after step \d+, state saved", output)
 
     pair = Pair(tiny_csv, tmp_path)
@@ -118,7 +119,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     assert_same_run(pair.folder, undisturbed[0], tiny_csv)
 
 
-def test_processes_that_were_told_different_things_end_together(tiny_csv, tmp_path):
+def test_processes_with_different_settings_end_together(tiny_csv, tmp_path):
     pair = Pair(tiny_csv, tmp_path, apart=["training.lr=1e-4"])
     for status, _, errors in pair.end():
         assert status == 2
@@ -126,24 +127,47 @@ def test_processes_that_were_told_different_things_end_together(tiny_csv, tmp_pa
     assert not pair.folder.exists()
 
 
-def test_processes_that_do_not_see_one_folder_end_together(tiny_csv, tmp_path):
-    pair = Pair(tiny_csv, tmp_path / "here", elsewhere=tmp_path / "there")
-    for status, _, errors in pair.end():
-        assert status == 2
-        assert "error: process 1 of this run has another runs folder in" in errors
-    assert not (pair.folder / "checkpoints").exists()
+def as_two(monkeypatch, second):
+    """Has this process gather what it says itself, and what the second would."""
+    monkeypatch.setattr(processes, "gather", lambda value: [value, second])
+
+
+def test_processes_that_see_different_folders_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    path.write_text("process 7 on node1")
+    as_two(monkeypatch, "process 7 on node1")
+    processes.check_same_file("runs folder", path)
+    as_two(monkeypatch, "")
+    with pytest.raises(UserError, match="process 1 of this run has another runs fold"):
+        processes.check_same_file("runs folder", path)
+
+
+def test_the_result_of_the_first_process_is_everyones(monkeypatch):
+    monkeypatch.setattr(processes, "are_one", lambda: False)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "gather", lambda _: [{"value": 7}, {}])
+    assert processes.of_first(lambda: 1 // 0) == 7
+    monkeypatch.setattr(processes, "gather", lambda _: [{"error": "no"}, {}])
+    with pytest.raises(UserError, match="no"):
+        processes.of_first(lambda: 7)
+    monkeypatch.setattr(processes, "is_first", lambda: True)
+    monkeypatch.setattr(processes, "gather", lambda outcome: [outcome, {}])
+    with pytest.raises(ZeroDivisionError):  # the others raise a UserError
+        processes.of_first(lambda: 1 // 0)
 
 
 def test_processes_are_found_by_slurm_or_by_hand():
-    assert processes._asked({}) is None
-    assert processes._asked({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
-    assert processes._asked({"SLURM_STEP_NUM_TASKS": "2"}) == {}
-    by_hand = dict(zip(processes._BY_HAND, ("node7:4567", "3", "2"), strict=True))
-    asked = processes._asked(by_hand)
+    assert processes._options({}) is None
+    assert (
+        processes._options({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    )
+    assert processes._options({"SLURM_STEP_NUM_TASKS": "2"}) == {}
+    by_hand = dict(zip(processes._VARIABLES, ("node7:4567", "3", "2"), strict=True))
+    asked = processes._options(by_hand)
     assert asked["coordinator_address"] == "node7:4567"
     assert (asked["num_processes"], asked["process_id"]) == (3, 2)
     # The address of SLURM's first host may be told alone.
-    assert processes._asked({"JAX_COORDINATOR_ADDRESS": "node7:4567"}) is None
+    assert processes._options({"JAX_COORDINATOR_ADDRESS": "node7:4567"}) is None
 
 
 @pytest.mark.parametrize(
@@ -151,11 +175,11 @@ def test_processes_are_found_by_slurm_or_by_hand():
 )
 def test_senseless_variables_are_refused(values):
     with pytest.raises(UserError, match="expected host:port, the number of processes"):
-        processes._asked(dict(zip(processes._BY_HAND, values, strict=True)))
+        processes._options(dict(zip(processes._VARIABLES, values, strict=True)))
 
 
 def test_a_task_of_slurm_sees_all_gpus_that_are_its_own():
-    sees = processes._sees_only_its_own
+    sees = processes._owns_visible_gpus
     assert sees({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"})
     two = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     assert not sees(two | {"CUDA_VISIBLE_DEVICES": "0,1"})
@@ -168,9 +192,8 @@ def test_a_process_alone_agrees_with_itself():
     assert processes.are_one() and processes.is_first()
     assert processes.of_first(lambda: [1, "two"]) == [1, "two"]
     assert processes.in_turn(lambda: {3}) == {3}
-    assert processes.least(2**40) == 2**40
+    assert processes.gather(2**40) == [2**40]
     processes.check_same("config", "x")
-    assert processes.beside() == 1
     assert processes.ending(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         processes.ending(lambda: 1 // 0)

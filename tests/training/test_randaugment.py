@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from fer_jax.training import randaugment
@@ -55,19 +56,36 @@ def test_geometry_is_that_of_scipy(name, matrix, shift):
     np.testing.assert_allclose(applied(name), moved(matrix, shift), atol=2e-4)
 
 
-def test_light_contrast_sharpness_and_gamma_by_hand():
+def test_brightness_contrast_and_gamma_by_hand():
     x, much = IMAGES[..., 0], MUCH
     expected = {
         "brightness": x + much * randaugment.BRIGHTNESS,
         "contrast": x * (1 + much * randaugment.CONTRAST),
-        "sharpness": x
-        + much
-        * randaugment.SHARPNESS
-        * (x - np.stack([ndimage.uniform_filter(i, 3, mode="nearest") for i in x])),
         "gamma": np.sign(x) * np.abs(x) ** np.exp(much * randaugment.GAMMA),
     }
     for name, values in expected.items():
         np.testing.assert_allclose(applied(name), values, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("amount", [-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 1.0])
+def test_sharpness_is_that_of_pillow_over_its_whole_range(amount):
+    grey = np.random.default_rng(0).integers(100, 156, (SIDE, SIDE), dtype=np.uint8)
+    grey[::2, :10] = 100  # stripes of one pixel, the finest detail
+    expected = ImageEnhance.Sharpness(Image.fromarray(grey)).enhance(1 + amount)
+    which = jnp.full((1, 1, 1), OPERATIONS.index("sharpness"))
+    images = np.float32(grey)[None, :, :, None]
+    found = np.array(apply(images, which, jnp.full((1, 1, 1), amount)))[0, :, :, 0]
+    # Pillow rounds to whole grey levels twice.
+    np.testing.assert_allclose(found, np.float64(expected), atol=1.5)
+
+
+def test_blurring_never_inverts_detail():
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for pattern in ((-1.0) ** x, (-1.0) ** y, (-1.0) ** (x + y)):
+        images = np.float32(pattern)[None, :, :, None]
+        which = jnp.full((1, 1, 1), OPERATIONS.index("sharpness"))
+        found = apply(images, which, jnp.full((1, 1, 1), -1.0))
+        assert (np.array(found)[0, 1:-1, 1:-1, 0] * pattern[1:-1, 1:-1] > 0).all()
 
 
 def test_operations_are_drawn_evenly_for_each_image_and_follow_the_key():

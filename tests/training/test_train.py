@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -19,10 +20,13 @@ from sklearn.metrics import confusion_matrix, f1_score
 from fer_jax import runs
 from fer_jax import train as train_lib
 from fer_jax.errors import UserError, run_command
+from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
-from fer_jax.train import train
-from fer_jax.training import loop as fit
-from fer_jax.training import setup as experiment
+from fer_jax.train import Options, train
+from fer_jax.training import attempt as attempt_lib
+from fer_jax.training import loop
+from fer_jax.training import progress as progress_lib
+from fer_jax.training import setup as setup_lib
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.devices import Devices
 
@@ -79,6 +83,7 @@ def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path)
     assert runs.test_reads(folder) == 1
 
 
+@pytest.mark.slow
 def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
     random = ("rotation=10", "shift=0.08", "scale=0.1", "random_erasing=0.1")
     changes = [f"augmentation.{change}" for change in random]
@@ -91,7 +96,7 @@ def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
 def test_interrupted_and_resumed_run_equals_undisturbed(
     stops, finished_run, tiny_csv, tmp_path, monkeypatch
 ):
-    advance = fit.TrainingBar.advance
+    advance = TrainingBar.on_step
     for stop in stops:
 
         def stopping(bar, step, loss, stop=stop):
@@ -99,11 +104,11 @@ def test_interrupted_and_resumed_run_equals_undisturbed(
             if step == stop:  # the step after it is already under way
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(fit.TrainingBar, "advance", stopping)
+        monkeypatch.setattr(TrainingBar, "on_step", stopping)
         with pytest.raises(Interrupted):
             train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
         assert not runs.is_finished(tmp_path / "baseline/seed_42")
-    monkeypatch.setattr(fit.TrainingBar, "advance", advance)
+    monkeypatch.setattr(TrainingBar, "on_step", advance)
     train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
 
@@ -111,14 +116,14 @@ def test_interrupted_and_resumed_run_equals_undisturbed(
 def test_nothing_passes_unasked_between_host_and_device_in_an_epoch(
     finished_run, tiny_csv, tmp_path, monkeypatch
 ):
-    train_epoch, epochs = fit._train_epoch, []
+    train_epoch, epochs = loop._train_epoch, []
 
     def guarded(*args):
         with jax.transfer_guard("disallow"):  # all that is not `device_put` or `_get`
             epochs.append(train_epoch(*args))
         return epochs[-1]
 
-    monkeypatch.setattr(fit, "_train_epoch", guarded)
+    monkeypatch.setattr(loop, "_train_epoch", guarded)
     train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert epochs == [4, 4, 4]
     assert_same_run(tmp_path / "baseline/seed_42", finished_run[0], tiny_csv)
@@ -127,16 +132,16 @@ def test_nothing_passes_unasked_between_host_and_device_in_an_epoch(
 def test_signal_between_epochs_keeps_the_best_checkpoint(
     finished_run, tiny_csv, tmp_path, monkeypatch
 ):
-    is_over = fit.is_over
+    is_over = loop.is_over
 
     def stopping(config, history):
         if len(history) == 1:
             signal.raise_signal(signal.SIGTERM)  # no step is taken after this
         return is_over(config, history)
 
-    monkeypatch.setattr(fit, "is_over", stopping)
+    monkeypatch.setattr(loop, "is_over", stopping)
     # Epoch 1 is the best and older than the last two; it must outlive the stop.
-    monkeypatch.setattr(fit, "best_row", lambda history: history[0])
+    monkeypatch.setattr(loop, "best_row", lambda history: history[0])
     with pytest.raises(Interrupted):
         train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
     folder = tmp_path / "baseline/seed_42"
@@ -149,12 +154,11 @@ def test_signal_between_epochs_keeps_the_best_checkpoint(
 KILLED = """
 import os, signal, sys
 from fer_jax import train
-from fer_jax.training import loop as fit
-advance = fit.TrainingBar.advance
+from fer_jax.system import console
 def killing(bar, step, loss):
     if step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-fit.TrainingBar.advance = killing
+console.TrainingBar.on_step = killing
 train.main(sys.argv[1:])
 """
 
@@ -173,10 +177,62 @@ def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path
         [sys.executable, "-m", "fer_jax.train", *arguments], **options
     )
     assert done.returncode == 0, done.stderr
-    assert "going on after step 4 " in done.stdout
+    assert "resuming after step 4 " in done.stdout
     result = json.loads((folder / "result.json").read_text())
     assert result["overrides"] == [*TINY, *HARD]
     assert_same_run(folder, finished_run[0], tiny_csv)
+
+
+class Clock:
+    """Seconds that pass only in what is told to take some."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def taking(self, function, seconds):
+        def call(*arguments, **options):
+            self.now += seconds
+            return function(*arguments, **options)
+
+        return call
+
+
+def test_wall_s_is_the_time_of_all_attempts(tiny_csv, tmp_path, monkeypatch):
+    """Saving, evaluation and the final predictions count; a pause does not."""
+    clock, config = Clock(), tiny_config("training.patience=0")
+    for module in (loop, progress_lib):
+        monkeypatch.setattr(module, "time", clock)
+    for owner, name, seconds in (
+        (Checkpoints, "save", 100.0),
+        (loop, "_train_epoch", 20.0),
+        (loop, "score_val", 3.0),
+        (attempt_lib, "predict_best", 0.5),
+    ):
+        function = clock.taking(getattr(owner, name), seconds)
+        monkeypatch.setattr(owner, name, function)
+    on_step = TrainingBar.on_step
+
+    def stopping(bar, step, loss):
+        on_step(bar, step, loss)
+        if step == 6:  # in the second epoch
+            signal.raise_signal(signal.SIGTERM)
+
+    again = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "on_step", stopping)
+        with pytest.raises(Interrupted):
+            train(config, **again)
+    clock.now += 50_000.0
+    result = train(config, **again)
+    # The first attempt counts to the checkpoint that it ended with: 20 + 3, 100, 20.
+    # The second: the rest of an epoch, one more, and their checkpoints.
+    assert result["timing"]["wall_s"] == 143 + 123 + 123 + 0.5
+    assert result["timing"]["train_s"] == 80
+    walls = [row["wall_s"] for row in rows(tmp_path / "baseline/seed_42")]
+    assert walls == [23, 143 + 23, 143 + 123 + 23]
 
 
 def test_finished_run_is_not_repeated(finished_run, tiny_csv):
@@ -210,14 +266,13 @@ def test_other_data_in_the_folder_is_refused(finished_run, tmp_path):
 
 def test_patience_stops_and_force_starts_anew(tiny_csv, tmp_path, monkeypatch):
     # Nothing learns at this rate; val gets worse by decree after the second epoch.
-    score = fit.score
+    score_val = loop.score_val
     falling = iter([0.2, 0.3, 0.3, 0.2, 0.1])
 
     def scored(*arguments):
-        logits, scores = score(*arguments)
-        return logits, scores | {"macro_f1": next(falling, 0.0)}
+        return score_val(*arguments) | {"macro_f1": next(falling, 0.0)}
 
-    monkeypatch.setattr(fit, "score", scored)
+    monkeypatch.setattr(loop, "score_val", scored)
     options = ("training.lr=1e-12", "training.patience=2", "training.epochs=9")
     quick = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
     result = train(tiny_config(*options), **quick)
@@ -226,7 +281,9 @@ def test_patience_stops_and_force_starts_anew(tiny_csv, tmp_path, monkeypatch):
     assert result["selection"] == {
         "split": "val", "metric": "macro_f1", "epoch": 2, "value": 0.3
     }  # fmt: skip
-    anew = train(tiny_config(*options, "training.epochs=1"), force=True, **quick)
+    anew = train(
+        tiny_config(*options, "training.epochs=1"), options=Options(force=True), **quick
+    )
     assert anew["epochs_run"] == len(rows(tmp_path / "baseline/seed_42")) == 1
     assert not anew["stopped_early"]
 
@@ -244,7 +301,7 @@ def test_loss_that_is_not_finite_stops_the_run(tiny_csv, tmp_path, monkeypatch):
     def broken(logits, labels, **_):
         return logits.sum() * np.nan
 
-    monkeypatch.setattr(experiment.losses, "softmax_loss", broken)
+    monkeypatch.setattr(setup_lib.losses, "softmax_loss", broken)
     with pytest.raises(UserError, match=r"at step 1 \(step 1 of 4 in epoch 1\); no"):
         train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
     folder = tmp_path / "baseline/seed_42"
@@ -256,18 +313,21 @@ def test_a_gradient_that_explodes_stops_with_the_last_good_values(
     tiny_csv, tmp_path, monkeypatch
 ):
     """Batch norm keeps high rates finite, so the sixth step gets a loss of its own."""
-    make_train_step = experiment.make_train_step
+    make_train_step = setup_lib.make_train_step
 
-    def exploding(network, tx, *, loss_fn, **parts):
+    def exploding(spec, **parts):
         steps = [
-            make_train_step(network, tx, loss_fn=f, **parts)
-            for f in (loss_fn, lambda *_: loss_fn(*_) * jnp.float32(3e38))
+            make_train_step(dataclasses.replace(spec, loss_fn=loss_fn), **parts)
+            for loss_fn in (
+                spec.loss_fn,
+                lambda *_: spec.loss_fn(*_) * jnp.float32(3e38),
+            )
         ]
         return lambda state, *rest, **how: steps[int(state.step) == 5](
             state, *rest, **how
         )
 
-    monkeypatch.setattr(experiment, "make_train_step", exploding)
+    monkeypatch.setattr(setup_lib, "make_train_step", exploding)
     with pytest.raises(UserError) as error:
         train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert "not finite at step 6 (step 2 of 4 in epoch 2)" in str(error.value)
@@ -292,7 +352,7 @@ def damage(folder):
 def half_done(tiny_csv, tmp_path_factory):
     """The runs folder of a run that was interrupted after step 10 of 12."""
     runs_dir = tmp_path_factory.mktemp("half_done")
-    advance = fit.TrainingBar.advance
+    advance = TrainingBar.on_step
 
     def stopping(bar, step, loss):
         advance(bar, step, loss)
@@ -300,7 +360,7 @@ def half_done(tiny_csv, tmp_path_factory):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.TrainingBar, "advance", stopping)
+        patch.setattr(TrainingBar, "on_step", stopping)
         with pytest.raises(Interrupted):
             train(tiny_config(*HARD), data_root=str(tiny_csv), runs_dir=runs_dir)
     return runs_dir
@@ -322,7 +382,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_gives_the_same_run(
     for step in damaged:
         assert f"note: left out a checkpoint, step {step}: state/" in told.getvalue()
     before = {8: 4, 10: 8}[damaged[-1]]
-    assert f"going on after step {before} " in told.getvalue()
+    assert f"resuming after step {before} " in told.getvalue()
     assert_same_run(folder, finished_run[0], tiny_csv)
 
 
@@ -336,7 +396,7 @@ def test_a_resume_in_another_environment_is_told_and_recorded(
     console = Console(file=told, width=200)
     again = {"data_root": str(tiny_csv), "runs_dir": runs_dir, "console": console}
     result = train(tiny_config(*HARD), **again)
-    assert re.search(r"begun with another (\w+, )*device; from here", told.getvalue())
+    assert re.search(r"began with another (\w+, )*device; from here", told.getvalue())
     assert result["environment"]["device"] == "an abacus"
     (earlier,) = result["earlier_environments"]
     assert earlier["device"] == finished_run[1]["environment"]["device"]
@@ -355,29 +415,30 @@ def test_without_an_undamaged_checkpoint_the_run_stops_and_says_so(
             train(tiny_config(*HARD), **again)
     assert "step 10: state/" in runs.failure(runs_dir / "baseline/seed_42")
     shutil.rmtree(checkpoints)
-    with pytest.raises(UserError, match="no checkpoint that it could go on from"):
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
         train(tiny_config(*HARD), **again)
-    assert train(tiny_config(*HARD), **again, force=True)["epochs_run"] == 3
+    anew = train(tiny_config(*HARD), **again, options=Options(force=True))
+    assert anew["epochs_run"] == 3
 
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_resume_that_has_lost_its_best_epoch_goes_back_or_stops(
     place, half_done, tiny_csv, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fit, "best_row", lambda history: history[place])
+    monkeypatch.setattr(loop, "best_row", lambda history: history[place])
     runs_dir = shutil.copytree(half_done, tmp_path / "runs")
     again = {"data_root": str(tiny_csv), "runs_dir": runs_dir}
     lost = {0: 4, -1: 8}[place]
     shutil.rmtree(runs_dir / f"baseline/seed_42/checkpoints/{lost}")
     if place == 0:  # it was step 4, and nothing is older
-        with pytest.raises(UserError, match="no checkpoint that it could go on from"):
+        with pytest.raises(UserError, match="no checkpoint to resume from"):
             train(tiny_config(*HARD), **again)
         return
     told = io.StringIO()
     console = Console(file=told, width=200)
     result = train(tiny_config(*HARD), console=console, **again)
     assert "left out step 10, whose best epoch is lost" in told.getvalue()
-    assert "going on after step 4 " in told.getvalue()
+    assert "resuming after step 4 " in told.getvalue()
     assert result["epochs_run"] == 3
 
 
@@ -392,11 +453,13 @@ def test_a_resume_that_has_lost_its_best_epoch_goes_back_or_stops(
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    arguments, words, tmp_path, capsys, monkeypatch
+    arguments, words, tiny_csv, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
+    places = ["--data_root", str(tiny_csv), "--runs_dir", str(tmp_path / "runs")]
+    # The last --data_root counts.
     status = run_command(
-        lambda: train_lib.main([*arguments, "--runs_dir", str(tmp_path / "runs")])
+        lambda: train_lib.main([arguments[0], *places, *arguments[1:]])
     )
     error = capsys.readouterr().err
     assert status == 2

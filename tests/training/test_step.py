@@ -8,23 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import tiny_config
 
 from fer_jax import models
-from fer_jax.training import optimizer
+from fer_jax.training.augment import make_augment
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.losses import softmax_loss
-from fer_jax.training.step import init_state, make_train_step, zero_sums
+from fer_jax.training.optimizer import make_optimizer
+from fer_jax.training.step import (
+    StepSpec,
+    init_metrics,
+    init_state,
+    make_train_step,
+)
 
 SIDE, CLASSES, BATCH = 16, 3, 8
 # XLA compiles this generator in a fraction of the time.
 KEY = jax.random.key(7, impl="rbg")
 
 
-def plain(key, images, labels, indices, step):
+def plain(key, images, labels, shown):
     return images, labels
 
 
-def noisy(key, images, labels, indices, step):
+def noisy(key, images, labels, shown):
     """An augmentation that shows in the loss whether its key is the right one."""
     return images + 0.1 * jax.random.normal(key, images.shape), labels
 
@@ -43,11 +50,14 @@ class Softmax(NamedTuple):
 SGD = optax.sgd(0.5)
 
 
+def spec_step(loss_fn=softmax_loss, augment_fn=plain, *, network=None, tx=SGD, **more):
+    spec = StepSpec(network or Softmax(), tx, loss_fn, augment_fn, **more)
+    return make_train_step(spec, key=KEY)
+
+
 @functools.cache
 def softmax_step(noise, loss_fn, augment_fn):
-    return make_train_step(
-        Softmax(noise), SGD, loss_fn=loss_fn, augment_fn=augment_fn, key=KEY
-    )
+    return spec_step(loss_fn, augment_fn, network=Softmax(noise))
 
 
 def softmax_parts(noise=0.0, loss_fn=softmax_loss, augment_fn=plain):
@@ -89,7 +99,7 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
     images, labels = pictures
     state, step = softmax_parts()
     kernel, chosen = numbers(state.params["kernel"]), batches(1)
-    state, sums = step(state, zero_sums(48), images, labels, chosen)
+    state, sums = step(state, init_metrics(48), pictures, chosen)
 
     wide = np.float64(images[chosen[0]])
     mean, deviation = (
@@ -118,13 +128,13 @@ def test_a_step_is_that_of_softmax_regression_by_hand(pictures):
 
 def test_sums_add_up_over_steps_and_dispatches(pictures):
     state, step = softmax_parts(noise=0.5)
-    sums, losses, correct, chosen = zero_sums(48), [], [], batches(5)
+    sums, losses, correct, chosen = init_metrics(48), [], [], batches(5)
     for number in range(5):
         before = copied(state)
-        own = step(before, zero_sums(48), *pictures, chosen[number][None])[1]
+        own = step(before, init_metrics(48), pictures, chosen[number][None])[1]
         losses.append(float(own.loss))
         correct.append(int(own.correct))
-        state, sums = step(state, sums, *pictures, chosen[number][None])
+        state, sums = step(state, sums, pictures, chosen[number][None])
     assert float(sums.loss) == pytest.approx(sum(losses), rel=1e-5)
     assert int(sums.correct) == sum(correct)
     assert (sums.images, sums.steps) == (5 * BATCH, 5)
@@ -137,10 +147,10 @@ def test_steps_do_not_depend_on_how_they_are_dispatched(pictures, split):
 
     def run(sizes):
         state, step = softmax_parts(noise=0.3, augment_fn=noisy)
-        sums, start = zero_sums(48), 0
+        sums, start = init_metrics(48), 0
         for size in sizes:
             indices = chosen[start : start + size]
-            state, sums = step(state, sums, *pictures, indices)
+            state, sums = step(state, sums, pictures, indices)
             start += size
         return numbers((state, sums))
 
@@ -157,7 +167,7 @@ def test_randomness_is_a_function_of_the_key_and_the_step(pictures):
         state, step = softmax_parts(noise=noise, augment_fn=augment_fn)
         for number in (0, 0, 1, 2):  # the same params and images at other steps
             at = copied(state)._replace(step=jnp.int32(number))
-            loss = float(step(at, zero_sums(48), *pictures, chosen)[1].loss)
+            loss = float(step(at, init_metrics(48), pictures, chosen)[1].loss)
             assert losses.setdefault((noise, number), loss) == loss
     # Neither the noise of the network nor that of the augmentation repeats.
     assert len(set(losses.values())) == 6
@@ -169,14 +179,12 @@ def test_augmentation_and_dropout_have_keys_of_their_own(pictures):
             logits, _ = super().train(params, batch_stats, images, key)
             return logits, {"seen": jax.random.uniform(key)}
 
-    def tell(key, images, labels, indices, step):
+    def tell(key, images, labels, shown):
         return images, jnp.full_like(labels, jax.random.uniform(key))
 
-    step = make_train_step(
-        Telling(), SGD, loss_fn=lambda _, labels: labels[0, 0], augment_fn=tell, key=KEY
-    )
+    step = spec_step(lambda _, labels: labels[0, 0], tell, network=Telling())
     state, _ = softmax_parts()
-    state, sums = step(state, zero_sums(48), *pictures, batches(1))
+    state, sums = step(state, init_metrics(48), pictures, batches(1))
     known = [KEY, jax.random.fold_in(KEY, 0), jax.random.fold_in(KEY, 1)]
     drawn = [sums.loss, state.batch_stats["seen"], *map(jax.random.uniform, known)]
     assert len({float(value) for value in drawn}) == 5
@@ -184,8 +192,8 @@ def test_augmentation_and_dropout_have_keys_of_their_own(pictures):
 
 def test_state_and_sums_are_donated_and_the_images_are_not(pictures):
     state, step = softmax_parts()
-    sums = zero_sums(48)
-    step(state, sums, *pictures, batches(1))
+    sums = init_metrics(48)
+    step(state, sums, pictures, batches(1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, sums)))
     assert not any(leaf.is_deleted() for leaf in pictures)
 
@@ -198,10 +206,10 @@ def test_the_first_step_whose_loss_is_not_finite_is_recorded(pictures, sizes, ba
     chosen = jnp.minimum(batches(4), 46).at[bad, 3].set(47)
     state, step = softmax_parts()
     state = state._replace(step=jnp.int32(10))
-    sums, start = zero_sums(48), 0
+    sums, start = init_metrics(48), 0
     for size in sizes:
         indices = chosen[start : start + size]
-        state, sums = step(state, sums, images, labels, indices)
+        state, sums = step(state, sums, (images, labels), indices)
         start += size
     # All later steps are bad as well, as the parameters are lost.
     assert sums.bad_step == 11 + bad and np.isnan(sums.loss)
@@ -216,18 +224,18 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(pictures):
         return jnp.sqrt(jnp.sum(0.0 * logits))  # 0, of slope 0 * infinity
 
     state, step = softmax_parts(loss_fn=loss_fn)
-    _, sums = step(state, zero_sums(48), *pictures, batches(1))
+    _, sums = step(state, init_metrics(48), pictures, batches(1))
     assert sums.loss == 0.0 and sums.bad_step == 1
 
 
 def test_hits_are_counted_against_the_heaviest_label(pictures):
-    def soften(key, images, labels, indices, step):
+    def soften(key, images, labels, shown):
         return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=1)
 
     counts = []
     for augment_fn in (plain, soften):
         state, step = softmax_parts(augment_fn=augment_fn)
-        _, sums = step(state, zero_sums(48), *pictures, batches(1))
+        _, sums = step(state, init_metrics(48), pictures, batches(1))
         counts.append(int(sums.correct))
     assert counts[0] == counts[1] > 0
 
@@ -235,17 +243,15 @@ def test_hits_are_counted_against_the_heaviest_label(pictures):
 def test_the_epoch_tells_how_each_image_was_met(pictures):
     images, labels = pictures
 
-    def mix(
-        key, images, labels, indices, step
-    ):  # the margin is that of the image's own class
+    def mix(key, images, labels, shown):  # the margin is of the image's own class
         return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=1)
 
     state, step = softmax_parts(loss_fn=lambda logits, labels: 0.0, augment_fn=mix)
     kernel = numbers(state.params["kernel"])
     chosen = np.array([[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 9, 10, 11, 12, 13]])
-    sums = zero_sums(48)
+    sums = init_metrics(48)
     for indices in chosen:
-        state, sums = step(state, sums, *pictures, jnp.asarray(indices[None]))
+        state, sums = step(state, sums, pictures, jnp.asarray(indices[None]))
     x = np.array(normalise(images))[:, 0, :4, 0]
     logits, classes = x @ kernel, np.array(labels).argmax(axis=1)
     others = np.where(np.array(labels) > 0, -np.inf, logits)
@@ -255,6 +261,30 @@ def test_the_epoch_tells_how_each_image_was_met(pictures):
     np.testing.assert_allclose(sums.margin, times * margin, rtol=1e-4, atol=1e-5)
     seen = times > 0
     np.testing.assert_array_equal(sums.rival[seen], others.argmax(axis=1)[seen])
+
+
+class Folding(Softmax):
+    """Takes the dropout key as `nnx.Rngs` does; SAM passes the same one twice."""
+
+    def train(self, params, batch_stats, images, key):
+        return super().train(params, batch_stats, images, jax.random.fold_in(key, 0))
+
+
+@pytest.mark.parametrize("flips", ["true", "alternating"])
+def test_no_key_is_used_twice(pictures, flips):
+    every = (
+        *("rotation=10", "brightness=0.1", "contrast=0.1", "randaugment=1"),
+        *("random_erasing=0.5", "cutout=0.2", "mixup_alpha=0.2", "cutmix_alpha=1.0"),
+        f"horizontal_flip={flips}",
+    )
+    settings = [f"augmentation.{item}" for item in every]
+    config = tiny_config(*settings, "data.image_size=20", "data.crop_size=16")
+    step = spec_step(
+        augment_fn=make_augment(config, 6), network=Folding(0.3), sam_rho=0.1
+    )
+    arguments = softmax_parts()[0], init_metrics(48), pictures
+    with jax.debug_key_reuse(True):
+        step(*arguments, batches(1))
 
 
 # --- sharpness-aware steps, averages, and smaller images
@@ -267,12 +297,10 @@ def softmax_gradient(kernel, x, y):
 
 def test_sam_moves_by_the_gradient_found_uphill(pictures):
     images, labels = pictures
-    step = make_train_step(
-        Softmax(), SGD, loss_fn=softmax_loss, augment_fn=plain, key=KEY, sam_rho=0.7
-    )
+    step = spec_step(sam_rho=0.7)
     state, _ = softmax_parts()
     kernel, chosen = np.float64(state.params["kernel"]), batches(1)
-    state, sums = step(state, zero_sums(48), images, labels, chosen)
+    state, sums = step(state, init_metrics(48), pictures, chosen)
     x = np.float64(normalise(images[chosen[0]]))[:, 0, :4, 0]
     y = np.float64(labels[chosen[0]])
     grad = softmax_gradient(kernel, x, y)
@@ -289,20 +317,13 @@ def test_sam_moves_by_the_gradient_found_uphill(pictures):
 def test_what_is_not_trained_counts_for_nothing(pictures, sam_rho):
     trained = {"kernel": np.float32([1, 0, 1])}
     images, labels = pictures
-    step = make_train_step(
-        Softmax(),
-        optax.chain(optax.clip_by_global_norm(0.01), SGD),
-        loss_fn=softmax_loss,
-        augment_fn=plain,
-        key=KEY,
-        sam_rho=sam_rho,
-        trained=trained,
-    )
+    clipped = optax.chain(optax.clip_by_global_norm(0.01), SGD)
+    step = spec_step(tx=clipped, sam_rho=sam_rho, trainable=trained)
     params = softmax_parts()[0].params
     state = init_state(params, {"seen": jnp.int32(0)}, SGD)
     state = state._replace(opt_state=(optax.EmptyState(), state.opt_state))
     kernel, chosen = np.float64(params["kernel"]), batches(1)
-    state, _ = step(state, zero_sums(48), images, labels, chosen)
+    state, _ = step(state, init_metrics(48), pictures, chosen)
     x = np.float64(normalise(images[chosen[0]]))[:, 0, :4, 0]
     y, at = np.float64(labels[chosen[0]]), kernel
     if sam_rho:
@@ -314,19 +335,17 @@ def test_what_is_not_trained_counts_for_nothing(pictures, sam_rho):
 
 
 def test_averages_follow_the_weights_and_are_what_is_evaluated(pictures):
-    step = make_train_step(
-        Softmax(), SGD, loss_fn=softmax_loss, augment_fn=plain, key=KEY, ema_decay=0.5
-    )
+    step = spec_step(ema_decay=0.5)
     plain_state, plain_step = softmax_parts()
     assert plain_state.evaluated == (plain_state.params, plain_state.batch_stats)
     start, batch_stats = copied(plain_state.params), {"seen": jnp.float32(0)}
     state = init_state(start, batch_stats, SGD, averages=True)
     kernel, seen = numbers(start)["kernel"], 0.0
-    sums, plain_sums = zero_sums(48), zero_sums(48)
+    sums, plain_sums = init_metrics(48), init_metrics(48)
     for number, chosen in enumerate(batches(4)):
-        state, sums = step(state, sums, *pictures, chosen[None])
+        state, sums = step(state, sums, pictures, chosen[None])
         plain_state, plain_sums = plain_step(
-            plain_state, plain_sums, *pictures, chosen[None]
+            plain_state, plain_sums, pictures, chosen[None]
         )
         decay = min(0.5, (1 + number) / (10 + number))
         now = numbers(plain_state.params["kernel"])
@@ -348,48 +367,46 @@ def test_the_network_sees_augmented_images_at_the_size_asked_for(pictures, side)
             shapes.append(images.shape)
             return super().train(params, batch_stats, images, key)
 
-    def watch(key, images, labels, indices, step):
+    def watch(key, images, labels, shown):
         assert images.shape == (BATCH, SIDE, SIDE, 1)
         jax.debug.callback(
-            lambda i, s: (which.append(i), steps.append(s)), indices, step
+            lambda i, s: (which.append(i), steps.append(s)), shown.indices, shown.step
         )
         return images, labels
 
-    step = make_train_step(
-        Watching(), SGD, loss_fn=softmax_loss, augment_fn=watch, key=KEY
-    )
-    state, sums = softmax_parts()[0], zero_sums(48)
+    step = spec_step(augment_fn=watch, network=Watching())
+    state, sums = softmax_parts()[0], init_metrics(48)
     chosen = batches(2)
     for each in chosen:
-        state, sums = step(state, sums, *pictures, each[None], side)
+        state, sums = step(state, sums, pictures, each[None], side)
     jax.effects_barrier()
     assert set(shapes) == {(BATCH, side or SIDE, side or SIDE, 1)}
     assert [int(s) for s in steps] == [0, 1]
     np.testing.assert_array_equal(np.stack(which), chosen)
 
 
-# --- the default network
+# --- a network with batch norm and dropout
 
 
 @pytest.fixture(scope="module")
-def fernet():
-    """A state, to be copied before use, and a compiled step of the real network."""
+def network():
+    """A state, to be copied before use, and a compiled step of the tiny network."""
     network, params, batch_stats = models.create(
-        "fernet", KEY, models.Options(num_classes=CLASSES, dropout=0.3)
+        "tiny", KEY, models.Options(num_classes=CLASSES, dropout=0.3)
     )
-    tx, _ = optimizer.create(3e-3, total_steps=12, pct_start=0.3, weight_decay=0.05)
+    tx, _ = make_optimizer(tiny_config().training, total_steps=12)
     loss_fn = functools.partial(softmax_loss, label_smoothing=0.1)
-    step = make_train_step(network, tx, loss_fn=loss_fn, augment_fn=noisy, key=KEY)
+    step = spec_step(loss_fn, noisy, network=network, tx=tx)
     return init_state(params, batch_stats, tx), step
 
 
-def test_two_steps_of_the_network_in_one_dispatch_or_in_two(fernet, pictures):
-    state, step = fernet
+def test_two_steps_of_the_network_in_one_dispatch_or_in_two(network, pictures):
+    state, step = network
     chosen = batches(2)
-    together = step(copied(state), zero_sums(48), *pictures, chosen)
-    apart = copied(state), zero_sums(48)
+    together = step(copied(state), init_metrics(48), pictures, chosen)
+    apart = copied(state), init_metrics(48)
     for indices in chosen:
-        apart = step(*apart, *pictures, indices[None])
+        apart = step(*apart, pictures, indices[None])
     assert int(together[0].step) == int(apart[0].step) == 2
     # Adam divides by the gradient's size, so where that is nearly 0 rounding
     # decides the sign of a move: at most the rate, and for few parameters.
@@ -408,32 +425,32 @@ def test_two_steps_of_the_network_in_one_dispatch_or_in_two(fernet, pictures):
     )
 
 
-def test_the_same_state_and_key_give_the_same_bits(fernet, pictures):
-    state, step = fernet
+def test_the_same_state_and_key_give_the_same_bits(network, pictures):
+    state, step = network
     first, again = (
-        numbers(step(copied(state), zero_sums(48), *pictures, batches(1)))
+        numbers(step(copied(state), init_metrics(48), pictures, batches(1)))
         for _ in range(2)
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
-def test_every_parameter_and_statistic_moves(fernet, pictures):
+def test_every_parameter_and_statistic_moves(network, pictures):
     # Two steps, as a layer whose output is scaled by 0 at first moves only then.
-    before, step = fernet
-    state, sums = copied(before), zero_sums(48)
+    before, step = network
+    state, sums = copied(before), init_metrics(48)
     for indices in batches(2):
-        state, sums = step(state, sums, *pictures, indices[None])
+        state, sums = step(state, sums, pictures, indices[None])
     for part in ("params", "batch_stats"):
         old, new = getattr(before, part), getattr(state, part)
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), old, new)
         assert all(jax.tree.leaves(moved)), moved
 
 
-def test_the_loss_falls_on_a_problem_that_can_be_learnt(fernet, pictures):
-    state, step = fernet
+def test_the_loss_falls_on_a_problem_that_can_be_learnt(network, pictures):
+    state, step = network
     state, losses = copied(state), []
     for indices in batches(12, seed=1):
-        state, sums = step(state, zero_sums(48), *pictures, indices[None])
+        state, sums = step(state, init_metrics(48), pictures, indices[None])
         losses.append(float(sums.loss))
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
     assert sums.bad_step == 0
