@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     ValidationError,
     model_validator,
 )
@@ -29,6 +28,9 @@ _TRAIN_FIRST = (
 )
 
 
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # larger ones overflow floats
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
 
@@ -44,17 +46,17 @@ class _Data(_Part):
 class _Selection(_Part):
     split: str
     metric: str
-    epoch: int
+    epoch: _Count
     value: float
 
 
 class _Scores(_Part):
     loss: float
-    confusion_matrix: list[list[NonNegativeInt]]
+    confusion_matrix: list[list[_Count]]
 
 
 class _Model(_Part):
-    parameters: int
+    parameters: _Count
 
 
 class _Environment(_Part):
@@ -76,11 +78,11 @@ class _Result(_Part):
 
     name: str
     description: str
-    seed: int
+    seed: _Count
     config: _Config
     data: _Data
     selection: _Selection
-    epochs_run: int
+    epochs_run: _Count
     stopped_early: bool
     val: _Scores
     test: _Scores | None = None

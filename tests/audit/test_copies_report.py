@@ -228,5 +228,5 @@ def test_the_page_shows_colour(tmp_path, capsys):
 def test_the_command_refuses_before_reading(tmp_path):
     with pytest.raises(UserError, match=r"--csv writes \.csv"):
         audit_command.main(["--csv", str(tmp_path / "x.json")])
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="does not exist; create it first"):
         audit_command.main(["--report", str(tmp_path / "no" / "x.html")])
