@@ -131,7 +131,7 @@ def write(runs_dir, result):
     folder = Path(runs_dir) / result["name"] / f"seed_{result['seed']}"
     folder.mkdir(parents=True)
     for split, arrays in result["arrays"].items():
-        runs.write_predictions(folder, split, **arrays)
+        runs.write_predictions(folder, split, runs.StoredPredictions(**arrays))
     kept = {key: value for key, value in result.items() if key != "arrays"}
     files.write_json(folder / "result.json", kept)
     epochs = range(1, result["epochs_run"] + 1)

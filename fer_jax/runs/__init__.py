@@ -11,6 +11,7 @@ from fer_jax.runs.folder import (
     RESULT,
     RESULT_FORMAT,
     TENSORBOARD,
+    StoredPredictions,
     clear,
     differences,
     environment,
@@ -57,5 +58,6 @@ __all__ = [
     "run_dir",
     "stored_test_logits",
     "test_reads",
+    "StoredPredictions",
     "write_predictions",
 ]

@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,22 +81,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def write_predictions(
-    folder: Path,
-    split: str,
-    *,
-    rows: np.ndarray,
-    image_ids: np.ndarray,
-    clean: np.ndarray,
-    labels: np.ndarray,
-    logits: np.ndarray,
-    label_sets: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> None:
-    """Writes `predictions_<split>.npz` atomically.
+class StoredPredictions(NamedTuple):
+    """The arrays of `predictions_<split>.npz`.
 
-    Args:
-      folder: the run folder.
-      split: "val" or "test".
+    Attributes:
       rows: int32 `[N]`, the row of each image in its source.
       image_ids: int32 `[N]`, equal for identical images.
       clean: bool `[N]`, whether an image has no copy in train.
@@ -104,18 +92,24 @@ def write_predictions(
       logits: float32 `[N, C]`.
       label_sets: other labels by name, int32 `[N]`; stored as `labels_<name>`.
     """
+
+    rows: np.ndarray
+    image_ids: np.ndarray
+    clean: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    label_sets: Mapping[str, np.ndarray] = MappingProxyType({})
+
+
+def write_predictions(folder: Path, split: str, predictions: StoredPredictions) -> None:
+    """Writes `predictions_<split>.npz` atomically; `split` is "val" or "test"."""
+    arrays: dict[str, Any] = predictions._asdict()
+    for name, labels in arrays.pop("label_sets").items():
+        arrays[f"labels_{name}"] = labels
     with (
         files.replacing(folder / f"predictions_{split}.npz") as partial,
         partial.open("wb") as file,
     ):
-        arrays: dict[str, Any] = {
-            "rows": rows,
-            "image_ids": image_ids,
-            "clean": clean,
-            "labels": labels,
-            "logits": logits,
-            **{f"labels_{name}": each for name, each in label_sets.items()},
-        }
         np.savez(file, **arrays)
 
 

@@ -161,9 +161,7 @@ def _write_split(
     if split.label_sets:
         sets = {key: score(labels) for key, labels in split.label_sets.items()}
         scores["label_sets"] = sets
-    runs.write_predictions(
-        run.run_dir,
-        name,
+    predictions = runs.StoredPredictions(
         rows=split.rows,
         image_ids=audit.identical(name),
         clean=clean,
@@ -171,4 +169,5 @@ def _write_split(
         logits=logits,
         label_sets=split.label_sets,
     )
+    runs.write_predictions(run.run_dir, name, predictions)
     return scores

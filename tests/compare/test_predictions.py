@@ -63,7 +63,9 @@ def test_arrays_that_are_not_whole_are_refused(tmp_path, change):
     folder = write(tmp_path, result)
     ((key, fn),) = change.items()
     arrays = result["arrays"]["val"]
-    runs.write_predictions(folder, "val", **arrays | {key: fn(arrays[key])})
+    runs.write_predictions(
+        folder, "val", runs.StoredPredictions(**arrays | {key: fn(arrays[key])})
+    )
     with pytest.raises(
         UserError,
         match="lacks complete arrays of rows, image_ids, clean, labels and logits",
@@ -106,7 +108,9 @@ def test_images_that_may_be_identical_are_told_of(tmp_path):
     arrays = result["arrays"]["val"]
     ids = arrays["image_ids"].copy()
     ids[5:8] = 2
-    runs.write_predictions(folder, "val", **arrays | {"image_ids": ids})
+    runs.write_predictions(
+        folder, "val", runs.StoredPredictions(**arrays | {"image_ids": ids})
+    )
     assert load(tmp_path).repeated() == 3
     told = " ".join(notes(summarise(load_runs(tmp_path)[0], "val")))
     assert "3 of the 300 images are identical to an earlier one" in told

@@ -40,7 +40,7 @@ def test_the_scores_are_means_with_deviations_and_the_ensembles(finished, tmp_pa
             # Breaks the ensemble's ties, and changes no run's classes.
             noise = rng.uniform(-1, 1, size=arrays["logits"].shape)
             arrays["logits"] += np.float32(noise)
-            runs.write_predictions(run.folder, split, **arrays)
+            runs.write_predictions(run.folder, split, runs.StoredPredictions(**arrays))
             sums[split] += softmax(np.float64(arrays["logits"]), axis=1)
             labels[split] = arrays["labels"]
     sheet = scores_sheet(own)

@@ -85,13 +85,7 @@ def test_clear_removes_a_run_and_nothing_else(tmp_path):
     runs.note_failure(tmp_path, "lr")
     zeros = np.zeros((2, 3), np.float32)
     runs.write_predictions(
-        tmp_path,
-        "val",
-        rows=zeros[:, 0],
-        image_ids=zeros[:, 0],
-        clean=zeros[:, 0],
-        labels=zeros[:, 0],
-        logits=zeros,
+        tmp_path, "val", runs.StoredPredictions(*[zeros[:, 0]] * 4, logits=zeros)
     )
     runs.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
@@ -105,7 +99,7 @@ def test_predictions_come_back_without_pickle(tmp_path):
         "labels": np.int32([0, 1, 1, 0]),
         "logits": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
     }
-    runs.write_predictions(tmp_path, "test", **arrays)
+    runs.write_predictions(tmp_path, "test", runs.StoredPredictions(**arrays))
     with np.load(tmp_path / "predictions_test.npz", allow_pickle=False) as file:
         for name, array in arrays.items():
             np.testing.assert_array_equal(file[name], array)
@@ -160,7 +154,9 @@ def test_the_ledger_of_test_reads_outlives_a_repetition(tmp_path):
     logits = np.eye(3, dtype=np.float32)
     rows = np.arange(3)
     arrays = {"rows": rows, "image_ids": rows, "clean": rows > 0, "labels": rows}
-    runs.write_predictions(tmp_path, "test", **arrays, logits=logits)
+    runs.write_predictions(
+        tmp_path, "test", runs.StoredPredictions(**arrays, logits=logits)
+    )
     np.testing.assert_array_equal(runs.stored_test_logits(tmp_path, 30), logits)
     assert runs.stored_test_logits(tmp_path, 45) is None
     runs.clear(tmp_path)
