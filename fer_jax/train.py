@@ -19,7 +19,7 @@ from fer_jax import data, models, runs
 from fer_jax.config import Config
 from fer_jax.data import folds
 from fer_jax.data.duplicates.audit import Audit, audit
-from fer_jax.errors import run_command
+from fer_jax.errors import UserError, run_command
 from fer_jax.runs.lock import LOCK, locked
 from fer_jax.runs.tensorboard import write_finished
 from fer_jax.system.compilation_cache import keep_compiled
@@ -145,7 +145,14 @@ def train(
         if was_finished and options.tensorboard and processes.is_first():
             write_finished(run_dir, result)
             console.print("TensorBoard's files were written from its record")
-    print_scores(console, result)
+    try:
+        print_scores(console, result)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        if not was_finished:
+            raise
+        raise UserError(
+            f"{run_dir / runs.RESULT} lacks scores; repeat that run with --force"
+        ) from None
     console.print(f"result: {run_dir / runs.RESULT}")
     return result
 

@@ -44,7 +44,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         """For the checkpoints in a folder, which is not touched yet."""
-        self._folder = folder.resolve()
+        self._folder = folder.absolute()
         self.left_out: list[str] = []
 
     def __enter__(self) -> Self:

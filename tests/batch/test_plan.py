@@ -59,5 +59,5 @@ def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
     assert train_lib.main(command[3:]) == 0
     assert seen["config"] == config
-    assert seen["config_path"] == str(path)
-    assert seen["overrides"] == ["training.seed=43"]
+    assert seen["options"].config_path == str(path)
+    assert seen["options"].overrides == ("training.seed=43",)

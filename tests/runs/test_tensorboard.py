@@ -276,7 +276,7 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
     assert train_lib.main(command[3:]) == 0
     assert taken["options"].tensorboard == bool(flags)
-    assert not taken["force"]
+    assert not taken["options"].force
 
 
 def test_a_batch_gives_them_to_finished_runs_that_have_none(

@@ -11,6 +11,7 @@ from fer_jax.errors import UserError
 from fer_jax.training import devices
 
 
+@pytest.mark.slow
 def test_devices_share_the_work_and_change_no_number_but_by_rounding(tiny_csv):
     done = soak("devices.py", "--json", "--steps", 3, "--image_size", 16, "--counts",
                 8, "--data_root", tiny_csv)  # fmt: skip
