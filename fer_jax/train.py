@@ -145,14 +145,7 @@ def train(
         if was_finished and options.tensorboard and processes.is_first():
             write_finished(run_dir, result)
             console.print("TensorBoard's files were written from its record")
-    try:
-        print_scores(console, result)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        if not was_finished:
-            raise
-        raise UserError(
-            f"{run_dir / runs.RESULT} lacks scores; repeat that run with --force"
-        ) from None
+    _print_scores(console, result, run_dir)
     console.print(f"result: {run_dir / runs.RESULT}")
     return result
 
@@ -194,6 +187,15 @@ def _print_header(
         f"parameters, {setup.flops / 1e6:,.0f} MFLOP an image forward, "
         f"{setup.compute_dtype} on {setup.devices}"
     )
+
+
+def _print_scores(console: Console, result: dict[str, Any], run_dir: Path) -> None:
+    try:
+        print_scores(console, result)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{run_dir / runs.RESULT} lacks scores; repeat that run with --force"
+        ) from None
 
 
 if __name__ == "__main__":
