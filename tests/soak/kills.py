@@ -56,6 +56,7 @@ MOMENTS = {
 def child(argv: list[str]) -> None:
     """Trains in this process, which kills itself where SOAK_KILL says, if it does."""
     from fer_jax import runs, train
+    from fer_jax.system import files
     from fer_jax.training import checkpoints as checkpoint
     from fer_jax.training import loop
 
@@ -83,9 +84,9 @@ def child(argv: list[str]) -> None:
         (loop, "score_val", "evaluation"),
         (checkpoint.Checkpoints, "save", "checkpoint"),
         (checkpoint, "write_text", "sums"),
-        (runs, "write_jsonl", "metrics"),
+        (files, "write_jsonl", "metrics"),
         (runs, "write_predictions", "results"),
-        (runs, "write_json", "results"),
+        (files, "write_json", "results"),
     ):
         setattr(owner, function, watched(name, getattr(owner, function)))
     enter("clock")
