@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.console import Console
 from fer_jax import runs
 from fer_jax.batch.plan import PlannedRun
 from fer_jax.errors import UserError
+from fer_jax.system import files
 
 LOG = "batch_log.jsonl"  # in the runs folder
 
@@ -27,7 +27,7 @@ class BatchLog:
     def write(self, run: PlannedRun, /, **entry: object) -> None:
         """Appends one line, in one write."""
         entry = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": files.utc_time(),
             "run": run.label,
             "batch": os.getpid(),
             **entry,

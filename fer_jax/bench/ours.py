@@ -15,6 +15,7 @@ from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset
 from fer_jax.data.records import Split
 from fer_jax.emotions import EMOTIONS
+from fer_jax.system.files import IMPORT_ROOT
 from fer_jax.system.memory import keep_memory
 from fer_jax.training.augment import make_augment
 from fer_jax.training.augment_ops import normalise
@@ -26,7 +27,7 @@ from fer_jax.training.step import Shown
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"
-BASELINE = Path(__file__).resolve().parents[2] / "configs/baseline.yaml"
+BASELINE = IMPORT_ROOT / "configs/baseline.yaml"
 
 
 def _config(batch: int, image_size: int, *, augmented: bool, epochs: int) -> Config:

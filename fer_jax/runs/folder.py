@@ -21,7 +21,6 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,7 +117,7 @@ def note_test_read(folder: Path, step: int) -> None:
 
     `clear` keeps the record: a repeated run has seen test before.
     """
-    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "step": step}
+    row = {"time": files.utc_time(), "step": step}
     with (folder / TEST_READS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
@@ -167,7 +166,7 @@ def noting_failure(folder: Path) -> Iterator[None]:
 
 def note_failure(folder: Path, error: str) -> None:
     """Writes `failed.json` if possible; an error here must not hide the first one."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = files.utc_time()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(

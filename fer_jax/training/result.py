@@ -1,7 +1,6 @@
 """What a run records: its data at the start, its predictions and result at the end."""
 
 import functools
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ def write_result(
             "wall_s": round(progress.wall_s, 1),
             "train_s": round(progress.train_s, 1),
             "images_per_s": round(images / progress.train_s, 1),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "finished": files.utc_time(),
         },
     }
     files.write_json(run.run_dir / runs.RESULT, result)
