@@ -66,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--skip_bad", action="store_true", help="drop unreadable images")
     add("--json", type=Path, metavar="FILE.json", help="write the numbers")
-    add("--csv", type=Path, metavar="FILE.csv", help="write all copies, a row a pair")
+    add(
+        "--csv",
+        type=Path,
+        metavar="FILE.csv",
+        help="write all copies, a row for each pair; with --runs, a row for each "
+        "train image",
+    )
     add(
         "--runs",
         type=Path,

@@ -50,7 +50,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bin/bench",
         description="Measure fer_jax beside PyTorch. A ratio above 1 means that "
-        "fer_jax is the better.",
+        "fer_jax is faster, or needs less memory.",
     )
     add = parser.add_argument
     add("--only", choices=PARTS, action="append", help="run this part; may be repeated")

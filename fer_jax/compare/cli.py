@@ -132,8 +132,8 @@ def _write(args: argparse.Namespace, shown: Terminal) -> list[Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="compare",
-        description="Compares finished runs, and tests which differences are "
+        prog="bin/compare",
+        description="Compare finished runs, and test which differences are "
         "significant, overall and by emotion.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,8 @@
 """The command `recipe`: which changes help, how good the best recipe is, how fast.
 
 Each stage is a batch of runs, which goes on where it stopped, and ends with a table.
-The ablation never reads test: a fold of train takes val's place, and val takes test's.
+The ablation never reads the test split: a fold of train stands in for val, and val
+stands in for test.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
                      metrics.jsonl    one object per epoch
-                     checkpoints/     the last two and the best
+                     checkpoints/     the last two and the best two
                      dynamics/        margins of each train image by epoch
                      tensorboard/     event files, with --tensorboard
                      predictions_<split>.npz   rows, image_ids, clean, labels, logits

@@ -2,7 +2,7 @@
 
 On a CPU, XLA runs a convolution at half the speed of a matrix product, and the gradient
 of its kernel more slowly still. So most become matrix products: 3 x 3 convolutions by
-Winograd's algorithm, 1 x 1 convolutions as they are. docs/performance.md has figures.
+Winograd's algorithm, 1 x 1 convolutions as they are.
 """
 
 import functools
