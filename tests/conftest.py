@@ -5,7 +5,12 @@ network learns them within three epochs.
 """
 
 import os
+import resource
 from pathlib import Path
+
+# XLA's optimisations take most of a test's time and no test is about them. Child
+# processes inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
 import pytest
@@ -59,6 +64,16 @@ def caches(tmp_path_factory, pytestconfig):
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(CHILD), prepend=os.pathsep)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """Frees the compiled programs after each module, once they take a gigabyte."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1_000_000:  # KiB
+        import jax
+
+        jax.clear_caches()
 
 
 def write_tiny_csv(path: Path, usages=("Training", "PublicTest", "PrivateTest")):

@@ -111,6 +111,7 @@ def test_a_plan_shows_what_is_done_and_a_dry_run_writes_nothing(
     assert sorted(runs_dir.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_batch_saves_and_continues(configs, tiny_csv, tmp_path):
     command = command_of(configs, tiny_csv, tmp_path, "--filter", "loss_")
     command += ["--seeds", "2", "--jobs", "2"]
@@ -139,6 +140,7 @@ def test_an_interrupted_batch_saves_and_continues(configs, tiny_csv, tmp_path):
     assert sorted(events(tmp_path)[-2:]) == [(label, "finished") for label in labels]
 
 
+@pytest.mark.slow
 def test_two_batches_of_two_at_once_do_nothing_twice(
     configs, tiny_csv, one_by_one, tmp_path
 ):

@@ -116,6 +116,7 @@ def results(module, tasks):
     return contest(contenders, rounds=1, warm_up=0).scores["all"].info["found"]
 
 
+@pytest.mark.slow
 def test_the_tasks_of_fer_jax_run(monkeypatch):
     monkeypatch.syspath_prepend(CHILD)  # a spawned process inherits the path
     tasks = {"augmentation": SMALL | {"images": 64, "batches": 3}, "device": {}}

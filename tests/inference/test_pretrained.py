@@ -68,6 +68,7 @@ def test_a_mirrored_face_has_the_same_probabilities(model):
     np.testing.assert_allclose(mirrored, model.predict(images), atol=1e-4)
 
 
+@pytest.mark.slow
 @shipped
 @pytest.mark.skipif(not FER2013.exists(), reason="needs FER2013: name it FER2013_CSV")
 def test_its_accuracy_is_what_its_record_says(model):

@@ -55,6 +55,7 @@ def test_a_second_run_takes_the_compiled_step_and_gets_the_same_numbers(
     assert second == first
 
 
+@pytest.mark.slow
 def test_a_damaged_program_is_compiled_anew(train, first, folder):
     step = next(path for path in entries(folder) if "dispatch" in path.name)
     step.write_bytes(step.read_bytes()[:1000])

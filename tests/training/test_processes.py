@@ -80,6 +80,7 @@ def undisturbed(tiny_csv, tmp_path_factory):
     return pair.folder, pair.end()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
     folder, ((status, output, errors), (other, silent, more)) = undisturbed
     assert (status, other) == (0, 0), errors + more
@@ -119,6 +120,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     assert_same_run(pair.folder, undisturbed[0], tiny_csv)
 
 
+@pytest.mark.slow
 def test_processes_with_different_settings_end_together(tiny_csv, tmp_path):
     pair = Pair(tiny_csv, tmp_path, apart=["training.lr=1e-4"])
     for status, _, errors in pair.end():

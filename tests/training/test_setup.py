@@ -96,7 +96,13 @@ def colour_step(arch, side, batch, *overrides):
     return parts.train_step, (parts.state, parts.init_metrics(), *arrays)
 
 
-@pytest.mark.parametrize(("arch", "side"), [("fernet", 224), ("resnet18", 100)])
+@pytest.mark.parametrize(
+    ("arch", "side"),
+    [
+        ("fernet", 224),
+        pytest.param("resnet18", 100, marks=pytest.mark.slow),
+    ],
+)
 def test_a_colour_step_keeps_the_shapes_of_the_state(arch, side):
     # Compiling these would take a minute; tracing goes through every convolution.
     step, arguments = colour_step(arch, side, 8, *(OFF if arch != "fernet" else ()))

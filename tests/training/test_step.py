@@ -270,7 +270,9 @@ class Folding(Softmax):
         return super().train(params, batch_stats, images, jax.random.fold_in(key, 0))
 
 
-@pytest.mark.parametrize("flips", ["true", "alternating"])
+@pytest.mark.parametrize(
+    "flips", [pytest.param("true", marks=pytest.mark.slow), "alternating"]
+)
 def test_no_key_is_used_twice(pictures, flips):
     every = (
         *("rotation=10", "brightness=0.1", "contrast=0.1", "randaugment=1"),

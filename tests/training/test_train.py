@@ -92,12 +92,11 @@ def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
     assert result["test"]["accuracy"] > 0.8  # the largest class has a quarter
 
 
-@pytest.mark.parametrize("stops", [(2,), (1, 4, 9)], ids=["mid_epoch", "thrice"])
 def test_interrupted_and_resumed_run_equals_undisturbed(
-    stops, finished_run, tiny_csv, tmp_path, monkeypatch
+    finished_run, tiny_csv, tmp_path, monkeypatch
 ):
     advance = TrainingBar.on_step
-    for stop in stops:
+    for stop in (1, 4, 9):  # at the first step, at the end of an epoch, and within one
 
         def stopping(bar, step, loss, stop=stop):
             advance(bar, step, loss)
