@@ -76,8 +76,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-job",
         type=int,
         metavar="N",
-        help="GPUs of each run; default: one if there are any, and with --executor slurm "
-        "one for each process",
+        help="GPUs of each run; default: one if there are any, and with "
+        "--executor slurm one for each process",
     )
     add("--runs_dir", default="runs", help="default: runs")
     add("--configs", default="configs", help="default: configs")
