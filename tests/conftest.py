@@ -18,7 +18,7 @@ import yaml
 from child import tiny_network
 
 from fer_jax import config as config_lib
-from fer_jax import train as train_lib
+from fer_jax.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, COUNTS = 16, (20, 8, 16, 30, 20, 16, 18)
@@ -121,7 +121,7 @@ def finished_run(tmp_path_factory, tiny_csv):
     """The folder and the result of one whole run; tests only read it."""
     runs_dir = tmp_path_factory.mktemp("finished")
     config = tiny_config(*HARD)
-    result = train_lib.train(config, data_root=str(tiny_csv), runs_dir=runs_dir)
+    result = run.train(config, data_root=str(tiny_csv), runs_dir=runs_dir)
     return runs_dir / "baseline" / "seed_42", result
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +59,8 @@ class CopiesReport:
             for pair in pairs(self.found)
         ]
         header = ["kind", *sides, "correlation", "mirrored"]
+        import pandas as pd  # half a second, which --help can do without
+
         return pd.DataFrame(rows, columns=header).to_csv(index=False)
 
     def to_html(self) -> str:

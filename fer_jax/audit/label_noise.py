@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from fer_jax import runs
 from fer_jax.data import Dataset
@@ -161,7 +161,7 @@ def _combine(
     for each in found.values():
         index = np.searchsorted(train.rows, each.rows)
         count[index] += 1
-        rank = (rankdata(-each.margin) - 1) / max(1, len(index) - 1)
+        rank = (scipy.stats.rankdata(-each.margin) - 1) / max(1, len(index) - 1)
         sums[:, index] += [rank, each.margin, each.forgotten, each.never_right]
         rivals[index] += each.rivals
     with np.errstate(invalid="ignore"):  # 0 / 0 where no run trained on the image

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from fer_jax.audit import contact_sheet
@@ -68,6 +67,8 @@ class LabelReport:
         }
         if self.votes is not None:
             columns["ferplus_majority"] = [self._vote(index) for index in order]
+        import pandas as pd  # half a second, which --help can do without
+
         return pd.DataFrame(columns).to_csv(index=False)
 
     def to_html(self) -> str:

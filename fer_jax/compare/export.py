@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from fer_jax.compare import tables
 from fer_jax.compare.layout import Sheet
 from fer_jax.compare.results import FinishedRun
@@ -22,6 +20,8 @@ def per_run_csv(runs: Sequence[FinishedRun], split: str) -> str:
     metrics, `precision_`, `recall_`, `f1_` and `support_` of each class, selection,
     epochs, parameters, timing and device.
     """
+    import pandas as pd  # half a second, which --help can do without
+
     rows = [_row(run, split) for run in runs if split in run.scores]
     return pd.DataFrame(rows).to_csv(index=False)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
+import scipy
 
 from fer_jax.compare.results import FinishedRun
 from fer_jax.errors import UserError
@@ -60,7 +60,7 @@ def load_predictions(runs: Sequence[FinishedRun], split: str) -> Predictions:
     return Predictions(
         labels=first["labels"],
         image_ids=first["image_ids"],
-        probabilities=softmax(logits, axis=2),
+        probabilities=scipy.special.softmax(logits, axis=2),
     )
 
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # it loads scipy.stats, which takes a second, when that is used
 from numpy import nan
-from scipy import stats
 
 from fer_jax.metrics import scores_of_counts
 
@@ -159,8 +159,8 @@ class Difference(NamedTuple):
         That is at the first step of Holm's correction for so many comparisons. NaN
         where no possible difference would be found, or the two never differ.
         """
-        found = stats.t.isf(ALPHA / (2 * comparisons), self.degrees)
-        size = (found + stats.norm.ppf(POWER)) * self.error
+        found = scipy.stats.t.isf(ALPHA / (2 * comparisons), self.degrees)
+        size = (found + scipy.stats.norm.ppf(POWER)) * self.error
         return np.where((size > 0) & (size <= 1), size, nan)
 
 
@@ -256,7 +256,9 @@ def mcnemar(
     lead = (one == labels).astype(int) - (other == labels)
     leads = np.bincount(np.unique(image_ids, return_inverse=True)[1], weights=lead)
     wins, losses = int((leads > 0).sum()), int((leads < 0).sum())
-    return stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    if not wins + losses:
+        return 1.0
+    return scipy.stats.binomtest(wins, wins + losses).pvalue
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from fer_jax.data.prepare import Dataset
 from fer_jax.data.records import USAGES, Split
@@ -71,6 +70,8 @@ def read(path: Path) -> Votes:
     Raises:
       UserError: if the file is not FER+'s.
     """
+    import pandas as pd  # half a second, which most runs can do without
+
     try:
         table = pd.read_csv(path, skipinitialspace=True)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors

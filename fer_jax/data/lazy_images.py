@@ -8,12 +8,14 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import grain
 import numpy as np
 
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:  # importing it takes half a second
+    import grain
 
 # Limits of read-ahead: elements, bytes and threads. A thread spends most of its time
 # in zstd and in copies, outside of Python.
@@ -136,6 +138,8 @@ def read_ahead(
     images: StoredImages, selections: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
     """`images.read` of each selection, int `[M]`, in order; threads read ahead."""
+    import grain
+
     selections = list(selections)
     if not selections:
         return
@@ -151,12 +155,14 @@ def read_ahead(
 
 
 def prefetch(
-    dataset: grain.MapDataset[T], element_bytes: int
+    dataset: "grain.MapDataset[T]", element_bytes: int
 ) -> "grain.IterDataset[T]":
     """A dataset whose elements, of `element_bytes` each, threads make ahead of use.
 
     At most 32 elements wait, and at most 256 MiB or two elements.
     """
+    import grain
+
     waiting = int(np.clip(_PREFETCH_BYTES // max(element_bytes, 1), 2, _PREFETCH))
     threads = min(waiting, _THREADS, len(os.sched_getaffinity(0)))
     return dataset.to_iter_dataset(

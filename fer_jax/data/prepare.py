@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fer_jax.data import array_records
 from fer_jax.data.lazy_images import StoredImages, chunks, read_pixels
 from fer_jax.data.records import Problems, Shape, Source, Split, Stored
 from fer_jax.data.sources import locate as sources
@@ -214,6 +213,8 @@ def _write(
     advance: Callable[[float], None],
 ) -> dict[str, Any]:
     """Writes the images of `source` as they are read, and returns the metadata."""
+    from fer_jax.data import array_records  # TFDS takes half a second
+
     store = array_records.RecordWriter(folder, shape)
     contents = sources.read(source, shape, store, skip_bad=skip_bad, advance=advance)
     return {
@@ -246,6 +247,8 @@ def _read(
     """The prepared copy; None if it is missing or not what was written."""
     if not os.path.exists(folder):  # unlike Path.exists, it never raises
         return None
+    from fer_jax.data import array_records  # TFDS takes half a second
+
     try:
         meta = json.loads((folder / _META).read_text())
         splits = array_records.open_splits(folder, meta)

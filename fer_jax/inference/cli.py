@@ -9,8 +9,8 @@ import numpy as np
 
 from fer_jax.data.sources.image_files import decode
 from fer_jax.errors import UserError
-from fer_jax.inference.predictor import Predictor, load
-from fer_jax.system.compilation_cache import keep_compiled
+from fer_jax.inference import model_file
+from fer_jax.inference.model_file import Preprocessing
 from fer_jax.system.console import make_console, plain_table
 
 
@@ -31,9 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
+    stored = model_file.read(args.model)
+    images = [_read(path, stored.description.preprocessing) for path in args.images]
+
+    # After the files, as JAX takes a second to import.
+    from fer_jax.inference.predictor import Predictor
+    from fer_jax.system.compilation_cache import keep_compiled
+
     keep_compiled()
-    model = load(args.model)
-    probabilities = model.predict([_read(path, model) for path in args.images])
+    model = Predictor(stored)
+    probabilities = model.predict(images)
     if args.json:
         facts = [
             {
@@ -55,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(path: str, model: Predictor) -> np.ndarray:
-    side = model.image_size
+def _read(path: str, preprocessing: Preprocessing) -> np.ndarray:
+    side = preprocessing.image_size
     try:
-        return decode(Path(path), (side, side, model.channels))[0]
+        return decode(Path(path), (side, side, preprocessing.channels))[0]
     except ValueError as error:
         raise UserError(f"{path} {error}; name images of faces") from None

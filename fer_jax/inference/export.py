@@ -15,13 +15,9 @@ import numpy as np
 from fer_jax import runs
 from fer_jax.data.sources import drawn_faces
 from fer_jax.errors import UserError
-from fer_jax.inference import model_file, predictor
-from fer_jax.inference.predictor import Predictor
+from fer_jax.inference import model_file
 from fer_jax.runs.lock import locked
-from fer_jax.system.compilation_cache import keep_compiled
 from fer_jax.system.console import make_console
-from fer_jax.training.checkpoints import Checkpoints
-from fer_jax.training.progress import best_row
 
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01
@@ -63,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--force", action="store_true", help="replace another model in the folder")
     options = vars(parser.parse_args(argv))
-    keep_compiled()
     make_console().print(export(**options))
     return 0
 
@@ -104,7 +99,7 @@ def export(
     weights = model_file.pack(tensors)
     difference = _largest_difference(info, tensors)
     written = model_file.write(to, weights, info, force=force)
-    labels = predictor.load(to).labels
+    labels = model_file.read(to).description.labels
     return (
         f"{'written' if written else 'already there'}: {to}, "
         f"{len(weights) / 1e6:.2f} MB for {', '.join(labels)}; its probabilities "
@@ -122,6 +117,10 @@ def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
 
 def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     """Returns the weights that evaluation used at the selected epoch, by name."""
+    from fer_jax.inference.predictor import leaves_by_name
+    from fer_jax.training.checkpoints import Checkpoints
+    from fer_jax.training.progress import best_row
+
     folder = run_dir / runs.CHECKPOINTS
     if not folder.is_dir():  # Checkpoints would create it
         raise UserError(f"{folder} is missing; repeat that run with --force")
@@ -141,7 +140,7 @@ def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
             "correct that and export again"
         ) from None
     params, batch_stats = evaluated_weights(tree)
-    named = predictor.leaves_by_name({"params": params, "batch_stats": batch_stats})
+    named = leaves_by_name({"params": params, "batch_stats": batch_stats})
     return {name: np.asarray(leaf) for name, leaf in named.items()}
 
 
@@ -208,6 +207,10 @@ def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) ->
     Raises:
       UserError: if they differ by more than rounding explains.
     """
+    from fer_jax.inference.predictor import Predictor
+    from fer_jax.system.compilation_cache import keep_compiled
+
+    keep_compiled()
     description = model_file.Description.model_validate({"sha256": "", **info})
     exact = model_file.ModelFile(Path(), info, description, tensors)
     rounded = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}

@@ -23,6 +23,7 @@ from fer_jax.errors import UserError
 from fer_jax.system.files import replacing, write_json
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
 FORMAT = 1
 MAX_BYTES = 500_000_000  # of the weights; our networks are smaller
 _MAX_MODEL_BYTES = 1_000_000
@@ -135,12 +136,18 @@ def write(
     return True
 
 
-def read(folder: Path) -> ModelFile:
-    """Returns the model that `write` wrote.
+def read(path: str | Path | None = None) -> ModelFile:
+    """Returns the model that `write` wrote in a folder; None: the shipped one.
 
     Raises:
       UserError: if a file is missing, damaged or of another format.
     """
+    folder = SHIPPED if path is None else Path(path)
+    if path is None and not (SHIPPED / MODEL).exists():
+        raise UserError(
+            f"this copy of fer_jax has no trained model in {SHIPPED}; train one, write "
+            "it with bin/export RUN_DIR --to DIR, and pass DIR to load_pretrained"
+        )
     if not os.path.isdir(folder):
         raise UserError(
             f"{folder} is not a folder, expected one with a model; write one with "
@@ -155,18 +162,18 @@ def read(folder: Path) -> ModelFile:
         raise UserError(
             f"{folder / MODEL}: {key}: {first['msg']}; export the model again"
         ) from None
-    path = folder / WEIGHTS
-    raw = _read_bytes(path, MAX_BYTES)
+    weights = folder / WEIGHTS
+    raw = _read_bytes(weights, MAX_BYTES)
     try:
         tensors = safetensors.numpy.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} is cut off or is no safetensors file ({error}); export the model "
-            "again"
+            f"{weights} is cut off or is no safetensors file ({error}); export the "
+            "model again"
         ) from None
     if hashlib.sha256(raw).hexdigest() != description.sha256:
         raise UserError(
-            f"{path} is not the file that {MODEL} describes (its SHA-256 differs); "
+            f"{weights} is not the file that {MODEL} describes (its SHA-256 differs); "
             "export the model again"
         )
     return ModelFile(folder, info, description, tensors)

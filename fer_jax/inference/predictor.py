@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.special import softmax
 
 from fer_jax import models
 from fer_jax.data.records import resize_to_square
@@ -21,7 +21,6 @@ from fer_jax.inference import model_file
 from fer_jax.inference.model_file import ModelFile
 from fer_jax.training import evaluate
 
-SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
 # Images in one call of the compiled program. On a CPU, programs for eight or more take
 # seconds to compile, as their convolutions are products of matrices, and gain little.
 MAX_BATCH, MAX_BATCH_ON_CPU = 256, 4
@@ -29,12 +28,7 @@ MAX_BATCH, MAX_BATCH_ON_CPU = 256, 4
 
 def load(path: str | Path | None = None) -> "Predictor":
     """Returns a model; see `fer_jax.load_pretrained`."""
-    if path is None and not (SHIPPED / model_file.MODEL).exists():
-        raise UserError(
-            f"this copy of fer_jax has no trained model in {SHIPPED}; train one, write "
-            "it with bin/export RUN_DIR --to DIR, and pass DIR to load_pretrained"
-        )
-    return Predictor(model_file.read(SHIPPED if path is None else Path(path)))
+    return Predictor(model_file.read(path))
 
 
 class Predictor:
@@ -114,7 +108,7 @@ class Predictor:
                 jnp.asarray(np.concatenate([chunk, padding])),
                 jnp.arange(size, dtype=jnp.int32),
             )
-            rows.append(softmax(np.asarray(logits)[: len(chunk)], axis=1))
+            rows.append(scipy.special.softmax(np.asarray(logits)[: len(chunk)], axis=1))
         return np.concatenate(rows)
 
     def _pixels(self, images: Any) -> np.ndarray:

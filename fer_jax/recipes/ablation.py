@@ -5,7 +5,6 @@ from typing import Any
 
 from fer_jax import config as config_lib
 from fer_jax.config import Config, compared_settings, flatten
-from fer_jax.models import MODELS
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
 
 
@@ -55,6 +54,8 @@ def _with_rates(values: Mapping[str, Any], base: Config) -> dict[str, Any]:
 
 def _supported(arch: str, base: Config) -> dict[str, Any]:
     """The config's options of the network, without those that `arch` lacks."""
+    from fer_jax.models import MODELS  # JAX
+
     network = MODELS[arch]
     excitation = base.model.squeeze_excitation and network.squeeze_excitation
     norm = base.model.norm if base.model.norm in network.norms else "plain"
@@ -62,6 +63,8 @@ def _supported(arch: str, base: Config) -> dict[str, Any]:
 
 
 def _is_buildable(config: Config) -> bool:
+    from fer_jax.models import MODELS  # JAX
+
     network = MODELS.get(config.model.arch)
     if network is None:
         return True  # the run reports the unknown network

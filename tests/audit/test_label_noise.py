@@ -7,11 +7,11 @@ from fake_runs import make_result, write
 from sklearn.metrics import average_precision_score
 
 from fer_jax import data
-from fer_jax import train as train_lib
 from fer_jax.audit.label_noise import overlap, rank_labels
 from fer_jax.data.records import Split
 from fer_jax.errors import UserError
 from fer_jax.runs.dynamics import open_dynamics, write_epoch
+from fer_jax.training import run
 
 CLASSES = ("a", "b", "c")
 ROWS = np.array([3, 5, 6, 9], np.int32)
@@ -142,7 +142,7 @@ def test_planted_mistakes_are_found(tmp_path):
         lines[1 + row] = f"{(int(label) + 3) % 7},{rest}"
     csv.write_text("\n".join(lines) + "\n")
     config = tiny_config("training.epochs=8")
-    train_lib.train(config, data_root=str(csv), runs_dir=tmp_path / "runs")
+    run.train(config, data_root=str(csv), runs_dir=tmp_path / "runs")
     dataset = data.load(str(csv), image_size=16)
     found = rank_labels(tmp_path / "runs", dataset)
     planted = np.isin(dataset.splits["train"].rows, wrong)

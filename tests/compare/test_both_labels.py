@@ -9,12 +9,12 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score
 from votes import line, tiny_lines, write_votes
 
-from fer_jax import train as train_lib
 from fer_jax.compare import load_runs, main
 from fer_jax.data import ferplus
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 from fer_jax.system.console import print_scores
+from fer_jax.training import run
 
 CHOICES = {
     "plain": (),
@@ -37,9 +37,7 @@ def both(tmp_path_factory):
     results = {}
     for name, settings in CHOICES.items():
         config = tiny_config(f"name={name}", "training.epochs=1", *settings)
-        results[name] = train_lib.train(
-            config, data_root=str(csv), runs_dir=folder / "runs"
-        )
+        results[name] = run.train(config, data_root=str(csv), runs_dir=folder / "runs")
     return folder / "runs", results
 
 
@@ -142,7 +140,7 @@ def test_a_run_that_chose_otherwise_is_another(both):
     csv = runs_dir.parent / "fer2013.csv"
     config = tiny_config("name=plain", "training.epochs=1", "data.deduplicate=exact")
     with pytest.raises(UserError, match="data.deduplicate is none there and exact"):
-        train_lib.train(config, data_root=str(csv), runs_dir=runs_dir)
+        run.train(config, data_root=str(csv), runs_dir=runs_dir)
 
 
 def test_the_votes_are_part_of_what_a_run_is(both, tmp_path):
@@ -151,7 +149,7 @@ def test_the_votes_are_part_of_what_a_run_is(both, tmp_path):
     write_votes(tmp_path / ferplus.NAME, tiny_lines())
     config = tiny_config("name=soft", "training.epochs=1", *CHOICES["soft"])
     with pytest.raises(UserError, match="data set is fer2013.csv .*, of which"):
-        train_lib.train(config, data_root=str(csv), runs_dir=runs_dir)
+        run.train(config, data_root=str(csv), runs_dir=runs_dir)
 
 
 def test_all_configs_take_the_datas_own_labels_by_default():

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fer_jax import data
-from fer_jax import train as train_lib
 from fer_jax.data import folds as fold
 from fer_jax.data.duplicates.audit import audit
 from fer_jax.data.folds import carve
 from fer_jax.errors import UserError
+from fer_jax.training import run
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_smaller_train_keeps_the_classes_shares(dataset):
 
 def test_a_run_on_a_fold_is_scored_on_it_and_on_val(dataset, tmp_path):
     config = tiny_config("training.epochs=1", "data.fold=3", "name=fold")
-    result = train_lib.train(config, data_root=str(dataset.path), runs_dir=tmp_path)
+    result = run.train(config, data_root=str(dataset.path), runs_dir=tmp_path)
     own = select(dataset, "data.fold=3").splits
     for split in ("val", "test"):
         with np.load(tmp_path / "fold/seed_42" / f"predictions_{split}.npz") as file:

@@ -31,7 +31,7 @@ from fer_jax.errors import UserError
 from fer_jax.system.console import TrainingBar
 from fer_jax.system.memory import available_memory
 from fer_jax.system.signals import Interrupted
-from fer_jax.train import train
+from fer_jax.training.run import train
 from fer_jax.training.setup import memory_for_images
 
 

@@ -12,14 +12,13 @@ import fer_jax
 from fer_jax import data
 from fer_jax.emotions import EMOTIONS
 from fer_jax.inference import model_file
-from fer_jax.inference.predictor import SHIPPED
 
 FER2013 = Path(
     os.environ.get("FER2013_CSV", ROOT.parent / "shared/fer2013/fer2013.csv.xz")
 )
 shipped = pytest.mark.skipif(
-    not (SHIPPED / model_file.MODEL).exists(),
-    reason=f"no trained model in {SHIPPED} yet",
+    not (model_file.SHIPPED / model_file.MODEL).exists(),
+    reason=f"no trained model in {model_file.SHIPPED} yet",
 )
 
 
@@ -31,17 +30,17 @@ def model():
 def test_what_it_may_be_used_for_ships_with_it():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     kept = project["tool"]["setuptools"]["package-data"]["fer_jax"]
-    assert SHIPPED.relative_to(ROOT) == Path("fer_jax/pretrained")
+    assert model_file.SHIPPED.relative_to(ROOT) == Path("fer_jax/pretrained")
     assert "pretrained/*" in kept
-    text = (SHIPPED / "README.md").read_text()
+    text = (model_file.SHIPPED / "README.md").read_text()
     for words in ("FER2013", "Goodfellow", "research", "not measured", "not one that"):
         assert words in text
 
 
 @shipped
 def test_it_is_small_and_knows_the_seven_emotions(model):
-    assert (SHIPPED / model_file.WEIGHTS).stat().st_size <= 10_000_000
-    tensors = model_file.read(SHIPPED).tensors.values()
+    assert (model_file.SHIPPED / model_file.WEIGHTS).stat().st_size <= 10_000_000
+    tensors = model_file.read(model_file.SHIPPED).tensors.values()
     assert {tensor.dtype for tensor in tensors} == {np.dtype(np.float16)}
     assert model.labels == EMOTIONS
     assert model.info["seed_note"] != "not stated"

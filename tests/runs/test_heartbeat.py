@@ -12,10 +12,10 @@ import time
 import pytest
 from conftest import environment, tiny_config
 
-from fer_jax import train
 from fer_jax.errors import UserError
 from fer_jax.runs import heartbeat
 from fer_jax.runs.heartbeat import HEARTBEAT, Beat, beating
+from fer_jax.training import run
 
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 BEAT = Beat(1.7e9, "node07", 42, "cpu", step=10, steps=100, job="123_0")
@@ -153,7 +153,7 @@ def test_a_run_that_trains_tells_its_steps(tmp_path, tiny_csv, monkeypatch):
             told.append(Beat.read(path.parent))
 
     monkeypatch.setattr(heartbeat, "write_json", note)
-    train.train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
+    run.train(tiny_config(), data_root=str(tiny_csv), runs_dir=tmp_path)
     assert told[0].step is None  # it is compiling
     steps = [beat.step for beat in told if beat.step is not None]
     assert steps and steps == sorted(steps)

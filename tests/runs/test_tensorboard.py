@@ -25,7 +25,8 @@ from fer_jax.runs import tensorboard
 from fer_jax.system import files
 from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
-from fer_jax.train import Options, train
+from fer_jax.training.attempt import Options
+from fer_jax.training.run import train
 
 TAGS = {
     "lr": "lr",

@@ -17,10 +17,10 @@ from same_run import assert_same_run
 from fer_jax import runs
 from fer_jax.errors import Lost, UserError
 from fer_jax.system import files
-from fer_jax.train import train
 from fer_jax.training import checkpoints as checkpoint
 from fer_jax.training import processes
 from fer_jax.training.attempt import device_errors
+from fer_jax.training.run import train
 
 
 @contextlib.contextmanager

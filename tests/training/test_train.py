@@ -22,13 +22,14 @@ from fer_jax import train as train_lib
 from fer_jax.errors import UserError, run_command
 from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
-from fer_jax.train import Options, train
 from fer_jax.training import attempt as attempt_lib
 from fer_jax.training import loop
 from fer_jax.training import progress as progress_lib
 from fer_jax.training import setup as setup_lib
+from fer_jax.training.attempt import Options
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.devices import Devices
+from fer_jax.training.run import train
 
 
 def test_run_folder_agrees_with_itself(finished_run):

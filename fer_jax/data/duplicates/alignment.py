@@ -6,7 +6,7 @@ then improve. Alignments are float32 `[P, 3]`: scale, and pixels down and right.
 """
 
 import numpy as np
-from scipy import fft
+import scipy
 
 from fer_jax.data.duplicates.filters import CENTRE, SIDE
 
@@ -63,8 +63,8 @@ def _peak(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     template[:, centre, centre] = two[:, centre, centre]
     template[:, centre, centre] -= two[:, centre, centre].mean((1, 2), keepdims=True)
     shifts = np.arange(-_REACH, _REACH + 1)
-    product = fft.rfft2(one) * np.conj(fft.rfft2(template))
-    product = fft.irfft2(product, (SIDE, SIDE))[:, shifts[:, None], shifts]
+    product = scipy.fft.rfft2(one) * np.conj(scipy.fft.rfft2(template))
+    product = scipy.fft.irfft2(product, (SIDE, SIDE))[:, shifts[:, None], shifts]
     # Sums over the moved centres, as products with rows of zeros and ones.
     inside = np.arange(SIDE) - shifts[:, None]
     inside = ((inside >= centre.start) & (inside < centre.stop)).astype(np.float32)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+import scipy
 
 from fer_jax.data.lazy_images import Images, read_pixels
 
@@ -39,7 +39,9 @@ def band_pass(
       float32 `[P, 48 - 2 margin, 48 - 2 margin]`.
     """
     near, far = (
-        gaussian_filter1d(_resampling(images.shape[1]), sigma, axis=0, mode="nearest")
+        scipy.ndimage.gaussian_filter1d(
+            _resampling(images.shape[1]), sigma, axis=0, mode="nearest"
+        )
         for sigma in sigmas
     )
     near, far = near.astype(np.float32), far.astype(np.float32)

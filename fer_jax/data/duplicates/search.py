@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from fer_jax.data.duplicates import candidates
 from fer_jax.data.duplicates.alignment import align
@@ -83,10 +83,10 @@ class Copies:
         count = len(self.exact)
         first = np.concatenate([self.exact, self.pairs[:, 0]])
         second = np.concatenate([np.arange(count), self.pairs[:, 1]])
-        links = sparse.coo_array(
+        links = scipy.sparse.coo_array(
             (np.ones(len(first), bool), (first, second)), (count, count)
         )
-        kind = sparse.csgraph.connected_components(links, directed=False)[1]
+        kind = scipy.sparse.csgraph.connected_components(links, directed=False)[1]
         _, places, kind = np.unique(kind, return_index=True, return_inverse=True)
         return places[kind].astype(np.int32)
 

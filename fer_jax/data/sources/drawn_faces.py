@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+import scipy
 
 from fer_jax.data.split_notes import FER2013
 from fer_jax.emotions import EMOTIONS
@@ -315,7 +315,8 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Applies blur, gamma, contrast and noise; returns uint8."""
     blur, gamma = 0.7 * rng.random(), 0.8 + 0.5 * rng.random()
     contrast, black = 0.75 + 0.25 * rng.random(), rng.random()
-    image = contrast * gaussian_filter(image, blur) ** gamma + (1 - contrast) * black
+    image = scipy.ndimage.gaussian_filter(image, blur)
+    image = contrast * image**gamma + (1 - contrast) * black
     grain = rng.random((3, _SIZE, _SIZE)).sum(0) - 1.5  # near normal, deviation 0.5
     image = image + 2 * (0.006 + 0.03 * rng.random() ** 3) * grain
     return (_clip(image) * 255 + 0.5).astype(np.uint8)

@@ -12,10 +12,10 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_jax.data.array_records import RecordWriter
 from fer_jax.data.records import (
     SPLITS,
     UNKNOWN,
@@ -35,6 +35,9 @@ from fer_jax.data.sources.fer2013_csv import read_csv
 from fer_jax.data.sources.image_files import read_folder
 from fer_jax.data.sources.listing import scan
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:  # importing it would import TFDS
+    from fer_jax.data.array_records import RecordWriter
 
 _FOLDERS = {name: name for name in SPLITS} | {
     "training": "train",
@@ -69,27 +72,44 @@ def locate(data_root: str | None) -> Source:
     Raises:
       UserError: if there is none, or it is neither a csv nor a folder of images.
     """
+    path = check_root(data_root)
+    if path is None:
+        key = digest("embedded", drawn_faces.VERSION, sorted(drawn_faces.SIZES.items()))
+        return Source("embedded", "embedded set (drawn faces)", key)
+    try:
+        return _locate_in_folder(path) if path.is_dir() else _csv(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def check_root(data_root: str | None) -> Path | None:
+    """The file or folder that `data_root` names, unread; None for the embedded set.
+
+    Raises:
+      UserError: if it does not exist, or is neither.
+    """
     root = data_root
     if root is None:
         root = os.environ.get("FER_DATA_ROOT") or None
     if root is None:
-        key = digest("embedded", drawn_faces.VERSION, sorted(drawn_faces.SIZES.items()))
-        return Source("embedded", "embedded set (drawn faces)", key)
+        return None
     if not root.strip():  # "$UNSET" in a script must not select the embedded set
         raise UserError("--data_root is empty, expected a path; give one or omit it")
     path = Path(os.path.expanduser(root))
     try:
         path.stat()
-        if path.is_dir():
-            return _locate_in_folder(path)
-        if not path.is_file():
-            raise UserError(f"{path} is neither a file nor a folder; give a csv")
-        return _csv(path)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or path} cannot be read ({error.strerror}); give "
-            "--data_root a fer2013.csv or a folder with train/<class>/<images>"
-        ) from None
+        raise _unreadable(path, error) from None
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder; give a csv")
+    return path
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{error.filename or path} cannot be read ({error.strerror}); give "
+        "--data_root a fer2013.csv or a folder with train/<class>/<images>"
+    )
 
 
 def _csv(path: Path) -> Source:
@@ -133,7 +153,7 @@ def _locate_in_folder(root: Path) -> Source:
 def read(
     source: Source,
     shape: Shape,
-    store: RecordWriter,
+    store: "RecordWriter",
     *,
     skip_bad: bool = False,
     advance: Callable[[float], None] = lambda fraction: None,

@@ -24,7 +24,7 @@ from fer_jax.batch.slurm.job import JobRun, Pack
 from fer_jax.batch.slurm.submit import FOLDER, new_folder, submit_packs
 from fer_jax.errors import UserError
 from fer_jax.system import files
-from fer_jax.train import train
+from fer_jax.training.run import train
 
 pytestmark = [
     pytest.mark.slow,
