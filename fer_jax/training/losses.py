@@ -17,7 +17,7 @@ def class_weights(counts: np.ndarray) -> np.ndarray:
     return (weights / weights.mean()).astype(np.float32)
 
 
-def smooth_labels(labels: jax.Array, smoothing: float) -> jax.Array:
+def smooth_labels(labels: jax.Array, smoothing: float | jax.Array) -> jax.Array:
     """Label smoothing of Szegedy et al. 2016 (arXiv:1512.00567), on float `[B, C]`.
 
     The share `smoothing` of each label becomes the uniform distribution.
@@ -30,9 +30,9 @@ def softmax_loss(
     labels: jax.Array,
     *,
     weights: jax.typing.ArrayLike | None = None,
-    label_smoothing: float = 0.0,
-    focal_gamma: float = 0.0,
-    bootstrap: float = 0.0,
+    label_smoothing: float | jax.Array = 0.0,
+    focal_gamma: float | jax.Array | None = None,
+    bootstrap: float | jax.Array | None = None,
 ) -> jax.Array:
     """Cross-entropy (gamma 0) or focal loss of a softmax, averaged over the batch.
 
@@ -52,19 +52,21 @@ def softmax_loss(
       labels: float `[B, C]`, rows that sum to 1.
       weights: float `[C]`, or None for equal weights.
       label_smoothing: in [0, 1).
-      focal_gamma: at least 0; how strongly easy images are discounted.
-      bootstrap: in [0, 1); the share of a target that is the network's prediction.
+      focal_gamma: at least 0; how strongly easy images are discounted. None is 0.
+      bootstrap: in [0, 1); the share of a target that is the network's prediction;
+        None is 0.
 
     Returns:
       float32 scalar.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    weights = jnp.ones(log_p.shape[-1]) if weights is None else weights
+    weights = jnp.ones(log_p.shape[-1]) if weights is None else jnp.asarray(weights)
     targets = smooth_labels(labels, label_smoothing)
-    if bootstrap:
+    if bootstrap is not None:
         targets = (1.0 - bootstrap) * targets + bootstrap * jnp.exp(log_p)
     terms = -log_p * targets
-    if focal_gamma:
+    if focal_gamma is not None:
         # 1 - p without cancellation; its power has no finite gradient at p = 1.
-        terms *= jnp.maximum(-jnp.expm1(log_p), _TINY) ** focal_gamma
+        discount = jnp.maximum(-jnp.expm1(log_p), _TINY)
+        terms = terms * jnp.power(discount, focal_gamma)
     return jnp.sum(terms * weights) / jnp.sum(labels * weights)

@@ -1,10 +1,13 @@
 """The optimizer of a config, and its learning-rate schedule."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from optax import contrib
 
 from fer_jax.config import Training
@@ -25,7 +28,7 @@ def peak_step(total_steps: int, pct_start: float) -> int:
     return max(round(pct_start * total_steps), 1) - 1
 
 
-def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
+def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> Partial:
     """The one-cycle schedule of Smith & Topin 2018 (arXiv:1708.07120).
 
     Rises from `peak / 25` to `peak` along a cosine, then falls to `peak / 250,000`.
@@ -36,55 +39,71 @@ def one_cycle(peak: float, *, total_steps: int, pct_start: float) -> optax.Sched
       peak: the largest learning rate, which one step has.
       total_steps: the number of steps, at least 1.
       pct_start: the share of the steps in which the rate rises, in (0, 1).
-    """
-    start, end = peak / DIV_FACTOR, peak / DIV_FACTOR / FINAL_DIV_FACTOR
-    summit = peak_step(total_steps, pct_start)
-    falling = max(total_steps - 1 - summit, 1)
 
-    def between(low: float, high: float, share: jax.Array) -> jax.Array:
+    Returns:
+      an optax schedule. Its numbers are leaves of a pytree, so that a compiled step
+      can take them as arguments.
+    """
+    return _schedule(_one_cycle, peak, total_steps, pct_start)
+
+
+def _schedule(
+    rate: Callable[..., jax.Array], peak: float, total_steps: int, pct_start: float
+) -> Partial:
+    summit = peak_step(total_steps, pct_start)
+    return Partial(rate, peak=peak, total_steps=total_steps, summit=summit)
+
+
+def _one_cycle(
+    step: jax.Array, *, peak: jax.Array, total_steps: jax.Array, summit: jax.Array
+) -> jax.Array:
+    start, end = peak / DIV_FACTOR, peak / DIV_FACTOR / FINAL_DIV_FACTOR
+
+    def between(low: jax.Array, high: jax.Array, share: jax.Array) -> jax.Array:
         share = jnp.clip(share, 0.0, 1.0)
         return high + (low - high) / 2.0 * (1.0 + jnp.cos(jnp.pi * share))
 
-    def schedule(step: jax.Array) -> jax.Array:
-        rise = between(start, peak, step / summit) if summit else peak
-        fall = between(peak, end, (step - summit) / falling)
-        return jnp.where(step <= summit, rise, fall)
-
-    return schedule
+    risen = jnp.where(summit > 0, step / jnp.maximum(summit, 1), 1.0)
+    fallen = (step - summit) / jnp.maximum(total_steps - 1 - summit, 1)
+    rise, fall = between(start, peak, risen), between(peak, end, fallen)
+    return jnp.where(step <= summit, rise, fall)
 
 
-def cosine(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
+def cosine(peak: float, *, total_steps: int, pct_start: float) -> Partial:
     """A linear rise to the peak, then half a cosine towards 0.
 
     The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983) without restarts.
     Arguments and result are those of `one_cycle`; no step has a rate of 0.
     """
-    summit = peak_step(total_steps, pct_start)
-
-    def schedule(step: jax.Array) -> jax.Array:
-        rise = peak * (step + 1) / (summit + 1)
-        share = jnp.clip((step - summit) / (total_steps - summit), 0.0, 1.0)
-        return jnp.where(
-            step < summit, rise, peak / 2.0 * (1.0 + jnp.cos(jnp.pi * share))
-        )
-
-    return schedule
+    return _schedule(_cosine, peak, total_steps, pct_start)
 
 
-def step_down(peak: float, *, total_steps: int, pct_start: float) -> optax.Schedule:
+def _cosine(
+    step: jax.Array, *, peak: jax.Array, total_steps: jax.Array, summit: jax.Array
+) -> jax.Array:
+    rise = peak * (step + 1) / (summit + 1)
+    share = jnp.clip((step - summit) / (total_steps - summit), 0.0, 1.0)
+    return jnp.where(step < summit, rise, peak / 2.0 * (1.0 + jnp.cos(jnp.pi * share)))
+
+
+def step_down(peak: float, *, total_steps: int, pct_start: float) -> Partial:
     """A linear rise to the peak, a tenth of it after 1/2 and 1/100 after 3/4.
 
     The decay of He et al. 2016 (arXiv:1512.03385) on CIFAR, after the peak in any case.
     Arguments and result are those of `one_cycle`.
     """
-    summit = peak_step(total_steps, pct_start)
-    drops_at = [max(round(share * total_steps), summit + 1) for share in DROPS]
+    return _schedule(_step_down, peak, total_steps, pct_start)
 
-    def schedule(step: jax.Array) -> jax.Array:
-        rise = jnp.minimum(1.0, (step + 1) / (summit + 1))
-        return peak * rise * DROP ** sum(step >= at for at in drops_at)
 
-    return schedule
+def _step_down(
+    step: jax.Array, *, peak: jax.Array, total_steps: jax.Array, summit: jax.Array
+) -> jax.Array:
+    rise = jnp.minimum(1.0, (step + 1) / (summit + 1))
+    drops = sum(
+        step >= jnp.maximum(jnp.round(share * total_steps), summit + 1)
+        for share in DROPS
+    )
+    return peak * rise * DROP**drops
 
 
 SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "step": step_down}
@@ -92,7 +111,7 @@ SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "step": step_down}
 
 def make_optimizer(
     training: Training, total_steps: int, *, trainable: Any = None
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[Partial, Partial]:
     """The optimizer of the `training` section of a config, and its schedule.
 
     `adamw` is that of Loshchilov & Hutter 2019 (arXiv:1711.05101). `sgd` has Nesterov
@@ -105,26 +124,49 @@ def make_optimizer(
     norm over all parameters (Pascanu et al. 2013, arXiv:1211.5063).
 
     `trainable` is that of `step.StepSpec`; frozen weights are not decayed.
+
+    Returns:
+      a function that returns the optax transformation, and the schedule. The numbers of
+      both are leaves of pytrees.
     """
-    decay, momentum = training.weight_decay, training.momentum
-    rate = SCHEDULES[training.schedule](
+    schedule = SCHEDULES[training.schedule](
         training.lr, total_steps=total_steps, pct_start=training.pct_start
     )
+    optimizer = Partial(
+        functools.partial(_transformation, training.optimizer),
+        schedule=schedule,
+        decay=training.weight_decay,
+        momentum=training.momentum or None,
+        clip_norm=training.clip_norm or None,
+        trainable=trainable,
+    )
+    return optimizer, schedule
+
+
+def _transformation(
+    name: str,
+    *,
+    schedule: optax.Schedule,
+    decay: float,
+    momentum: float | None,
+    clip_norm: float | None,
+    trainable: Any,
+) -> optax.GradientTransformation:
     parts = []
-    if training.clip_norm:
-        parts.append(optax.clip_by_global_norm(training.clip_norm))
-    if training.optimizer == "sgd":
+    if clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(clip_norm))
+    if name == "sgd":
         parts.append(optax.add_decayed_weights(decay, _kernels))
-        parts.append(optax.sgd(rate, momentum or None, nesterov=momentum > 0))
-    elif training.optimizer == "muon":
-        parts.append(_muon(rate, momentum, decay))
+        parts.append(optax.sgd(schedule, momentum, nesterov=momentum is not None))
+    elif name == "muon":
+        parts.append(_muon(schedule, momentum or 0.0, decay))
     else:
-        parts.append(optax.adamw(rate, weight_decay=decay, mask=_kernels))
+        parts.append(optax.adamw(schedule, weight_decay=decay, mask=_kernels))
     if trainable is not None:
         parts.append(
             optax.stateless(lambda updates, _: mask_updates(updates, trainable))
         )
-    return parts[0] if len(parts) == 1 else optax.chain(*parts), rate
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
 
 def _kernels(params: Any) -> Any:

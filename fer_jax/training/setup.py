@@ -1,6 +1,5 @@
 """Settings and images in, the compiled functions and arrays of a run out."""
 
-import functools
 import math
 import platform
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from fer_jax import models
 from fer_jax.config import Config, Model
@@ -77,17 +77,18 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
     dtype = _compute_dtype(training.precision)
     network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
     trainable = _trainable(params) if config.model.whitened_stem else None
-    tx, schedule = make_optimizer(
+    optimizer, schedule = make_optimizer(
         training, per_epoch * training.epochs, trainable=trainable
     )
-    state = init_state(params, batch_stats, tx, averages=training.ema_decay > 0)
+    averages = training.ema_decay > 0
+    state = init_state(params, batch_stats, optimizer, averages=averages)
     spec = StepSpec(
         network,
-        tx,
+        optimizer,
         _make_loss(config, dataset),
         make_augment(config, per_epoch),
-        sam_rho=training.sam_rho,
-        ema_decay=training.ema_decay,
+        sam_rho=training.sam_rho or None,
+        ema_decay=training.ema_decay or None,
         trainable=trainable,
     )
     return Setup(
@@ -180,13 +181,15 @@ def _trainable(params: Any) -> Any:
 
 def _make_loss(config: Config, dataset: Dataset) -> LossFn:
     settings, labels = config.loss, dataset.splits["train"].labels
-    counts = np.bincount(labels, minlength=len(dataset.class_names))
-    return functools.partial(
+    weights = np.ones(len(dataset.class_names), np.float32)
+    if settings.use_class_weights:
+        weights = losses.class_weights(np.bincount(labels, minlength=len(weights)))
+    return Partial(
         losses.softmax_loss,
-        weights=losses.class_weights(counts) if settings.use_class_weights else None,
+        weights=weights,
         label_smoothing=settings.label_smoothing,
         focal_gamma=settings.focal_gamma if settings.type == "focal" else 0.0,
-        bootstrap=settings.bootstrap,
+        bootstrap=settings.bootstrap or None,
     )
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from fer_jax.models import Network
 from fer_jax.training.augment_ops import normalise, resize
@@ -81,34 +82,49 @@ AugmentFn = Callable[
     [jax.Array, jax.Array, jax.Array, Shown], tuple[jax.Array, jax.Array]
 ]
 # (state, metrics, (images, labels), indices, side=None) -> (state, metrics).
-# `func` is the compiled function, which takes the run's key first.
+# `func` is the compiled function, which takes the run's key and numbers first.
 TrainStep = functools.partial[tuple[TrainState, EpochMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What a training step computes."""
+    """What a training step computes.
+
+    The functions may be pytrees (`jax.tree_util.Partial`). Then their numbers are
+    arguments of the compiled step, and configs that differ in them alone share it.
+    """
 
     network: Network
-    tx: optax.GradientTransformation
+    optimizer: Callable[[], optax.GradientTransformation]
     loss_fn: LossFn
     augment_fn: AugmentFn
-    sam_rho: float = 0.0  # the radius of sharpness-aware minimisation; 0: off
-    ema_decay: float = 0.0  # of the moving averages that the state then has; 0: off
+    sam_rho: float | None = None  # the radius of sharpness-aware minimisation
+    ema_decay: float | None = None  # of the moving averages that the state then has
     trainable: Any = None  # 1 or 0 (frozen), broadcast to each of params; None: all 1
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the network, as a pytree of arrays."""
+        fields = dict(vars(self))
+        del fields["network"]
+        for name, value in fields.items():
+            if callable(value) and not isinstance(value, Partial):
+                fields[name] = Partial(value)
+        return jax.tree.map(jnp.asarray, fields)
 
 
 def init_state(
     params: Any,
     batch_stats: Any,
-    tx: optax.GradientTransformation,
+    optimizer: Callable[[], optax.GradientTransformation],
     *,
     averages: bool = False,
 ) -> TrainState:
     """The state before the first step; `averages`: with moving averages."""
     # Copies: the step donates its state, and a buffer is donated once.
     averaged = jax.tree.map(jnp.copy, (params, batch_stats)) if averages else None
-    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), averaged)
+    return TrainState(
+        jnp.int32(0), params, batch_stats, optimizer().init(params), averaged
+    )
 
 
 def init_metrics(num_images: int, last_good: Largest | None = None) -> EpochMetrics:
@@ -178,12 +194,14 @@ def make_train_step(
 
     def dispatch(
         key: jax.Array,
+        numbers: dict[str, Any],
         state: TrainState,
         metrics: EpochMetrics,
         data: tuple[jax.Array, jax.Array],
         indices: jax.Array,
         side: int | None = None,
     ) -> tuple[TrainState, EpochMetrics]:
+        computed = StepSpec(spec.network, **numbers)
         images, labels = data
         streamed = images if images.ndim == 5 else None
 
@@ -196,7 +214,7 @@ def make_train_step(
             batch = given, labels[chosen], chosen
             if devices:  # else XLA may have each device compute all of it
                 batch = jax.lax.with_sharding_constraint(batch, devices.divided())
-            return _take_step(spec, devices, key, carry, batch, side), None
+            return _take_step(computed, devices, key, carry, batch, side), None
 
         if len(indices) == 1:  # no scan around a single step
             drawn = jax.tree.map(lambda each: each[0], (indices, streamed))
@@ -206,13 +224,16 @@ def make_train_step(
     whole = devices.replicated if devices else None
     compiled = jax.jit(
         dispatch,
-        donate_argnums=(1, 2),
+        donate_argnums=(2, 3),
         static_argnames="side",
-        in_shardings=(None, whole, whole, None, None),
+        in_shardings=(None, None, whole, whole, None, None),
         out_shardings=whole,
     )
-    # As an argument, not a constant of the program, so that seeds share a compilation.
-    return functools.partial(compiled, key)
+    # As arguments, not constants of the program, so that seeds, and configs that differ
+    # in numbers, share a compilation.
+    numbers = spec.numbers()
+    numbers = devices.replicate(numbers) if devices else numbers
+    return functools.partial(compiled, key, numbers)
 
 
 def _take_step(
@@ -243,12 +264,12 @@ def _take_step(
         return found, mask_updates(grads, spec.trainable)
 
     (loss, (logits, batch_stats)), grads = differentiate(state.params)
-    if spec.sam_rho:
+    if spec.sam_rho is not None:
         grads = differentiate(sam_perturb(state.params, grads, spec.sam_rho))[1]
-    updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
+    updates, opt_state = spec.optimizer().update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     averaged = state.averaged
-    if spec.ema_decay:
+    if spec.ema_decay is not None:
         averaged = ema_update(
             averaged, (params, batch_stats), spec.ema_decay, state.step
         )

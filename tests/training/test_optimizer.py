@@ -18,7 +18,8 @@ ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "torch.json").read_
 def created(total_steps, *, trainable=None, **settings):
     """The optimizer and schedule of the default settings, but for some."""
     training = tiny_config().training.model_copy(update=settings)
-    return make_optimizer(training, total_steps, trainable=trainable)
+    optimizer, schedule = make_optimizer(training, total_steps, trainable=trainable)
+    return optimizer(), schedule
 
 
 # PyTorch's peak lies between two steps where this is not whole.

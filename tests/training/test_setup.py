@@ -1,10 +1,14 @@
+from collections import defaultdict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 
 from fer_jax import data
+from fer_jax.batch.plan import PHASES
+from fer_jax.config import load
 from fer_jax.errors import UserError
 from fer_jax.models.whitening import whitened
 from fer_jax.training import augment_ops
@@ -172,17 +176,38 @@ def test_a_whitened_stem_is_of_the_train_images(memory_limit, tiny_csv):
         )
 
 
+def lowered_step(config, dataset):
+    """The program of a training step, as it is given to the compiler."""
+    parts = build_setup(config, dataset)
+    size = parts.batch_size
+    arrays = (parts.images["train"], parts.labels), np.zeros((1, size), np.int32)
+    start = parts.state, parts.init_metrics()
+    return parts.train_step.func.lower(
+        *parts.train_step.args, *start, *arrays
+    ).as_text()
+
+
 def test_seeds_share_one_compiled_step(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
-    programs = set()
-    for seed in (1, 2):
-        parts = build_setup(tiny_config(f"training.seed={seed}"), dataset)
-        arrays = (parts.images["train"], parts.labels), np.zeros((1, 32), np.int32)
-        step = parts.train_step
-        start = parts.state, parts.init_metrics()
-        lowered = step.func.lower(*step.args, *start, *arrays)
-        programs.add(lowered.as_text())
-    assert len(programs) == 1
+    configs = (tiny_config(f"training.seed={seed}") for seed in (1, 2))
+    assert len({lowered_step(config, dataset) for config in configs}) == 1
+
+
+def test_the_twelve_experiments_compile_four_training_steps(tiny_csv):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    programs = defaultdict(set)
+    for name in PHASES:
+        config = load(ROOT / f"configs/{name}.yaml", ["model.arch=tiny"])
+        small = {"batch_size": config.training.batch_size // 8}  # of so few images
+        config = config.model_copy(
+            update={"training": config.training.model_copy(update=small)}
+        )
+        programs[lowered_step(config, dataset)].add(name)
+    apart = {"batch_64"}, {"batch_256"}, {"aug_none"}
+    shared = set(PHASES).difference(*apart)
+    assert sorted(map(sorted, programs.values())) == sorted(
+        map(sorted, (*apart, shared))
+    )
 
 
 def flipped(step, seed=0, count=64):
