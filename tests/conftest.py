@@ -12,6 +12,7 @@ from pathlib import Path
 # processes inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from fer_jax import config as config_lib
 from fer_jax.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # in child processes that compute
 SIDE, COUNTS = 16, (20, 8, 16, 30, 20, 16, 18)
 LEAKED = 7  # images of val that are in train too
 CHILD = Path(tiny_network.__file__).parent  # on the path of child processes
@@ -54,8 +56,7 @@ def caches(tmp_path_factory, pytestconfig):
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    import jax  # the settings are also told to a JAX that is already imported
-
+    # The settings are also told to this process's JAX.
     jax.config.update("jax_compilation_cache_dir", own["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with pytest.MonkeyPatch.context() as patch:
@@ -66,13 +67,20 @@ def caches(tmp_path_factory, pytestconfig):
         yield
 
 
+@pytest.fixture
+def optimised():
+    """For tests that compute more than they compile."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
     """Frees the compiled programs after each module, once they take a gigabyte."""
     yield
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1_000_000:  # KiB
-        import jax
-
         jax.clear_caches()
 
 

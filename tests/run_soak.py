@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from conftest import ROOT, environment
+from conftest import OPTIMISED, ROOT, environment
 
 
 def soak(name, *arguments):
     return subprocess.run(
         [sys.executable, ROOT / "tests/soak" / name, *map(str, arguments)],
-        env=environment(), capture_output=True, text=True, timeout=600,
+        env=environment() | OPTIMISED, capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -70,7 +70,7 @@ def test_a_mirrored_face_has_the_same_probabilities(model):
 @pytest.mark.slow
 @shipped
 @pytest.mark.skipif(not FER2013.exists(), reason="needs FER2013: name it FER2013_CSV")
-def test_its_accuracy_is_what_its_record_says(model):
+def test_its_accuracy_is_what_its_record_says(optimised, model):
     channels = model.channels
     dataset = data.load(str(FER2013), image_size=model.image_size, channels=channels)
     val = dataset.splits["val"]  # PublicTest, by FER2013's own labels

@@ -85,7 +85,7 @@ def test_test_is_not_read_again_for_the_result(finished_run, tiny_csv, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_default_network_learns_with_random_images(tiny_csv, tmp_path):
+def test_the_default_network_learns_with_random_images(optimised, tiny_csv, tmp_path):
     random = ("rotation=10", "shift=0.08", "scale=0.1", "random_erasing=0.1")
     changes = [f"augmentation.{change}" for change in random]
     config = tiny_config("model.arch=fernet", "training.epochs=12", *changes)
