@@ -9,7 +9,6 @@ import functools
 from collections.abc import Sequence
 
 from fer_jax import config as config_lib
-from fer_jax.data.sources.locate import check_root
 from fer_jax.errors import run_command
 from fer_jax.system.console import make_console
 
@@ -20,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.seed is not None:
         args.overrides.append(f"training.seed={args.seed}")
     config = config_lib.load(args.resolved or args.config, args.overrides)
+
+    from fer_jax.data.sources.locate import check_root
+
     check_root(args.data_root)
 
     from fer_jax.system.compilation_cache import keep_compiled

@@ -9,10 +9,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax import data
-from fer_jax.audit.copies_report import CopiesReport
-from fer_jax.audit.label_report import LabelReport
-from fer_jax.data.duplicates.audit import audit
 from fer_jax.system.console import make_console
 from fer_jax.system.files import check_target, write_whole
 
@@ -25,6 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path:  # before the data are read
             suffix = "html" if option == "report" else option
             check_target(path, f"--{option}", (f".{suffix}",))
+
+    from fer_jax import data
+    from fer_jax.audit.copies_report import CopiesReport
+    from fer_jax.audit.label_report import LabelReport
+    from fer_jax.data.duplicates.audit import audit
+
     console = make_console(color=not args.no_color)
     dataset = data.load(
         args.data_root,

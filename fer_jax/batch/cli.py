@@ -23,7 +23,6 @@ from fer_jax.batch.local import LocalBatch
 from fer_jax.batch.log import BatchLog
 from fer_jax.batch.plan import Configs, PlannedRun, find_configs, plan_run
 from fer_jax.batch.slurm import options, queue, record
-from fer_jax.batch.slurm.watch import SlurmBatch
 from fer_jax.batch.status import count_finished, show_status
 from fer_jax.config import Data
 from fer_jax.errors import UserError
@@ -31,7 +30,8 @@ from fer_jax.runs.lock import holder, locked
 from fer_jax.runs.tensorboard import has_board, write_finished
 from fer_jax.system.console import make_console
 
-if TYPE_CHECKING:  # importing them would import JAX
+if TYPE_CHECKING:  # importing them would import JAX or submitit
+    from fer_jax.batch.slurm.watch import SlurmBatch
     from fer_jax.data import Dataset
     from fer_jax.data.duplicates.audit import Audit
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare_batch(
     args: argparse.Namespace, console: Console, configs: Configs
-) -> LocalBatch | SlurmBatch | None:
+) -> "LocalBatch | SlurmBatch | None":
     """Plans the runs, shows the plan and asks; returns None if nothing is to start."""
     parameters = {}
     if args.executor == "slurm":  # first, since it may refuse
@@ -89,6 +89,8 @@ def prepare_batch(
     log = BatchLog(console, Path(args.runs_dir), len(todo))
     batch: LocalBatch | SlurmBatch
     if args.executor == "slurm":
+        from fer_jax.batch.slurm.watch import SlurmBatch
+
         batch = SlurmBatch(args, log, todo, parameters)
     else:
         batch = LocalBatch(args, log, todo, estimator)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data.sources.image_files import decode
 from fer_jax.errors import UserError
 from fer_jax.inference import model_file
 from fer_jax.inference.model_file import Preprocessing
@@ -63,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read(path: str, preprocessing: Preprocessing) -> np.ndarray:
+    from fer_jax.data.sources.image_files import decode
+
     side = preprocessing.image_size
     try:
         return decode(Path(path), (side, side, preprocessing.channels))[0]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fer_jax import runs
-from fer_jax.data.sources import drawn_faces
 from fer_jax.errors import UserError
 from fer_jax.inference import model_file
 from fer_jax.runs.lock import locked
@@ -207,6 +206,7 @@ def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) ->
     Raises:
       UserError: if they differ by more than rounding explains.
     """
+    from fer_jax.data.sources import drawn_faces
     from fer_jax.inference.predictor import Predictor
     from fer_jax.system.compilation_cache import keep_compiled
 
