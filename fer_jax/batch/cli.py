@@ -89,9 +89,9 @@ def prepare_batch(
     log = BatchLog(console, Path(args.runs_dir), len(todo))
     batch: LocalBatch | SlurmBatch
     if args.executor == "slurm":
-        from fer_jax.batch.slurm.watch import SlurmBatch
+        from fer_jax.batch.slurm import watch  # submitit
 
-        batch = SlurmBatch(args, log, todo, parameters)
+        batch = watch.SlurmBatch(args, log, todo, parameters)
     else:
         batch = LocalBatch(args, log, todo, estimator)
     console.print(f"data: {datasets.description}")

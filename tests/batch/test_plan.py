@@ -7,6 +7,8 @@ from fer_jax import data
 from fer_jax import train as train_lib
 from fer_jax.batch import plan
 from fer_jax.errors import UserError
+from fer_jax.system import compilation_cache, memory
+from fer_jax.training import run as run_lib
 
 
 def test_order_follows_the_phases():
@@ -53,10 +55,10 @@ def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
     seen = {}
     monkeypatch.setattr(
-        train_lib, "train", lambda config, **more: seen.update(more, config=config)
+        run_lib, "train", lambda config, **more: seen.update(more, config=config)
     )
-    monkeypatch.setattr(train_lib, "keep_memory", lambda: None)
-    monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
+    monkeypatch.setattr(memory, "keep_memory", lambda: None)
+    monkeypatch.setattr(compilation_cache, "keep_compiled", lambda: None)
     assert train_lib.main(command[3:]) == 0
     assert seen["config"] == config
     assert seen["options"].config_path == str(path)

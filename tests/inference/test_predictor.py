@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 import fer_jax
 from fer_jax import data, models
+from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference import cli as predict
@@ -36,8 +37,8 @@ SIZES = ((16, 16), (31, 57), (90, 40), (7, 5), (200, 200), (1, 1), (3, 80))
 def faces():
     """Draws the faces that models are compared on once."""
     with pytest.MonkeyPatch.context() as patch:
-        drawn = functools.cache(export_model.drawn_faces.generate)
-        patch.setattr(export_model.drawn_faces, "generate", drawn)
+        drawn = functools.cache(drawn_faces.generate)
+        patch.setattr(drawn_faces, "generate", drawn)
         yield
 
 

@@ -22,9 +22,10 @@ from fer_jax.batch.arguments import parse
 from fer_jax.batch.plan import PlannedRun
 from fer_jax.errors import UserError
 from fer_jax.runs import tensorboard
-from fer_jax.system import files
+from fer_jax.system import compilation_cache, files, memory
 from fer_jax.system.console import TrainingBar
 from fer_jax.system.signals import Interrupted
+from fer_jax.training import run as run_lib
 from fer_jax.training.attempt import Options
 from fer_jax.training.run import train
 
@@ -187,7 +188,7 @@ def test_a_finished_run_gets_them_without_training(
     folder = tmp_path / "baseline/seed_42"
     shutil.copytree(finished_run[0], folder)
     kept = (folder / "result.json").stat().st_mtime_ns
-    monkeypatch.setattr(train_lib, "attempt", None)  # would not do for training
+    monkeypatch.setattr(run_lib, "attempt", None)  # would not do for training
     for _ in range(2):  # and not twice as many the second time
         told = io.StringIO()
         result = train(
@@ -257,7 +258,7 @@ def test_force_removes_them(finished_run, tiny_csv, tmp_path, monkeypatch):
         assert not tensorboard.has_board(folder)
         raise BegunAnewError
 
-    monkeypatch.setattr(train_lib, "attempt", attempt)
+    monkeypatch.setattr(run_lib, "attempt", attempt)
     options = {"data_root": str(tiny_csv), "runs_dir": tmp_path}
     with pytest.raises(BegunAnewError):
         train(tiny_config(*HARD), options=Options(force=True), **options)
@@ -272,9 +273,9 @@ def test_a_batch_passes_the_flag_on(flags, tmp_path, monkeypatch):
     command = plan.train_command(run, args, tmp_path)
     assert command[1:3] == ["-m", "fer_jax.train"]
     taken = {}
-    monkeypatch.setattr(train_lib, "train", lambda config, **more: taken.update(more))
-    monkeypatch.setattr(train_lib, "keep_memory", lambda: None)
-    monkeypatch.setattr(train_lib, "keep_compiled", lambda: None)
+    monkeypatch.setattr(run_lib, "train", lambda config, **more: taken.update(more))
+    monkeypatch.setattr(memory, "keep_memory", lambda: None)
+    monkeypatch.setattr(compilation_cache, "keep_compiled", lambda: None)
     assert train_lib.main(command[3:]) == 0
     assert taken["options"].tensorboard == bool(flags)
     assert not taken["options"].force
