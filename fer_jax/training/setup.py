@@ -104,7 +104,7 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
             crop_size=config.data.crop_size,
             devices=shared,
         ),
-        schedule=schedule,
+        schedule=jax.jit(schedule),  # the bar asks several times a second
         images=_put_images(dataset, shared),
         labels=shared.replicate(_soft_labels(dataset)),
         batches=_make_batches(config, train, shared),
