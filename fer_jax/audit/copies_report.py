@@ -47,6 +47,8 @@ class CopiesReport:
 
     def to_csv(self) -> str:
         """Returns one row for each pair of copies."""
+        import pandas as pd  # half a second, which --help can do without
+
         sides = [f"{key}_{side}" for side in "ab" for key in ("split", "row", "label")]
         rows = [
             [
@@ -59,8 +61,6 @@ class CopiesReport:
             for pair in pairs(self.found)
         ]
         header = ["kind", *sides, "correlation", "mirrored"]
-        import pandas as pd  # half a second, which --help can do without
-
         return pd.DataFrame(rows, columns=header).to_csv(index=False)
 
     def to_html(self) -> str:

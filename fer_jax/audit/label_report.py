@@ -51,6 +51,8 @@ class LabelReport:
 
     def to_csv(self) -> str:
         """Returns one row for each ranked image."""
+        import pandas as pd  # half a second, which --help can do without
+
         order, found = self.order, self.ranking
         rows = self.train.rows[order]
         columns: dict[str, Any] = {
@@ -67,8 +69,6 @@ class LabelReport:
         }
         if self.votes is not None:
             columns["ferplus_majority"] = [self._vote(index) for index in order]
-        import pandas as pd  # half a second, which --help can do without
-
         return pd.DataFrame(columns).to_csv(index=False)
 
     def to_html(self) -> str:

@@ -82,7 +82,7 @@ AugmentFn = Callable[
     [jax.Array, jax.Array, jax.Array, Shown], tuple[jax.Array, jax.Array]
 ]
 # (state, metrics, (images, labels), indices, side=None) -> (state, metrics).
-# `func` is the compiled function, which takes the run's key and numbers first.
+# `func` is the compiled function, which takes (the run's key, its numbers) first.
 TrainStep = functools.partial[tuple[TrainState, EpochMetrics]]
 
 
@@ -193,14 +193,14 @@ def make_train_step(
     """
 
     def dispatch(
-        key: jax.Array,
-        numbers: dict[str, Any],
+        run: tuple[jax.Array, dict[str, Any]],
         state: TrainState,
         metrics: EpochMetrics,
         data: tuple[jax.Array, jax.Array],
         indices: jax.Array,
         side: int | None = None,
     ) -> tuple[TrainState, EpochMetrics]:
+        key, numbers = run
         computed = StepSpec(spec.network, **numbers)
         images, labels = data
         streamed = images if images.ndim == 5 else None
@@ -224,16 +224,16 @@ def make_train_step(
     whole = devices.replicated if devices else None
     compiled = jax.jit(
         dispatch,
-        donate_argnums=(2, 3),
+        donate_argnums=(1, 2),
         static_argnames="side",
-        in_shardings=(None, None, whole, whole, None, None),
+        in_shardings=(None, whole, whole, None, None),
         out_shardings=whole,
     )
     # As arguments, not constants of the program, so that seeds, and configs that differ
     # in numbers, share a compilation.
     numbers = spec.numbers()
     numbers = devices.replicate(numbers) if devices else numbers
-    return functools.partial(compiled, key, numbers)
+    return functools.partial(compiled, (key, numbers))
 
 
 def _take_step(

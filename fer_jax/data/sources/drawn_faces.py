@@ -11,8 +11,7 @@ representation learning", 2013).
 
 As in FER2013, some images are ambiguous: people have resting faces that look like an
 expression, some expressions are weak, a third blend in a second emotion, some faces are
-covered, blurred or noisy, and a share `MISLABELLED` shows another emotion than its
-label.
+covered, blurred or noisy, and the share `MISLABELLED` has a wrong label.
 """
 
 import math
