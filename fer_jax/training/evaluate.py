@@ -79,6 +79,11 @@ def tta_views(images: jax.Array, *, tta: Tta, crop_size: int) -> list[jax.Array]
     return views
 
 
+def even_batch(total: int, largest: int) -> int:
+    """The size that divides `total` images into as few batches of `largest`, evenly."""
+    return -(-total // -(-total // largest))
+
+
 def predict_split(
     predict: PredictFn,
     params: Any,

@@ -78,7 +78,7 @@ def run_epochs(
     with contextlib.closing(batches), stop.noting():  # its threads end with the run
         while not is_over(run.config, progress.history):
             started = time.monotonic()
-            steps = _train_epoch(run, progress, batches, stop, reporters)
+            steps = _train_epoch(run, progress, batches, stop, reporters, compiled)
             seconds = time.monotonic() - started
             progress.train_s += seconds
             if progress.state.step == _epoch_end(run, progress):
@@ -174,12 +174,13 @@ def _train_epoch(
     batches: Iterator[Any],
     stop: Stop,
     reporters: Sequence[Reporter],
+    compiled: bool,
 ) -> int:
     """Takes the epoch's remaining steps; returns their number.
 
-    One dispatch is always under way while the host prepares the next and reads the
-    outcome of the last. Indices, streamed images and outcomes are all that passes
-    between host and devices.
+    `compiled`: the steps need not be compiled any more. One dispatch is always under
+    way while the host prepares the next and reads the outcome of the last. Indices,
+    streamed images and outcomes are all that passes between host and devices.
     """
     setup, side = run.setup, side_at(run.config, len(progress.history))
     images: Any = setup.images["train"]
@@ -207,6 +208,9 @@ def _train_epoch(
         progress.state, progress.metrics = setup.train_step(
             progress.state, progress.metrics, (images, setup.labels), indices, side
         )
+        if not compiled:
+            return_memory()  # the compiler's, before the steps take their own
+            compiled = True
         step += count
         if pending:  # without waiting, a signal would have to wait for a queue of steps
             finish(*pending)
@@ -282,11 +286,13 @@ def _not_finite(run: TrainingRun, progress: Progress, what: str) -> UserError:
 
 def predict(run: TrainingRun, state: TrainState, split: str) -> np.ndarray:
     """Logits of a split: float32 `[N, C]`."""
+    largest = run.config.training.eval_batch_size
     return evaluate.predict_split(
         run.setup.predict,
         *state.evaluated,
         run.setup.images[split],
-        batch_size=run.config.training.eval_batch_size,
+        # Of val for every split, so that they share a compilation.
+        batch_size=evaluate.even_batch(len(run.setup.images["val"]), largest),
         devices=run.setup.devices,
     )
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.special import log_softmax
 
 from fer_jax.metrics import score
-from fer_jax.training.evaluate import make_predict, predict_split, tta_views
+from fer_jax.training.evaluate import even_batch, make_predict, predict_split, tta_views
 
 CLASSES = 3
 
@@ -53,6 +53,14 @@ def test_every_image_has_its_own_logits_in_order(images, batch_size):
     # One shape means one compilation; no batch is larger than the split.
     assert set(shapes) == {(min(batch_size, 23),)}
     assert len(shapes) == -(-23 // batch_size)
+
+
+@pytest.mark.parametrize(
+    ("total", "largest", "size"),
+    [(3589, 256, 240), (512, 256, 256), (257, 256, 129), (100, 256, 100), (5, 1, 1)],
+)
+def test_val_is_divided_evenly(total, largest, size):
+    assert even_batch(total, largest) == size
 
 
 def test_the_padding_is_not_counted(images):

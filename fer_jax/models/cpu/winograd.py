@@ -76,6 +76,7 @@ def convolve(images: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     return _forward(images, kernel, before)[0]
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _forward(
     images: jax.Array, kernel: jax.Array, before: int
 ) -> tuple[jax.Array, tuple[list[jax.Array], jax.Array]]:
@@ -86,6 +87,7 @@ def _forward(
     return outputs, (points, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _gradients(
     before: int, saved: tuple[list[jax.Array], jax.Array], grads: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
