@@ -22,7 +22,7 @@ from fer_jax.system.console import make_console
 TOLERANCE = 0.01
 _NUM_FACES = 128  # drawn faces, for the comparison
 _SCORES = ("n", "accuracy", "macro_f1", "balanced_accuracy", "loss")
-_SHAPE = ("arch", "width", "squeeze_excitation", "norm")
+_SHAPE = ("arch", "width", "blocks", "squeeze_excitation", "norm")
 _DATA = (
     "description",
     "fingerprint",
@@ -154,7 +154,7 @@ def describe(
     }
     return {
         "labels": data["class_names"],
-        "network": result["model"] | {key: config["model"][key] for key in _SHAPE},
+        "network": result["model"] | {key: config["model"].get(key) for key in _SHAPE},
         "preprocessing": {
             "image_size": config["data"]["image_size"],
             "channels": channels,

@@ -65,6 +65,7 @@ class Predictor:
                     num_classes=len(self.labels),
                     channels=self.channels,
                     width=network.width,
+                    blocks=network.blocks,
                     squeeze_excitation=network.squeeze_excitation,
                     norm=network.norm,
                 ),

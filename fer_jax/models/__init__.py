@@ -1,6 +1,6 @@
 """Networks by name, and the one place where Flax NNX objects become functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,12 +35,13 @@ class Family(NamedTuple):
     """How a network is built, and which of the options it has."""
 
     build: Callable[[Builder], nnx.Module]
+    resolutions: int = 0  # at how many the number of blocks is an option
     squeeze_excitation: bool = True
     norms: tuple[str, ...] = NORMS
 
 
 MODELS = {
-    "fernet": Family(FerNet),
+    "fernet": Family(FerNet, resolutions=3),
     "resnet18": Family(resnet.resnet18),
     "resnet34": Family(resnet.resnet34),
     "resnet18_imagenet": Family(resnet.resnet18_imagenet),
@@ -108,6 +109,7 @@ def _check(arch: str, options: Options) -> None:
             f"model.arch is {arch!r}, which does not exist; "
             f"choose one of {', '.join(MODELS)}"
         )
+    _check_blocks(arch, options.blocks)
     if options.squeeze_excitation and not MODELS[arch].squeeze_excitation:
         have = [name for name, family in MODELS.items() if family.squeeze_excitation]
         raise UserError(
@@ -120,6 +122,23 @@ def _check(arch: str, options: Options) -> None:
         raise UserError(
             f"model.norm is {options.norm!r}, which {arch} does not have; set it to "
             f"{known}" + (f", or model.arch to {', '.join(have)}" if have else "")
+        )
+
+
+def _check_blocks(arch: str, blocks: Sequence[int] | None) -> None:
+    if blocks is None:
+        return
+    resolutions = MODELS[arch].resolutions
+    if not resolutions:
+        have = [name for name, family in MODELS.items() if family.resolutions]
+        raise UserError(
+            f"model.blocks is {list(blocks)}, but the blocks of {arch} are fixed; set "
+            f"it to null, or model.arch to {', '.join(have)}"
+        )
+    if len(blocks) != resolutions or min(blocks[0], *(n - 1 for n in blocks[1:])) < 0:
+        raise UserError(
+            f"model.blocks is {list(blocks)}; expected {resolutions} numbers for "
+            f"{arch}, such as [1, 1, 1], of which only the first may be 0"
         )
 
 

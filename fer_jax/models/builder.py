@@ -1,5 +1,6 @@
 """A network's options, and the layers that are built by them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,8 @@ class Options(NamedTuple):
       dtype: what convolutions compute in; parameters stay float32.
       channels: of the images, 1 for grey or 3 for colour.
       width: multiplies the channels of every hidden layer.
+      blocks: how many residual blocks there are at each resolution, where a network
+        lets one choose; None: its own number.
       squeeze_excitation: whether residual branches end in `layers.SqueezeExcitation`.
       norm: "plain"; "zero_last", where the scale of the last batch norm of a residual
         branch starts at 0 and each block at its shortcut (Goyal et al. 2017,
@@ -32,6 +35,7 @@ class Options(NamedTuple):
     dtype: DTypeLike = jnp.float32
     channels: int = 1
     width: float = 1.0
+    blocks: Sequence[int] | None = None
     squeeze_excitation: bool = False
     norm: str = "plain"
 

@@ -5,6 +5,8 @@ runs slowly on a CPU. So the stem halves the image at once, and the width grows 
 convolutions run near the speed of a matrix product.
 """
 
+import itertools
+
 import jax
 from flax import nnx
 
@@ -12,20 +14,24 @@ from fer_jax.models.builder import Builder
 from fer_jax.models.layers import avg_pool
 
 WIDTHS = (32, 96, 192)  # at 24 x 24, 12 x 12 and 6 x 6
+BLOCKS = (1, 1, 1)  # residual blocks at each of these sizes
 GRID = 3  # cells along a side in the head
 
 
 class FerNet(nnx.Module):
-    """A 5 x 5 stem with stride 2, then one residual block at each resolution."""
+    """A 5 x 5 stem with stride 2, then residual blocks at three resolutions."""
 
     def __init__(self, build: Builder):
         """Builds the network."""
         widths = [build.scaled(each) for each in WIDTHS]
         self.stem = build.conv(build.options.channels, widths[0], 5, stride=2)
         self.norm = build.batch_norm(widths[0])
+        counts = build.options.blocks or BLOCKS
+        outputs = [
+            w for w, count in zip(widths, counts, strict=True) for _ in range(count)
+        ]
         self.blocks = nnx.List(
-            _Block(inputs, outputs, build)
-            for inputs, outputs in zip([widths[0], *widths[:-1]], widths, strict=True)
+            _Block(*pair, build) for pair in itertools.pairwise([widths[0], *outputs])
         )
         self.head = build.head(widths[-1], grid=GRID)
 

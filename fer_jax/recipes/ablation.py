@@ -59,7 +59,11 @@ def _supported(arch: str, base: Config) -> dict[str, Any]:
     network = MODELS[arch]
     excitation = base.model.squeeze_excitation and network.squeeze_excitation
     norm = base.model.norm if base.model.norm in network.norms else "plain"
-    return {"model.squeeze_excitation": excitation, "model.norm": norm}
+    return {
+        "model.squeeze_excitation": excitation,
+        "model.norm": norm,
+        "model.blocks": base.model.blocks if network.resolutions else None,
+    }
 
 
 def _is_buildable(config: Config) -> bool:
@@ -69,7 +73,8 @@ def _is_buildable(config: Config) -> bool:
     if network is None:
         return True  # the run reports the unknown network
     excitation = network.squeeze_excitation or not config.model.squeeze_excitation
-    return excitation and config.model.norm in network.norms
+    blocks = network.resolutions > 0 or config.model.blocks is None
+    return excitation and blocks and config.model.norm in network.norms
 
 
 def _without_duplicates(configs: Sequence[Config]) -> list[Config]:

@@ -130,6 +130,7 @@ def _make_network(
             dtype=dtype,
             channels=config.data.channels,
             width=settings.width,
+            blocks=settings.blocks,
             squeeze_excitation=settings.squeeze_excitation,
             norm=settings.norm,
         ),

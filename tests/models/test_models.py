@@ -150,6 +150,14 @@ def test_width_multiplies_the_hidden_channels_in_eights(arch, width, stem, last)
     assert params["head"]["linear"]["kernel"].shape == (last, 7)
 
 
+def test_blocks_are_counted_at_each_resolution():
+    _, params, _ = create("fernet", blocks=(0, 2, 1))
+    kernels = [block["conv1"]["kernel"].shape for block in params["blocks"].values()]
+    assert kernels == [(3, 3, 32, 96), (3, 3, 96, 96), (3, 3, 96, 192)]
+    halving = ["project" in block for block in params["blocks"].values()]
+    assert halving == [True, False, True]
+
+
 @pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8), (32, 8)])
 def test_squeeze_excitation_has_a_sixteenth_and_at_least_eight(features, hidden):
     _, params, _ = create("fernet", squeeze_excitation=True)
@@ -221,6 +229,9 @@ def test_fixed_scales_are_one():
     ("arch", "options", "key", "choices"),
     [
         ("vgg", {"squeeze_excitation": True}, "squeeze_excitation", "wide_resnet"),
+        ("resnet18", {"blocks": (2, 2, 2)}, "blocks", "fernet"),
+        ("fernet", {"blocks": (1, 1)}, "blocks", "3 numbers"),
+        ("fernet", {"blocks": (1, 0, 1)}, "blocks", "3 numbers"),
         ("convnext", {"squeeze_excitation": True}, "squeeze_excitation", "fernet"),
         ("vgg", {"norm": "zero_last"}, "norm", "plain, fixed_scale"),
         ("wide_resnet", {"norm": "zero_last"}, "norm", "plain, fixed_scale"),

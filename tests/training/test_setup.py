@@ -135,10 +135,11 @@ def test_a_batch_larger_than_the_data_is_refused(tiny_csv):
 def test_the_models_settings_reach_the_network(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     settings = ("arch=fernet", "width=0.5", "squeeze_excitation=true")
-    settings += ("norm=zero_last",)
+    settings += ("norm=zero_last", "blocks=[0, 1, 2]")
     parts = build_setup(tiny_config(*(f"model.{s}" for s in settings)), dataset)
     params = parts.state.params
     assert params["stem"]["kernel"].shape == (5, 5, 1, 16)
+    assert params["blocks"][2]["conv2"]["kernel"].shape == (3, 3, 96, 96)
     for block in params["blocks"].values():
         assert not block["norm2"]["scale"].any() and "excite" in block
 
