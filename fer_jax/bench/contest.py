@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 def contest(
-    contenders: Mapping[str, Contender], *, rounds: int, warm_up: int = 1
+    contenders: Mapping[str, Contender], *, rounds: int, warm_up: int = 3
 ) -> Outcome:
     """Scores contenders that take turns.
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
@@ -184,9 +185,30 @@ def _report(options: Options, part: str, outcome: Outcome) -> Report:
     """Prints an outcome and the ratio of its first score to the best of the others."""
     _show_outcome(options.console, outcome)
     ours, *others = outcome.scores.values()
-    ratio = ours.per_s / max(score.per_s for score in others)
-    options.console.print(f"ratio to the best PyTorch contender: {ratio:.2f}")
-    return {f"ratio_{part}": ratio, part: _figures(outcome)}
+    best = max(others, key=lambda score: score.per_s)
+    ratio, interval = ours.per_s / best.per_s, _interval(ours, best)
+    line = f"ratio to the best PyTorch contender: {ratio:.2f}"
+    if interval:
+        low, high = interval
+        line += f", 95 % interval {low:.2f} to {high:.2f}, {len(ours.rounds)} rounds"
+    options.console.print(line)
+    ratios = {f"ratio_{part}": ratio, f"interval_{part}": interval}
+    return ratios | {part: _figures(outcome)}
+
+
+def _interval(ours: Score, best: Score) -> list[float] | None:
+    """The 95 % interval of the ratio of medians: a percentile bootstrap over rounds.
+
+    Contenders take turns, so a round is drawn for both. None for fewer than 3 rounds.
+    """
+    if len(ours.rounds) < 3:
+        return None
+    rates = np.array(
+        [[x["items"] / x["seconds"] for x in each.rounds] for each in (ours, best)]
+    )
+    draws = np.random.default_rng(0).integers(0, rates.shape[1], (9999, rates.shape[1]))
+    medians = np.median(rates[:, draws], axis=2)
+    return np.percentile(medians[0] / medians[1], (2.5, 97.5)).tolist()
 
 
 def _figures(outcome: Outcome) -> Report:

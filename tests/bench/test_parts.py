@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 from bench.bench_tasks import BATCH, IMAGES, SIDE, SMALL
 from conftest import CHILD, ROOT, environment
@@ -61,6 +62,26 @@ def test_a_ratio_compares_ours_with_the_best_of_the_others(monkeypatch):
     assert report["step"]["PyTorch, compiled"] == {"failed": "no compiler"}
     text = console.export_text()
     assert "note: no compiler" in text and "3.00" in text
+
+
+def test_the_interval_of_a_ratio_is_over_the_rounds(monkeypatch):
+    def rounds(*rates):
+        each = [{"begun": 0.0, "items": rate, "seconds": 1.0} for rate in rates]
+        return score(float(np.median(rates)))._replace(rounds=each)
+
+    # Every round doubles, so that no draw of rounds can give another ratio.
+    scores = {"fer_jax": rounds(20, 60, 40), "PyTorch": rounds(10, 30, 20)}
+    stand_in(monkeypatch, scores)
+    report = parts.evaluation(options())
+    assert report["ratio_evaluation"] == 2.0
+    assert report["interval_evaluation"] == [2.0, 2.0]
+    # Where rounds disagree, so do the draws.
+    scores["fer_jax"] = rounds(20, 60, 20)
+    stand_in(monkeypatch, scores)
+    low, high = parts.evaluation(options())["interval_evaluation"]
+    assert low <= 1.0 < 2.0 <= high
+    stand_in(monkeypatch, {"fer_jax": score(30.0), "PyTorch": score(10.0)})
+    assert parts.evaluation(options())["interval_evaluation"] is None
 
 
 def test_less_memory_is_a_ratio_above_1(monkeypatch):
