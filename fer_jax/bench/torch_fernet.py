@@ -40,14 +40,14 @@ class PooledBlock(nn.Module):
 
 
 class FerNet(nn.Module):
-    """A 5 x 5 stem of stride 2 and three blocks."""
+    """A 5 x 5 stem of stride 2 and three blocks, two of which halve the image."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, 32, 5, 2, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(32)
         self.blocks = nn.Sequential(
-            PooledBlock(32, 32), PooledBlock(32, 96), PooledBlock(96, 192)
+            PooledBlock(32, 96), PooledBlock(96, 96), PooledBlock(96, 192)
         )
         self.head = Head(192, grid=3)
 

@@ -37,8 +37,8 @@ class Model(_Section):
     arch: str
     dropout: float = Field(ge=0, lt=1)
     width: float = Field(ge=0.125, le=8)  # times the channels of every hidden layer
-    # At each resolution; null, as in configs that lack it: the network's own.
-    blocks: list[Annotated[int, Field(ge=0, le=100)]] | None = None
+    # Residual blocks at each resolution; null: the network's own.
+    blocks: list[Annotated[int, Field(ge=0, le=100)]] | None
     squeeze_excitation: bool  # at the end of each residual branch
     norm: Literal["plain", "zero_last", "fixed_scale"]
     whitened_stem: bool  # the first layer whitens the train images

@@ -154,7 +154,7 @@ def describe(
     }
     return {
         "labels": data["class_names"],
-        "network": result["model"] | {key: config["model"].get(key) for key in _SHAPE},
+        "network": result["model"] | {key: config["model"][key] for key in _SHAPE},
         "preprocessing": {
             "image_size": config["data"]["image_size"],
             "channels": channels,

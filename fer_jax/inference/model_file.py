@@ -38,7 +38,7 @@ class Network(_Section):
 
     arch: str
     width: float
-    blocks: list[int] | None = None
+    blocks: list[int] | None
     squeeze_excitation: bool
     norm: str
 

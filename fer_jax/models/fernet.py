@@ -1,8 +1,8 @@
 """FerNet: the default network, a small residual net for faces of 48 x 48.
 
 Half of the cost of a residual net for small images lies in its first layers, which XLA
-runs slowly on a CPU. So the stem halves the image at once, and the width grows where
-convolutions run near the speed of a matrix product.
+runs slowly on a CPU. So the stem halves the image at once, no block follows it at that
+size, and the width grows where convolutions run near the speed of a matrix product.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from fer_jax.models.builder import Builder
 from fer_jax.models.layers import avg_pool
 
 WIDTHS = (32, 96, 192)  # at 24 x 24, 12 x 12 and 6 x 6
-BLOCKS = (1, 1, 1)  # residual blocks at each of these sizes
+BLOCKS = (0, 2, 1)  # residual blocks at each of these sizes
 GRID = 3  # cells along a side in the head
 
 

@@ -52,9 +52,10 @@ def exported(finished_run, tmp_path_factory):
 
 # The grey network is tiny; the colour one uses every option and sees crops.
 SHAPES = {
-    1: {"arch": "tiny", "width": 1.0, "squeeze_excitation": False, "norm": "plain"},
-    3: {"arch": "fernet", "width": 0.5, "squeeze_excitation": True}
-    | {"norm": "fixed_scale"},
+    1: {"arch": "tiny", "width": 1.0, "blocks": None}
+    | {"squeeze_excitation": False, "norm": "plain"},
+    3: {"arch": "fernet", "width": 0.5, "blocks": [1, 1, 1]}
+    | {"squeeze_excitation": True, "norm": "fixed_scale"},
 }
 SEEN = {
     1: {"crop_size": 0, "views": "none"},

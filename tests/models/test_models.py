@@ -151,14 +151,15 @@ def test_width_multiplies_the_hidden_channels_in_eights(arch, width, stem, last)
 
 
 def test_blocks_are_counted_at_each_resolution():
-    _, params, _ = create("fernet", blocks=(0, 2, 1))
+    _, params, _ = create("fernet", blocks=(1, 1, 2))
     kernels = [block["conv1"]["kernel"].shape for block in params["blocks"].values()]
-    assert kernels == [(3, 3, 32, 96), (3, 3, 96, 96), (3, 3, 96, 192)]
+    widths = [(32, 32), (32, 96), (96, 192), (192, 192)]
+    assert kernels == [(3, 3, *each) for each in widths]
     halving = ["project" in block for block in params["blocks"].values()]
-    assert halving == [True, False, True]
+    assert halving == [False, True, True, False]
 
 
-@pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8), (32, 8)])
+@pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8)])
 def test_squeeze_excitation_has_a_sixteenth_and_at_least_eight(features, hidden):
     _, params, _ = create("fernet", squeeze_excitation=True)
     found = {
@@ -285,7 +286,7 @@ def test_fernet_has_the_parameters_of_its_description():
     stem = 5 * 5 * 32 + 2 * 32
     blocks = sum(
         9 * i * o + 9 * o * o + 4 * o + (i * o if i != o else 0)
-        for i, o in [(32, 32), (32, 96), (96, 192)]
+        for i, o in [(32, 96), (96, 96), (96, 192)]
     )
     _, params, _ = create("fernet")
     assert models.count_parameters(params) == stem + blocks + 9 * 192 * 7 + 7

@@ -135,11 +135,11 @@ def test_a_batch_larger_than_the_data_is_refused(tiny_csv):
 def test_the_models_settings_reach_the_network(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     settings = ("arch=fernet", "width=0.5", "squeeze_excitation=true")
-    settings += ("norm=zero_last", "blocks=[0, 1, 2]")
+    settings += ("norm=zero_last", "blocks=[1, 1, 1]")
     parts = build_setup(tiny_config(*(f"model.{s}" for s in settings)), dataset)
     params = parts.state.params
     assert params["stem"]["kernel"].shape == (5, 5, 1, 16)
-    assert params["blocks"][2]["conv2"]["kernel"].shape == (3, 3, 96, 96)
+    assert params["blocks"][0]["conv2"]["kernel"].shape == (3, 3, 16, 16)
     for block in params["blocks"].values():
         assert not block["norm2"]["scale"].any() and "excite" in block
 
@@ -149,8 +149,7 @@ def test_flops_are_of_one_image_of_the_set(tiny_csv):
     parts = build_setup(tiny_config("model.arch=fernet"), dataset)
     # By hand: at 8 x 8, 4 x 4 and 2 x 2.
     stem, head = 25 * 32 * 64, 9 * 192 * 7
-    blocks = 2 * 9 * 32 * 32 * 64
-    blocks += (9 * 32 * 96 + 9 * 96 * 96 + 32 * 96) * 16
+    blocks = (9 * 32 * 96 + 3 * 9 * 96 * 96 + 32 * 96) * 16
     blocks += (9 * 96 * 192 + 9 * 192 * 192 + 96 * 192) * 4
     means = 3 * 2 * 192 * (2 + 3)  # 2 x 2 pixels to 3 x 3 cells, as products
     assert parts.flops == 2 * (stem + blocks + head + means)
