@@ -135,7 +135,7 @@ def _check_blocks(arch: str, blocks: Sequence[int] | None) -> None:
             f"model.blocks is {list(blocks)}, but the blocks of {arch} are fixed; set "
             f"it to null, or model.arch to {', '.join(have)}"
         )
-    if len(blocks) != resolutions or min(blocks[0], *(n - 1 for n in blocks[1:])) < 0:
+    if len(blocks) != resolutions or blocks[0] < 0 or min(blocks[1:]) < 1:
         raise UserError(
             f"model.blocks is {list(blocks)}; expected {resolutions} numbers for "
             f"{arch}, such as [1, 1, 1], of which only the first may be 0"

@@ -80,7 +80,7 @@ def tta_views(images: jax.Array, *, tta: Tta, crop_size: int) -> list[jax.Array]
 
 
 def even_batch(total: int, largest: int) -> int:
-    """The size that divides `total` images into as few batches of `largest`, evenly."""
+    """The size of equal batches, as few as if each held `largest` of `total` images."""
     return -(-total // -(-total // largest))
 
 

@@ -159,9 +159,9 @@ def test_blocks_are_counted_at_each_resolution():
     assert halving == [False, True, True, False]
 
 
-@pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8)])
+@pytest.mark.parametrize(("features", "hidden"), [(192, 12), (96, 8), (32, 8)])
 def test_squeeze_excitation_has_a_sixteenth_and_at_least_eight(features, hidden):
-    _, params, _ = create("fernet", squeeze_excitation=True)
+    _, params, _ = create("fernet", squeeze_excitation=True, blocks=(1, 1, 1))
     found = {
         block["excite"]["squeeze"]["kernel"].shape
         for block in params["blocks"].values()
