@@ -22,6 +22,7 @@ __all__ = [
     "Family",
     "Network",
     "Options",
+    "check",
     "count_flops",
     "count_parameters",
     "create",
@@ -91,7 +92,7 @@ def create(arch: str, key: jax.Array, options: Options) -> tuple[Network, Any, A
     Raises:
       UserError: if there is no network of that name, or it lacks an option.
     """
-    _check(arch, options)
+    check(arch, options)
     model = MODELS[arch].build(Builder(options, nnx.Rngs(key)))
     arrays = [
         nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat)
@@ -103,7 +104,12 @@ def create(arch: str, key: jax.Array, options: Options) -> tuple[Network, Any, A
     return network, arrays[0], arrays[1]
 
 
-def _check(arch: str, options: Options) -> None:
+def check(arch: str, options: Options) -> None:
+    """Checks that `create` can build a network with these options.
+
+    Raises:
+      UserError: if there is no network of that name, or it lacks an option.
+    """
     if arch not in MODELS:
         raise UserError(
             f"model.arch is {arch!r}, which does not exist; "

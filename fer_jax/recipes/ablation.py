@@ -1,11 +1,16 @@
 """The configs of an ablation: a recipe, and the same with one change each."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_jax import config as config_lib
 from fer_jax.config import Config, compared_settings, flatten
+from fer_jax.errors import UserError
 from fer_jax.recipes.changes import CHANGES, NETWORKS, RATES, SMALL
+
+# What some networks lack, with the value that every network takes.
+_NETWORK_OPTIONS = {"squeeze_excitation": False, "norm": "plain", "blocks": None}
 
 
 def ablation_configs(config: Config, *, small: bool) -> list[Config]:
@@ -53,28 +58,28 @@ def _with_rates(values: Mapping[str, Any], base: Config) -> dict[str, Any]:
 
 
 def _supported(arch: str, base: Config) -> dict[str, Any]:
-    """The config's options of the network, without those that `arch` lacks."""
-    from fer_jax.models import MODELS  # JAX
-
-    network = MODELS[arch]
-    excitation = base.model.squeeze_excitation and network.squeeze_excitation
-    norm = base.model.norm if base.model.norm in network.norms else "plain"
-    return {
-        "model.squeeze_excitation": excitation,
-        "model.norm": norm,
-        "model.blocks": base.model.blocks if network.resolutions else None,
-    }
+    """The config's options of the network, reset where `arch` lacks them."""
+    values = {}
+    for key, default in _NETWORK_OPTIONS.items():
+        value = getattr(base.model, key)
+        values[f"model.{key}"] = value if _builds(arch, **{key: value}) else default
+    return values
 
 
 def _is_buildable(config: Config) -> bool:
-    from fer_jax.models import MODELS  # JAX
+    options = {key: getattr(config.model, key) for key in _NETWORK_OPTIONS}
+    return _builds(config.model.arch, **options)
 
-    network = MODELS.get(config.model.arch)
-    if network is None:
-        return True  # the run reports the unknown network
-    excitation = network.squeeze_excitation or not config.model.squeeze_excitation
-    blocks = network.resolutions > 0 or config.model.blocks is None
-    return excitation and blocks and config.model.norm in network.norms
+
+def _builds(arch: str, **options: Any) -> bool:
+    """Whether a network has these options; the run reports an unknown network."""
+    from fer_jax import models  # JAX
+
+    with contextlib.suppress(UserError):
+        if arch in models.MODELS:
+            models.check(arch, models.Options(num_classes=1, **options))
+        return True
+    return False
 
 
 def _without_duplicates(configs: Sequence[Config]) -> list[Config]:

@@ -88,7 +88,7 @@ def run_epochs(
                 progress.save(run.checkpoints, scores)
                 _report_epochs(run, progress.history, reporters)
                 console.print(_epoch_line(run.config, progress.history))
-                if not compiled:  # from here on this process compiles nothing
+                if not compiled:  # all but the steps on larger images, if these grow
                     return_memory()
                     compiled = True
             elif steps:  # a signal came within the epoch
