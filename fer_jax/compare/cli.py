@@ -14,6 +14,7 @@ from rich.console import Console
 from fer_jax.compare import content, export
 from fer_jax.compare.analysis import summarise
 from fer_jax.compare.predictions import only_clean
+from fer_jax.compare.publish import publish
 from fer_jax.compare.report import write_report
 from fer_jax.compare.results import (
     LABEL_SETS,
@@ -35,6 +36,7 @@ _EPILOG = """examples:
   bin/compare --filter baseline --filter loss_    some experiments
   bin/compare --experiment loss_focal baseline    two of them in depth
   bin/compare --watch --report report.html        while a batch runs
+  bin/compare --publish results/mine              small copies of the runs, to share
 """
 
 
@@ -96,6 +98,9 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
         terminal.everything()
     for path in written:
         terminal.say(f"\nwritten: {path}")
+    if args.publish:
+        copies = publish([run.folder for run in runs], args.publish)
+        terminal.say(f"\nwritten: {len(copies)} runs below {args.publish}")
 
 
 def _write(args: argparse.Namespace, shown: Terminal) -> list[Path]:
@@ -162,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         "may repeat",
     )
     add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
+    add(
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="copy the runs with what a comparison needs, about 90 KB each and without "
+        "paths, into a folder for --runs_dir",
+    )
     add(
         "--mixed",
         action="store_true",

@@ -88,9 +88,9 @@ def only_clean(run: FinishedRun) -> FinishedRun:
 
 
 def _load(run: FinishedRun, split: str) -> dict[str, np.ndarray]:
-    """The arrays of the images that are scored, by name."""
+    """The arrays of the images that are scored, by name; logits are float32."""
     path = run.folder / f"predictions_{split}.npz"
-    arrays = _read(path)
+    arrays = read_file(path)
     if run.label_set:
         arrays["labels"] = arrays.pop(f"labels_{run.label_set}", np.empty(0))
     if not _is_complete(arrays, len(run.class_names)):
@@ -102,6 +102,7 @@ def _load(run: FinishedRun, split: str) -> dict[str, np.ndarray]:
     if run.clean:
         kept &= arrays["clean"]
     arrays = {key: arrays[key][kept] for key in (*_PER_IMAGE, "logits")}
+    arrays["logits"] = arrays["logits"].astype(np.float32)  # published ones are float16
     guesses = arrays["logits"].argmax(axis=1)
     matrix = confusion_matrix(arrays["labels"], guesses, len(run.class_names))
     if matrix.tolist() != run.scores[split]["confusion_matrix"]:
@@ -112,7 +113,12 @@ def _load(run: FinishedRun, split: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of predictions, by name.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
