@@ -101,7 +101,7 @@ def _without_paths(value: Any) -> Any:
 
 
 def _predictions(run_dir: Path, split: str) -> bytes:
-    arrays = read_file(run_dir / f"predictions_{split}.npz")
+    arrays: dict[str, Any] = read_file(run_dir / f"predictions_{split}.npz")
     arrays["logits"] = _as_float16(arrays["logits"])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
