@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fer_jax.inference.predictor import Predictor
 
+__all__ = ["__version__", "load_pretrained"]
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def load_pretrained(path: str | Path | None = None) -> Predictor:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 from fer_jax import config as config_lib
 from fer_jax.errors import run_command
+from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
+
+_EXAMPLES = """
+  % baseline                                      on faces that the package draws
+  % configs/baseline.yaml --data_root fer2013.csv
+  % baseline --set training.lr=1e-3 --set name=lr_1e-3
+  % baseline --seed 43                            another seed
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +54,7 @@ def _train(args: argparse.Namespace, config: config_lib.Config) -> int:
         force=args.force,
         skip_bad=args.skip_bad,
         tensorboard=args.tensorboard,
-        config_path=args.config,
+        config_path=str(config_lib.find(args.config)),
         overrides=tuple(args.overrides),
     )
     try:
@@ -64,11 +72,9 @@ def _train(args: argparse.Namespace, config: config_lib.Config) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.train", description="Train one experiment."
-    )
+    parser = Parser("train", "Train one experiment.", _EXAMPLES)
     add = parser.add_argument
-    add("config", help="a YAML file such as configs/baseline.yaml")
+    add("config", help="a YAML file, or the name of one that ships, such as baseline")
     add(
         "--data_root",
         help="a fer2013.csv, a folder train|val|test/<class>/*, RAF-DB or AffectNet; "
@@ -79,7 +85,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--resolved",
         metavar="FILE",
         help="read the resolved settings from FILE; CONFIG is only named in the "
-        "record. bin/run_batch uses it, so that a run trains what was planned",
+        "record. A batch uses it, so that a run trains what was planned",
     )
     add("--seed", type=int, help="the same as --set training.seed=N")
     add(

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fer_jax.cli import COMMANDS
+from fer_jax.system.arguments import Parser
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *ROOT.glob("*.md"),
@@ -18,20 +21,15 @@ PAGES = [
     ROOT / "fer_jax/pretrained/README.md",
 ]
 REFERENCE = ROOT / "docs/commands.md"
-COMMANDS = {
-    "python -m fer_jax.train": "fer_jax.train",
-    "bin/run_batch": "fer_jax.batch.cli",
-    "bin/compare": "fer_jax.compare.cli",
-    "bin/audit": "fer_jax.audit.cli",
-    "bin/predict": "fer_jax.inference.cli",
-    "bin/export": "fer_jax.inference.export",
-    "bin/recipe": "fer_jax.recipes.cli",
-    "bin/bench": "fer_jax.bench.cli",
-}
 HEAD = """# Commands
 
+`fer-jax COMMAND` runs a command, and so does `python -m fer_jax COMMAND`. In a
+checkout, `bin/run_batch` is `fer-jax batch`, `bin/compare` is `fer-jax compare`, and so
+on; `python -m fer_jax.train` is `fer-jax train`. In an option, `-` and `_` are the
+same: `--data-root` is `--data_root`.
+
 Every command has `--help`. Its exit status is 0, 2 after an error that you can correct,
-or 130 after Ctrl-C. `bin/run_batch` exits with 1 if a run did not finish.
+or 130 after Ctrl-C. `fer-jax batch` exits with 1 if a run did not finish.
 """
 
 
@@ -46,7 +44,7 @@ def parser_of(module: str) -> argparse.ArgumentParser:
         raise _Parsed(parser)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", caught)
+        patch.setattr(Parser, "parse_args", caught)
         try:
             importlib.import_module(module).main([])
         except _Parsed as parsed:
@@ -72,7 +70,7 @@ def section(command: str, parser: argparse.ArgumentParser) -> str:
     """A heading, what the command does, and a table of its options."""
     lines = [
         f"\n## {command}\n",
-        f"{parser.description}\n",
+        f"{parser.description.replace('%%', '%')}\n",
         "| option | |",
         "| --- | --- |",
     ]
@@ -86,7 +84,10 @@ def section(command: str, parser: argparse.ArgumentParser) -> str:
 
 
 def reference() -> str:
-    sections = [section(command, parser_of(m)) for command, m in COMMANDS.items()]
+    sections = [
+        section(f"fer-jax {name}", parser_of(module))
+        for name, (module, _) in COMMANDS.items()
+    ]
     return HEAD + "".join(sections)
 
 

@@ -9,8 +9,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from fer_jax.errors import run_command
+from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
 from fer_jax.system.files import check_target, write_whole
+
+_EXAMPLES = """
+  % --data_root fer2013.csv --report audit.html
+  % --data_root fer2013.csv --runs runs          suspicious labels
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bin/audit",
-        description="Find copies, conflicting labels and blank images in a data set, "
-        "or suspicious labels.",
-        allow_abbrev=False,
+    parser = Parser(
+        "audit",
+        "Find copies, conflicting labels and blank images in a data set, or suspicious "
+        "labels.",
+        _EXAMPLES,
     )
     add = parser.add_argument
-    add("--data_root", help="as python -m fer_jax.train takes it")
+    add("--data_root", help="as train takes it")
     add("--image_size", type=int, default=48, help="side of the images (48)")
     add(
         "--channels", type=int, choices=(1, 3), default=1, help="1: grey (1), 3: colour"
@@ -83,5 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         "folder learned each train image",
     )
     add("--report", type=Path, metavar="FILE.html", help="write the images to look at")
-    add("--no-color", action="store_true", help="no colours")
+    add("--no_color", action="store_true", help="no colours")
     return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

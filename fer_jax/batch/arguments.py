@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 from fer_jax.batch.slurm import options
 from fer_jax.errors import UserError
+from fer_jax.system.arguments import Parser
 
+_EXAMPLES = """
+  %                                            all experiments, one seed each
+  % --data_root fer2013.csv --filter baseline --filter loss_ --seeds 5
+  % --status                                   the state of every run
+  % --dry_run                                  only the plan
+"""
 MAX_SEEDS = 10_000
 MAX_JOBS = 4 * (os.cpu_count() or 1)  # more would only wait for one another
 
@@ -22,7 +29,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) and name != given[-1]:
             raise UserError(
                 f"--{given[-1]} starts no run, so it excludes "
-                f"--{name.replace('_', '-')}; leave one of them out"
+                f"--{name}; leave one of them out"
             )
     options.check(args)
     if args.executor == "local":
@@ -39,9 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    parser = argparse.ArgumentParser(
-        prog="bin/run_batch", description="Train many experiments, with many seeds."
-    )
+    parser = Parser("batch", "Train many experiments, with many seeds.", _EXAMPLES)
     _add_plan(parser)
     _add_switches(parser)
     _add_slurm(parser)
@@ -57,7 +62,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="only experiments whose name starts with PREFIX, as loss_; may repeat",
     )
-    add("--data_root", help="as in python -m fer_jax.train")
+    add("--data_root", help="as train takes it")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting of every run, as in training.epochs=5; may repeat",
+    )
     add(
         "--seeds",
         type=int,
@@ -73,14 +86,14 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--executor slurm",
     )
     add(
-        "--gpus-per-job",
+        "--gpus_per_job",
         type=int,
         metavar="N",
         help="GPUs of each run; default: one if there are any, and with "
         "--executor slurm one for each process",
     )
     add("--runs_dir", default="runs", help="default: runs")
-    add("--configs", default="configs", help="default: configs")
+    add("--configs", metavar="DIR", help="default: configs, else those that ship")
     add(
         "--order",
         choices=("phases", "name"),
@@ -98,7 +111,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _add_switches(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--dry-run", action="store_true", help="only show the plan")
+    add("--dry_run", action="store_true", help="only show the plan")
     add("--yes", action="store_true", help="do not ask before starting")
     add("--force", action="store_true", help="repeat finished and half-done runs")
     add("--skip_bad", action="store_true", help="drop and count unreadable images")

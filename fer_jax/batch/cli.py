@@ -21,11 +21,17 @@ from fer_jax.batch.arguments import parse
 from fer_jax.batch.estimate import Estimator
 from fer_jax.batch.local import LocalBatch
 from fer_jax.batch.log import BatchLog
-from fer_jax.batch.plan import Configs, PlannedRun, find_configs, plan_run
+from fer_jax.batch.plan import (
+    Configs,
+    PlannedRun,
+    default_folder,
+    find_configs,
+    plan_run,
+)
 from fer_jax.batch.slurm import options, queue, record
 from fer_jax.batch.status import count_finished, show_status
 from fer_jax.config import Data
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
 from fer_jax.runs.lock import holder, locked
 from fer_jax.runs.tensorboard import has_board, write_finished
 from fer_jax.system.console import make_console
@@ -39,7 +45,8 @@ if TYPE_CHECKING:  # importing them would import JAX or submitit
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status, 1 if any run failed."""
     args, console = parse(argv), make_console()
-    configs = find_configs(Path(args.configs), args.filter, args.order)
+    folder = Path(args.configs) if args.configs else default_folder()
+    configs = find_configs(folder, args.filter, args.order, args.overrides)
     runs_dir = Path(args.runs_dir)
     if args.status:
         show_status(console, configs, args.seeds, runs_dir, args.filter)
@@ -209,3 +216,7 @@ def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:
         compare.show(console, finished, unfinished)
     except UserError as error:  # the batch's own exit status stands
         console.print(f"no comparison: {error}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

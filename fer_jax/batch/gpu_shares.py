@@ -31,7 +31,7 @@ def share_out(at_once: int, gpus_per_run: int | None = None) -> list[dict[str, s
             f"the visible GPUs are {', '.join(gpus)}" if gpus else "no GPU is visible"
         )
         raise UserError(
-            f"--gpus-per-job is {gpus_per_run}; expected 0 to {len(gpus)}, as {there} "
+            f"--gpus_per_job is {gpus_per_run}; expected 0 to {len(gpus)}, as {there} "
             "(CUDA_VISIBLE_DEVICES and JAX_PLATFORMS may hide some); request fewer"
         )
     common, sharing = {}, at_once
@@ -73,7 +73,7 @@ def visible_gpus() -> list[str]:
     except subprocess.TimeoutExpired:
         raise UserError(
             f"nvidia-smi did not answer within {_ANSWER_S} s; repair the driver, name "
-            "the GPUs in CUDA_VISIBLE_DEVICES, or use none with --gpus-per-job 0"
+            "the GPUs in CUDA_VISIBLE_DEVICES, or use none with --gpus_per_job 0"
         ) from None
     # Without GPUs it fails or prints a sentence; CUDA finds none then, either.
     lines = done.stdout.split("\n") if done.returncode == 0 else []

@@ -52,18 +52,34 @@ class PlannedRun:
         return f"{self.config.name}/seed_{self.config.training.seed}"
 
 
+def default_folder() -> Path:
+    """Returns `configs` if there is such a folder, else that of the shipped ones."""
+    here = Path("configs")
+    return here if here.is_dir() else config_lib.shipped()[0].parent
+
+
 def find_configs(
-    folder: Path, filters: Sequence[str], order: str = "phases"
+    folder: Path,
+    filters: Sequence[str],
+    order: str = "phases",
+    overrides: Sequence[str] = (),
 ) -> list[tuple[Path, Config]]:
     """Returns the experiments whose names start with one of `filters`, in order.
 
-    Without filters, these are all but `RECIPES`.
+    Without filters, these are all but `RECIPES`. `overrides` are `key=value` items that
+    change each of them.
     """
+    for item in overrides:
+        if item.partition("=")[0].strip() in ("name", "training.seed"):
+            raise UserError(
+                f"--set {item} would give all runs the same; use --seeds for seeds, "
+                "and --runs_dir to keep runs with other settings apart"
+            )
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise UserError(
             f"{folder} contains no *.yaml file; give the folder of the experiments "
-            "with --configs, or run from the project's root"
+            "with --configs"
         )
     found: dict[str, tuple[Path, Config]] = {}
     for path in paths:
@@ -85,7 +101,8 @@ def find_configs(
     if order == "phases":
         rank = {name: place for place, name in enumerate(PHASES)}
         chosen.sort(key=lambda name: rank.get(name, len(rank)))
-    return [found[name] for name in chosen]
+    paths = [found[name][0] for name in chosen]
+    return [(path, config_lib.load(path, overrides)) for path in paths]
 
 
 def with_seed(config: Config, offset: int) -> Config:
@@ -134,6 +151,7 @@ def train_command(
     command = [sys.executable, "-m", "fer_jax.train", str(run.path)]
     command += ["--resolved", str(resolved), "--runs_dir", str(args.runs_dir)]
     command += ["--seed", str(run.config.training.seed)]
+    command += [f"--set={item}" for item in args.overrides]  # for the record
     if args.data_root is not None:
         command += ["--data_root", args.data_root]
     switches = ("force", "skip_bad", "tensorboard")

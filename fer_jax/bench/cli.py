@@ -13,9 +13,15 @@ from typing import Any
 from fer_jax import runs
 from fer_jax.bench.contest import Contender, contest
 from fer_jax.bench.parts import OURS, PARTS, Options
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
 from fer_jax.system import files
+from fer_jax.system.arguments import Parser, typed
 from fer_jax.system.console import make_console
+
+_EXAMPLES = """
+  % --only step --rounds 15
+  % --json bench.json
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         images=args.images,
         on_cpu=machine["platform"] == "cpu",
     )
-    command = [Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)]
+    command = [typed("bench"), *(sys.argv[1:] if argv is None else argv)]
     report: dict[str, Any] = {"command": " ".join(command), "machine": machine}
     console.print(
         f"{machine['processor']}, {machine['cores']} cores; {machine['device']}"
@@ -47,10 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bin/bench",
-        description="Measure fer_jax beside PyTorch. A ratio above 1 means that "
-        "fer_jax is faster, or needs less memory.",
+    parser = Parser(
+        "bench",
+        "Measure fer_jax beside PyTorch. A ratio above 1 means that fer_jax is faster, "
+        "or needs less memory.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("--only", choices=PARTS, action="append", help="run this part; may be repeated")
@@ -96,3 +103,7 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

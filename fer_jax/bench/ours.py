@@ -15,7 +15,6 @@ from fer_jax.config import Augmentation, Config
 from fer_jax.data import Dataset
 from fer_jax.data.records import Split
 from fer_jax.emotions import EMOTIONS
-from fer_jax.system.files import IMPORT_ROOT
 from fer_jax.system.memory import keep_memory, return_memory
 from fer_jax.training.augment import make_augment
 from fer_jax.training.augment_ops import normalise
@@ -27,7 +26,6 @@ from fer_jax.training.step import Shown
 
 keep_memory()  # as the commands do; only contenders import this module
 ON_CPU = jax.default_backend() == "cpu"
-BASELINE = IMPORT_ROOT / "configs/baseline.yaml"
 
 
 def _config(batch: int, image_size: int, *, augmented: bool, epochs: int) -> Config:
@@ -42,7 +40,7 @@ def _config(batch: int, image_size: int, *, augmented: bool, epochs: int) -> Con
         for key in Augmentation.model_fields:
             off = "false" if key == "horizontal_flip" else "0"
             overrides.append(f"augmentation.{key}={off}")
-    return config_lib.load(BASELINE, overrides)
+    return config_lib.load("baseline", overrides)
 
 
 def _dataset(train: int, image_size: int, val: int = len(EMOTIONS)) -> Dataset:

@@ -26,17 +26,18 @@ from fer_jax.compare.results import (
 from fer_jax.compare.summary import BASELINE, SORTS, Summary
 from fer_jax.compare.terminal import Terminal
 from fer_jax.compare.watch import watch
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
+from fer_jax.system.arguments import Parser, typed
 from fer_jax.system.console import make_console
 from fer_jax.system.files import check_target, write_whole
 
-_EPILOG = """examples:
-  bin/compare                                     all runs, on val
-  bin/compare --split test --report report.html   the final figures, and a page
-  bin/compare --filter baseline --filter loss_    some experiments
-  bin/compare --experiment loss_focal baseline    two of them in depth
-  bin/compare --watch --report report.html        while a batch runs
-  bin/compare --publish results/mine              small copies of the runs, to share
+_EXAMPLES = """
+  %                                     all runs, on val
+  % --split test --report report.html   the final figures, and a page
+  % --filter baseline --filter loss_    some experiments
+  % --experiment loss_focal baseline    two of them in depth
+  % --watch --report report.html        while a batch runs
+  % --publish results/mine              small copies of the runs, to share
 """
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _check_options(args)  # before any work
     console = make_console(color=not args.no_color)
-    args.command = shlex.join(["bin/compare", *argv])
+    args.command = f"{typed('compare')} {shlex.join(argv)}".rstrip()
     if args.watch:
         watch(console, args.runs_dir, lambda: _compare(console, args))
     _compare(console, args)
@@ -136,13 +137,11 @@ def _write(args: argparse.Namespace, shown: Terminal) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bin/compare",
-        description="Compare finished runs, and test which differences are "
-        "significant, overall and by emotion.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(
+        "compare",
+        "Compare finished runs, and test which differences are significant, overall "
+        "and by emotion.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("--split", choices=SPLITS, default="val", help="what to compare on (val)")
@@ -190,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score all runs by FER2013's labels, by FER+'s majority, or on the images "
         "where the two agree, whichever they were trained on",
     )
-    add("--no-color", action="store_true", help="no colours")
+    add("--no_color", action="store_true", help="no colours")
     return parser
 
 
@@ -274,3 +273,7 @@ def _pick(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[FinishedRun
     if len({run.fingerprint for run in picked}) > 1:
         raise UserError(f"{option}: they are of different data and do not compare")
     return picked
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -20,12 +20,11 @@ from fer_jax.config import Asks, compared_settings, differing_keys, flatten
 from fer_jax.errors import UserError
 from fer_jax.metrics import from_confusion
 from fer_jax.runs.folder import RESULT, failure, is_finished, read_result
+from fer_jax.system.arguments import typed
 
 SPLITS = ("val", "test")
 LABEL_SETS = ("fer2013", "ferplus_majority", "agreed")
-_TRAIN_FIRST = (
-    "train first (python -m fer_jax.train configs/baseline.yaml) or give --runs_dir"
-)
+_TRAIN_FIRST = f"train first ({typed('train')} baseline) or give --runs_dir"
 
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # larger ones overflow floats

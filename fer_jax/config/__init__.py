@@ -1,6 +1,6 @@
 """An experiment as a checked value, and the YAML files it is read from."""
 
-from fer_jax.config.files import dump, load, parse
+from fer_jax.config.files import dump, find, load, parse, shipped
 from fer_jax.config.schema import (
     RARE,
     Asks,
@@ -33,9 +33,11 @@ __all__ = [
     "compared_settings",
     "differing_keys",
     "dump",
+    "find",
     "flatten",
     "load",
     "parse",
+    "shipped",
     "validate",
     "with_current_names",
 ]

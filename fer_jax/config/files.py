@@ -4,26 +4,28 @@ A file is either complete or `extends:` another file of the same folder and stat
 what changes.
 """
 
-import dataclasses
+import difflib
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from fer_jax.config.schema import Config, validate
-from fer_jax.config.settings import with_current_names
+from fer_jax.config.settings import flatten, with_current_names
 from fer_jax.errors import UserError
 
+# In a checkout a link to configs/; in an installed package a folder of its own.
+_SHIPPED = (Path(__file__).resolve().parents[1] / "configs").resolve()
 MAX_BYTES = 64 * 1024  # a shipped config is 1 KiB
 MAX_CHAIN = 20  # files that extend one another
 MAX_PARTS = 100  # of a dotted key; the code that walks nested settings is recursive
 
 
-@dataclasses.dataclass(frozen=True)
-class Tree:
+class Tree(NamedTuple):
     """Nested settings, and the file or flag that each dotted key came from."""
 
     values: dict[str, Any]
@@ -34,14 +36,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file and the files it extends, applies overrides, and validates.
 
     Args:
-      path: the YAML file.
+      path: the YAML file, or the name of one that ships, such as "baseline".
       overrides: `"dotted.key=value"` items, values in YAML; later ones win.
 
     Raises:
       UserError: if the result is not a valid experiment.
     """
-    path = Path(path)
+    path = find(path)
     tree = _read_chain(path, ())
+    given = Tree({}, {})
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
@@ -59,8 +62,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         for part in reversed(parts):
             value = {part: value}
         value = with_current_names(value, f"--set {item}")
-        tree = _merge(tree, value, f"--set {item}")
+        given = _merge(given, value, f"--set {item}")
+    values = _with_own_question(given.values, tree.values)
+    tree = _merge(tree, values, "--set")
+    tree = tree._replace(origins=tree.origins | given.origins)
     return validate(tree.values, str(path), tree.origins)
+
+
+def shipped() -> list[Path]:
+    """Returns the YAML files that come with the package, by name."""
+    return sorted(_SHIPPED.glob("*.yaml"))
+
+
+def find(path: str | Path) -> Path:
+    """Returns the file of a config: the path itself, or that of a shipped name."""
+    path = Path(path)
+    bare = path.name == str(path) and not os.path.exists(path)
+    ours = {each.stem: each for each in shipped()}
+    return ours.get(path.name, path) if bare else path
+
+
+def _instead(path: Path) -> str:
+    """What to name in place of a file that cannot be read."""
+    names = {each.stem: each.stem for each in shipped()}
+    if path.parent.is_dir():
+        names |= {each.stem: str(each) for each in path.parent.glob("*.yaml")}
+    if close := difflib.get_close_matches(path.stem, names, 1):
+        return f"did you mean {names[close[0]]}?"
+    ours = ", ".join(each.stem for each in shipped())
+    return f"name a YAML file, or one that ships with fer_jax: {ours}"
 
 
 def dump(config: Config) -> str:
@@ -151,13 +181,13 @@ def _read_file(path: Path) -> dict[str, Any]:
                 "config may have; name a YAML file such as configs/baseline.yaml"
             )
         values = parse(raw.decode("utf-8"), str(path))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(f"{path} is not a text file in UTF-8") from None
+        why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"the config {path} cannot be read: {error.strerror}; "
-            "name a YAML file such as configs/baseline.yaml"
+            f"the config {path} cannot be read: {why}; {_instead(path)}"
         ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise UserError(f"{path} contains {found}; expected a mapping of keys")
@@ -192,10 +222,36 @@ def _read_chain(path: Path, below: tuple[Path, ...]) -> Tree:
         if target in chain:
             names = " -> ".join(file.name for file in (*chain, target))
             raise UserError(f"{path}: extends goes in a circle: {names}")
+        if not exists and (_SHIPPED / target.name).is_file():
+            target, exists = _SHIPPED / target.name, True
         if not exists:
-            raise UserError(f"{path}: extends {base!r}, which does not exist")
+            raise UserError(
+                f"{path}: extends {base!r}, which does not exist, and does not ship "
+                f"with fer_jax; {_instead(target)}"
+            )
         tree = _read_chain(target, chain)
-    return _merge(tree, with_current_names(values, str(path)), str(path))
+    values = with_current_names(values, str(path))
+    return _merge(tree, _with_own_question(values, tree.values), str(path))
+
+
+def _with_own_question(
+    values: Mapping[Any, Any], base: Mapping[Any, Any]
+) -> Mapping[Any, Any]:
+    """A description for settings that rename an experiment and state none.
+
+    They would inherit the question of the experiment that they change.
+    """
+    name, old = values.get("name"), base.get("name")
+    if "description" in values or name is None or old in (None, name):
+        return values
+    changed = {
+        key: value
+        for key, value in flatten(values).items()
+        if key not in ("name", "training.seed") and not str(key).startswith("asks")
+    }
+    listed = ", ".join(f"{key}={value}" for key, value in changed.items())
+    question = f"What does {listed} change?" if changed else f"Is {old} reproducible?"
+    return {**values, "description": question}
 
 
 def _merge(base: Tree, values: Mapping[Any, Any], origin: str) -> Tree:

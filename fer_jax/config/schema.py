@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from fer_jax import emotions
-from fer_jax.config.settings import with_current_names
+from fer_jax.config.settings import ELSEWHERE, with_current_names
 from fer_jax.errors import UserError
 from fer_jax.metrics import Metric
 
@@ -207,10 +207,13 @@ def _explain(detail: Mapping[str, Any], where: str, origins: Mapping[str, str]) 
     key = ".".join(parts)
     place = origins.get(key, where)
     if detail["type"] == "extra_forbidden":
-        section = _fields(parts[:-1])
-        # The same word elsewhere in the schema first, then a near one beside it.
-        near = difflib.get_close_matches(parts[-1], section, 1)
-        close = [name for name in _schema_keys() if name.endswith(f".{parts[-1]}")]
+        section, last = _fields(parts[:-1]), parts[-1]
+        # The same word elsewhere in the schema, what other libraries call a key of
+        # ours, then a near word beside it.
+        close = [name for name in _schema_keys() if name.endswith(f".{last}")]
+        names = (last, "_".join(parts[-2:]))  # model.name is model_name elsewhere
+        close += [ELSEWHERE[name] for name in names if name in ELSEWHERE]
+        near = difflib.get_close_matches(last, section, 1)
         close += [".".join([*parts[:-1], name]) for name in near]
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(section)}"
         return f"{place}: {key} is not a known key; {hint}"

@@ -1,24 +1,31 @@
 """`bin/predict face.jpg`: the probabilities of a trained model for image files."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
 from fer_jax.inference import model_file
 from fer_jax.inference.model_file import Preprocessing
+from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console, plain_table
+
+_EXAMPLES = """
+  % face.jpg
+  % faces/*.png --json
+  % face.jpg --model my_model      one that you exported
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="bin/predict",
-        description="Print the probabilities of a trained model for face crops. It "
-        "detects no faces: crop the images first.",
+    parser = Parser(
+        "predict",
+        "Print the probabilities of a trained model for face crops. It detects no "
+        "faces: crop the images first.",
+        _EXAMPLES,
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="jpg, png, bmp, webp"
@@ -26,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="a folder that bin/export wrote; default: the model in the package",
+        help="a folder that export wrote; default: the model in the package",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
@@ -69,3 +76,7 @@ def _read(path: str, preprocessing: Preprocessing) -> np.ndarray:
         return decode(Path(path), (side, side, preprocessing.channels))[0]
     except ValueError as error:
         raise UserError(f"{path} {error}; name images of faces") from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

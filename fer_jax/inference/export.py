@@ -4,7 +4,6 @@ It needs neither the data nor the optimizer. The model's predictions are compare
 the checkpoint's before it is put in place.
 """
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,15 @@ from typing import Any
 import numpy as np
 
 from fer_jax import runs
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
 from fer_jax.inference import model_file
 from fer_jax.runs.lock import locked
+from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
 
+_EXAMPLES = """
+  % runs/baseline/seed_42 --to my_model
+"""
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01
 _NUM_FACES = 128  # drawn faces, for the comparison
@@ -37,10 +40,11 @@ _VAL_NOTE = "val chose the epoch, so its scores are slightly optimistic"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="bin/export",
-        description="Write the selected checkpoint of a finished run as a model for "
-        "fer_jax.load_pretrained and bin/predict.",
+    parser = Parser(
+        "export",
+        "Write the selected checkpoint of a finished run as a model for "
+        "fer_jax.load_pretrained and for predict.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("run_dir", type=Path, help="such as runs/baseline/seed_42")
@@ -226,3 +230,7 @@ def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) ->
             f"checkpoint's, expected at most {TOLERANCE}; export another run"
         )
     return difference
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

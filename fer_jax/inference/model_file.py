@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 
 from fer_jax.errors import UserError
+from fer_jax.system.arguments import typed
 from fer_jax.system.files import replacing, write_json
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
@@ -147,12 +148,13 @@ def read(path: str | Path | None = None) -> ModelFile:
     if path is None and not (SHIPPED / MODEL).exists():
         raise UserError(
             f"this copy of fer_jax has no trained model in {SHIPPED}; train one, write "
-            "it with bin/export RUN_DIR --to DIR, and pass DIR to load_pretrained"
+            f"it with {typed('export')} RUN_DIR --to DIR, and pass DIR to "
+            "load_pretrained"
         )
     if not os.path.isdir(folder):
         raise UserError(
             f"{folder} is not a folder, expected one with a model; write one with "
-            "bin/export RUN_DIR --to DIR"
+            f"{typed('export')} RUN_DIR --to DIR"
         )
     info = _read_info(folder / MODEL)
     try:
@@ -201,7 +203,7 @@ def _read_bytes(path: Path, limit: int) -> bytes:
         if not os.path.isfile(path):  # opening a pipe would wait forever
             raise UserError(
                 f"{path} is missing or is no file, expected a model's; write one with "
-                "bin/export RUN_DIR --to DIR"
+                f"{typed('export')} RUN_DIR --to DIR"
             )
         with path.open("rb") as file:
             raw = file.read(limit + 1)

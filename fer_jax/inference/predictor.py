@@ -53,6 +53,7 @@ class Predictor:
             model.description.network,
             model.description.preprocessing,
         )
+        self._model = model
         self.labels = tuple(model.description.labels)
         self.info = model.info
         self.image_size = preprocessing.image_size
@@ -78,6 +79,23 @@ class Predictor:
             crop_size=preprocessing.crop_size,
         )
         self._weights = _fill({"params": params, "batch_stats": batch_stats}, model)
+
+    def __reduce__(self) -> tuple[type["Predictor"], tuple[ModelFile]]:
+        """Pickles and copies the files' content; a copy compiles anew."""
+        return Predictor, (self._model,)
+
+    def __repr__(self) -> str:
+        """What it is, in a line."""
+        network, val = self.info["network"], self.info.get("scores", {}).get("val", {})
+        size = (
+            f", {network['parameters']:,} parameters" if "parameters" in network else ""
+        )
+        score = f", {100 * val['accuracy']:.1f} % on val" if "accuracy" in val else ""
+        colour = "grey" if self.channels == 1 else "RGB"
+        return (
+            f"Predictor({network['arch']}{size}, {self.image_size} x {self.image_size} "
+            f"{colour}, labels {', '.join(self.labels)}{score})"
+        )
 
     def predict(
         self, images: np.ndarray | jax.Array | Sequence[np.ndarray | Image.Image]

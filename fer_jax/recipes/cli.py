@@ -17,12 +17,17 @@ from fer_jax.compare import FinishedRun
 from fer_jax.compare.export import to_markdown
 from fer_jax.compare.layout import to_rich
 from fer_jax.config import Config, compared_settings
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, run_command
 from fer_jax.recipes.ablation import ablation_configs
 from fer_jax.recipes.results import ablation_sheet, scores_sheet, time_to_target
 from fer_jax.system import files
+from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
 
+_EXAMPLES = """
+  % --stage ablation --data_root fer2013.csv --small     on a CPU
+  % --stage best --data_root fer2013.csv                 hours, on a GPU
+"""
 SEEDS = {"ablation": 3, "best": 5, "speedrun": 5}
 BUDGET_MIN = {"ablation": 240, "best": 60, "speedrun": 30}
 
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data_root is not None:
         command += ["--data_root", args.data_root]
     if args.dry_run:
-        command.append("--dry-run")
+        command.append("--dry_run")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.dry_run else runs_dir / CONFIGS
         _write_configs(folder, configs)
@@ -67,15 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bin/recipe",
-        description="Find which changes help (ablation), how accurate the best recipe "
-        "is (best), or how fast a recipe reaches 70 % on val (speedrun).",
+    parser = Parser(
+        "recipe",
+        "Find which changes help (ablation), how accurate the best recipe is (best), "
+        "or how fast a recipe reaches 70 %% on val (speedrun).",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("--stage", choices=tuple(SEEDS), required=True, help="what to find")
-    add("--data_root", help="as python -m fer_jax.train takes it")
-    add("--config", help="default: configs/best.yaml, or configs/speedrun.yaml")
+    add("--data_root", help="as train takes it")
+    add("--config", help="default: best, or speedrun")
     add("--runs_dir", help="default: runs/<stage>/<name of the config>")
     add("--seeds", type=int, metavar="N", help="default: 3, 5, 5")
     add(
@@ -89,14 +95,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="ablation on a CPU: narrow network, 8,000 small images, 12 epochs",
     )
-    add("--dry-run", action="store_true", help="show the plan only")
+    add("--dry_run", action="store_true", help="show the plan only")
     args = parser.parse_args(argv)
     if args.small and args.stage != "ablation":
         raise UserError("--small is only for --stage ablation; leave it out")
     args.seeds = SEEDS[args.stage] if args.seeds is None else args.seeds
     args.budget = BUDGET_MIN[args.stage] if args.budget is None else args.budget
     default = "speedrun" if args.stage == "speedrun" else "best"
-    args.config = args.config or f"configs/{default}.yaml"
+    args.config = args.config or default
     return args
 
 
@@ -129,3 +135,7 @@ def _finished_runs(runs_dir: Path, configs: Sequence[Config]) -> list[FinishedRu
             "there is no result to show; see why it failed, or name another --runs_dir"
         )
     return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

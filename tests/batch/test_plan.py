@@ -1,4 +1,5 @@
 import argparse
+from pathlib import Path
 
 import pytest
 from conftest import HARD, ROOT, tiny_config, write_tiny_configs, write_tiny_csv
@@ -50,6 +51,7 @@ def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
     args = argparse.Namespace(
         runs_dir=tmp_path, data_root=None, force=0, skip_bad=0, tensorboard=0
     )
+    args.overrides = ["loss.focal_gamma=2"]  # as configured: it is recorded only
     (tmp_path / "settings").mkdir()
     command = plan.train_command(run, args, tmp_path / "settings")
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.1"))
@@ -62,4 +64,23 @@ def test_a_run_trains_what_was_planned(tmp_path, monkeypatch):
     assert train_lib.main(command[3:]) == 0
     assert seen["config"] == config
     assert seen["options"].config_path == str(path)
-    assert seen["options"].overrides == ("training.seed=43",)
+    assert seen["options"].overrides == ("loss.focal_gamma=2", "training.seed=43")
+
+
+def test_set_changes_every_experiment_but_not_its_name_or_seed(tmp_path):
+    folder = write_tiny_configs(tmp_path, {"b": {}})
+    found = plan.find_configs(folder, [], overrides=["training.lr=0.5"])
+    assert [config.training.lr for _, config in found] == [0.5] * len(found)
+    for item in ("name=x", "training.seed=3"):
+        with pytest.raises(UserError, match=f"--set {item} would give all runs"):
+            plan.find_configs(folder, [], overrides=[item])
+
+
+def test_without_a_folder_of_configs_the_shipped_ones_are_planned(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = plan.find_configs(plan.default_folder(), [])
+    assert [config.name for _, config in shipped] == list(plan.PHASES)
+    (tmp_path / "configs").mkdir()
+    assert plan.default_folder() == Path("configs")

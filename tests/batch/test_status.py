@@ -429,7 +429,7 @@ def test_collect_without_a_runs_folder_is_one_sentence(tmp_path, capsys):
     ("flags", "refused"),
     [
         (["--status", "--force"], "--force"),
-        (["--collect", "--dry-run"], "--dry-run"),
+        (["--collect", "--dry_run"], "--dry_run"),
         (["--collect", "--status"], "--status"),
     ],
 )

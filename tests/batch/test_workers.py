@@ -230,11 +230,11 @@ def test_more_gpus_than_there_are_is_one_sentence(
 ):
     with_gpus(machine, count)
     command = ["--configs", str(ROOT / "configs"), "--filter", "baseline"]
-    command += ["--data_root", str(tiny_csv), "--dry-run"]
-    command += ["--runs_dir", str(tmp_path), f"--gpus-per-job={asked}"]
+    command += ["--data_root", str(tiny_csv), "--dry_run"]
+    command += ["--runs_dir", str(tmp_path), f"--gpus_per_job={asked}"]
     assert run_command(lambda: batch.main(command)) == 2
     error = capsys.readouterr().err
-    assert f"--gpus-per-job is {asked}; {told}" in error
+    assert f"--gpus_per_job is {asked}; {told}" in error
     assert error.count("\n") == 1
 
 

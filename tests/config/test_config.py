@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fer_jax import config
 from fer_jax.batch.plan import RECIPES
+from fer_jax.config.settings import ELSEWHERE
 from fer_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -204,7 +205,7 @@ def test_a_wrong_value_is_refused_by_flag_key_and_value(item, says):
     ("item", "says"),
     [
         ("training.batch_sise=64", "did you mean training.batch_size?"),
-        ("training.learning_rate=1", "known: epochs, batch_size"),
+        ("training.learning_rate=1", "did you mean training.lr?"),
         ("lr=1e-3", "did you mean training.lr?"),
         ("trainig.lr=1e-3", "did you mean training?"),
         ("loss.weighted_sampler=true", "did you mean data.weighted_sampler?"),
@@ -641,3 +642,52 @@ def test_flatten_and_differing_keys():
     assert config.flatten(nested) == {"a.b.c": 1, "a.d": [1], "e": {}}
     configs = [{"x": 1, "y": 2}, {"x": 1.0, "y": 3}, {"x": 1, "y": 2, "z": None}]
     assert config.differing_keys(configs) == ["y"]  # absent is None
+
+
+# --- shipped configs, by name
+
+
+def test_a_name_without_a_file_is_that_of_a_shipped_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load("loss_focal") == config.load(CONFIGS / "loss_focal.yaml")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: loss_focal.yaml\nname: mine\nloss: {focal_gamma: 3}\n"
+    )
+    mine = config.load("mine.yaml")
+    assert (mine.loss.type, mine.loss.focal_gamma) == ("focal", 3)
+    assert "did you mean baseline?" in refusal("configs/baseline.yaml")
+    assert "did you mean mine.yaml?" in refusal("mnie.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "question"),
+    [
+        (["training.lr=0.5"], "How accurate is plain training?"),
+        (["name=baseline"], "How accurate is plain training?"),
+        (["name=x", "training.lr=0.5"], "What does training.lr=0.5 change?"),
+        (["name=x"], "Is baseline reproducible?"),
+        (["name=x", "description=Why?"], "Why?"),
+    ],
+)
+def test_another_name_does_not_inherit_the_question(overrides, question):
+    found = config.load(CONFIGS / "baseline.yaml", overrides)
+    assert found.description == question
+
+
+@pytest.mark.parametrize(
+    ("item", "meant"),
+    [
+        ("model.name=x", "model.arch"),
+        ("training.max_epochs=3", "training.epochs"),
+        ("augmentation.mixup=1", "augmentation.mixup_alpha"),
+        ("optimizer=sgd", "training.optimizer"),
+    ],
+)
+def test_names_from_other_libraries_are_understood(item, meant):
+    assert f"did you mean {meant}?" in refusal(CONFIGS / "baseline.yaml", item)
+
+
+def test_every_hint_names_a_key_that_exists():
+    keys = config.flatten(config.load("baseline").model_dump())
+    assert set(ELSEWHERE.values()) <= set(keys)
+    assert not set(ELSEWHERE) & {key.partition(".")[2] for key in keys}

@@ -246,7 +246,7 @@ def test_importing_the_package_does_not_import_jax():
 
 def test_without_a_shipped_model_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(model_file, "SHIPPED", tmp_path)
-    with pytest.raises(UserError, match="no trained model.*bin/export"):
+    with pytest.raises(UserError, match="no trained model.*fer-jax export"):
         fer_jax.load_pretrained()
 
 

@@ -52,10 +52,10 @@ def test_the_ablation_ends_with_its_own_table_of_its_own_runs(done, tmp_path, ca
 
 def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_path):
     before = sorted(tmp_path.iterdir())
-    _, command = done("ablation", LAPTOP_FILE, "--dry-run", "--data_root", "")
+    _, command = done("ablation", LAPTOP_FILE, "--dry_run", "--data_root", "")
     assert sorted(tmp_path.iterdir()) == before
     assert dict(itertools.pairwise(command))["--data_root"] == ""
-    assert "--dry-run" in command
+    assert "--dry_run" in command
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_every_stage_has_a_plan(
 ):
     monkeypatch.chdir(ROOT)
     options = ["--data_root", str(tiny_csv), "--runs_dir", str(tmp_path / "runs")]
-    assert recipe.main(["--stage", stage, *options, "--dry-run"]) == 0
+    assert recipe.main(["--stage", stage, *options, "--dry_run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     runs_planned = int(re.search(r"(\d+) of \d+ runs to do", out)[1])
     assert runs_planned == planned or stage == "ablation" and runs_planned > planned

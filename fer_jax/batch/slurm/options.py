@@ -63,15 +63,15 @@ def check(args: argparse.Namespace) -> None:
 def _check_together(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     gpus, nodes = args.gpus_per_job, options.get("nodes", 1)
     if gpus is not None and gpus < 0:
-        raise UserError(f"--gpus-per-job is {gpus}; expected 0 or more")
+        raise UserError(f"--gpus_per_job is {gpus}; expected 0 or more")
     for name in _GPUS:
         if gpus is not None and name in options:
             raise UserError(
-                f"--gpus-per-job and --slurm {name}= both request GPUs; give one"
+                f"--gpus_per_job and --slurm {name}= both request GPUs; give one"
             )
     if (gpus or 0) % nodes:
         raise UserError(
-            f"--gpus-per-job is {gpus}, to be divided among {nodes} nodes; expected a "
+            f"--gpus_per_job is {gpus}, to be divided among {nodes} nodes; expected a "
             f"multiple of {nodes}"
         )
     if args.pack > 1 and (processes := num_processes(options)) > 1:

@@ -87,7 +87,7 @@ def submit_packs(
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
             f"SLURM does not take {len(packs)} jobs ({_complaint(error)}); nothing was "
-            "submitted; change --partition, --time, --gpus-per-job, --slurm or --pack"
+            "submitted; change --partition, --time, --gpus_per_job, --slurm or --pack"
         ) from None
 
 

@@ -52,11 +52,11 @@ def test_a_failing_process_ends_those_of_its_run():
 def test_gpus_are_one_a_process_where_there_are_any():
     assert "gpus_per_node" not in parameters()
     assert parameters(has_gpus=True)["gpus_per_node"] == 1
-    assert "gpus_per_node" not in parameters("--gpus-per-job", "0", has_gpus=True)
-    assert parameters("--gpus-per-job", "2")["gpus_per_node"] == 2
+    assert "gpus_per_node" not in parameters("--gpus_per_job", "0", has_gpus=True)
+    assert parameters("--gpus_per_job", "2")["gpus_per_node"] == 2
     wide = ("--slurm", "nodes=2", "--slurm", "ntasks_per_node=4")
     assert parameters(*wide, has_gpus=True)["gpus_per_node"] == 4
-    assert parameters(*wide, "--gpus-per-job", "16")["gpus_per_node"] == 8
+    assert parameters(*wide, "--gpus_per_job", "16")["gpus_per_node"] == 8
     own = parameters("--slurm", "gres=gpu:a100:1", has_gpus=True)
     assert own["additional_parameters"]["gres"] == "gpu:a100:1"
     assert "gpus_per_node" not in own
@@ -92,9 +92,9 @@ def test_jobs_find_this_package(monkeypatch):
             r"comment is 'a\n#SBATCH -a 1'; expected",
         ),
         (["--slurm=open-mode=truncate"], "--slurm open_mode= cannot be given"),
-        (["--gpus-per-job=-1"], "--gpus-per-job is -1; expected 0 or more"),
-        (["--gpus-per-job=1", "--slurm=gres=gpu:2"], "both request GPUs; give one"),
-        (["--gpus-per-job=3", "--slurm=nodes=2"], "expected a multiple of 2"),
+        (["--gpus_per_job=-1"], "--gpus_per_job is -1; expected 0 or more"),
+        (["--gpus_per_job=1", "--slurm=gres=gpu:2"], "both request GPUs; give one"),
+        (["--gpus_per_job=3", "--slurm=nodes=2"], "expected a multiple of 2"),
         (["--pack=2", "--slurm=nodes=2"], "--pack is 2, and each run has 2 processes"),
     ],
 )
