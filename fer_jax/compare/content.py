@@ -14,7 +14,12 @@ import numpy as np
 from fer_jax import __version__
 from fer_jax.compare import statistics
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.results import FinishedRun, data_sets, run_name
+from fer_jax.compare.results import (
+    FinishedRun,
+    data_sets,
+    run_name,
+    shared_overrides,
+)
 from fer_jax.compare.summary import Comparison, Experiment, Score, Summary
 from fer_jax.compare.tables import changed_settings
 from fer_jax.errors import UserError
@@ -113,6 +118,9 @@ def notes(summary: Summary) -> list[str]:
             )
         if absent := [name for name, count in images.support.items() if not count]:
             found.append(f"There is no image of {', '.join(absent)}.")
+    runs = [run for each in summary.experiments for run in each.runs]
+    if shared := shared_overrides(runs):
+        found.append(f"Set in all runs: {', '.join(shared)}.")
     return [*found, *filter(None, [seeds_note(summary)])]
 
 

@@ -88,6 +88,7 @@ class _Result(_Part):
     model: _Model
     environment: _Environment
     timing: _Timing
+    overrides: list[str] = []
 
     @model_validator(mode="after")
     def _check_matrices(self) -> "_Result":
@@ -116,6 +117,7 @@ class FinishedRun:
     parameters: int  # of the network
     device: str
     timing: dict[str, float]  # wall_s, train_s, images_per_s
+    overrides: Sequence[str] = ()  # the --set items of its command
     label_set: str = ""  # the labels that score it; "" for those it chose
     clean: bool = False  # whether only images without a copy in train are scored
 
@@ -231,7 +233,7 @@ def read_run(run_dir: Path) -> FinishedRun:
             f"{path} lacks {keys}, or has an impossible value there; repeat that run "
             "with --force"
         ) from None
-    same = {"name", "seed", "data", "selection", "timing", "epochs_run"}
+    same = {"name", "seed", "data", "selection", "timing", "epochs_run", "overrides"}
     run = FinishedRun(
         folder=run_dir,
         description=_one_line(result.description),
@@ -263,6 +265,17 @@ def data_sets(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
         own = run.data.get("notes", [])
         facts["notes"] = [note for note in facts.get("notes", []) if note in own]
     return found
+
+
+def shared_overrides(runs: Iterable[FinishedRun]) -> list[str]:
+    """The --set items that all runs share: no table of changes shows these."""
+    shared, *others = ([*run.overrides] for run in runs)
+    own = ("name=", "description=", "training.seed=")
+    return [
+        item
+        for item in dict.fromkeys(shared)
+        if not item.startswith(own) and all(item in each for each in others)
+    ]
 
 
 def run_name(folder: Path) -> str:

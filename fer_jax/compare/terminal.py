@@ -12,7 +12,13 @@ from rich.text import Text
 from fer_jax.compare import tables
 from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.layout import Sheet, to_rich
-from fer_jax.compare.results import FinishedRun, data_sets, run_name, shortlist
+from fer_jax.compare.results import (
+    FinishedRun,
+    data_sets,
+    run_name,
+    shared_overrides,
+    shortlist,
+)
 from fer_jax.compare.summary import Experiment, Summary
 from fer_jax.compare.wording import count
 from fer_jax.metrics import CLASS_METRICS
@@ -86,6 +92,8 @@ class Terminal:
                 self.say(line, style="yellow")
             for note in data["notes"]:
                 self.say(f"note: {note}")
+        if shared := shared_overrides(scored):
+            self.say(f"set in all runs: {', '.join(shared)}", style="yellow")
         if any(run.selection["split"] == split for run in scored):
             self.say(
                 f"{split} selected each run's checkpoint: its scores are optimistic",

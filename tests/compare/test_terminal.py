@@ -69,3 +69,11 @@ def test_several_devices_are_noted(tmp_path):
     assert "minutes do not compare across devices: cpu (1), gpu (1)" in text_of(
         tmp_path
     )
+
+
+def test_what_was_set_in_all_runs_is_noted(tmp_path):
+    for name in ("baseline", "b"):
+        result = make_result(name, 1)
+        result["overrides"] = ["training.epochs=5", f"name={name}", f"loss.type={name}"]
+        write(tmp_path, result)
+    assert "set in all runs: training.epochs=5\n" in text_of(tmp_path)
