@@ -6,7 +6,7 @@ the classes that have images among the labels, as scikit-learn's
 class that a split lacks is an error like any other and adds no class to the mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -130,6 +130,30 @@ def score(
     scores = from_confusion(matrix, class_names)
     mean_loss = float(loss.mean()) if len(loss) else 0.0
     return {"n": scores.pop("n"), "loss": mean_loss, **scores}
+
+
+def not_learnt(scores: Mapping[str, Any]) -> str:
+    """Says why scores are those of a network that has learnt nothing; "" if not.
+
+    Either it predicts one class only, or it is right no more often than a guess that is
+    always the most frequent class.
+
+    Args:
+      scores: what `from_confusion` returns.
+    """
+    matrix, names = np.array(scores["confusion_matrix"]), list(scores["per_class"])
+    predicted, support = matrix.sum(axis=0), matrix.sum(axis=1)
+    if np.count_nonzero(support) < 2:
+        return ""
+    if np.count_nonzero(predicted) == 1:
+        return f"it predicts {names[predicted.argmax()]} for every image"
+    share = support.max() / support.sum()
+    if scores["accuracy"] > share:
+        return ""
+    return (
+        f"its accuracy is {100 * scores['accuracy']:.1f} %, and predicting "
+        f"{names[support.argmax()]} for every image gives {100 * share:.1f} %"
+    )
 
 
 def score_with_clean(

@@ -13,6 +13,7 @@ from fer_jax.metrics import (
     METRICS,
     confusion_matrix,
     from_confusion,
+    not_learnt,
     score,
     score_with_clean,
 )
@@ -134,3 +135,14 @@ def test_scores_are_plain_numbers_for_json():
     matrix = confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
     scores = from_confusion(matrix, ["a", "b"])
     assert json.loads(json.dumps(scores)) == scores
+
+
+def test_a_network_that_has_learnt_nothing_is_told_by_its_predictions():
+    def told(matrix):
+        return not_learnt(from_confusion(np.array(matrix), "abc"))
+
+    assert told([[0, 9, 0], [0, 4, 0], [0, 2, 0]]) == "it predicts b for every image"
+    why = told([[3, 5, 1], [1, 2, 1], [1, 1, 0]])
+    assert why.startswith("its accuracy is 33.3 %, and predicting a")
+    assert told([[8, 1, 0], [1, 3, 0], [1, 1, 0]]) == ""
+    assert told([[0, 0, 0], [0, 4, 0], [0, 0, 0]]) == ""  # one class to tell apart

@@ -82,7 +82,9 @@ def prepare_batch(
         for seed in range(args.seeds)
         for path, config in configs
     ]
-    todo = [run for run in planned if args.force or run.state != "finished"]
+    blocked = [run for run in planned if run.state == "blocked" and not args.force]
+    done = [run for run in planned if run.state == "finished" and not args.force]
+    todo = [run for run in planned if run not in (*blocked, *done)]
     queued = record.active_jobs(run.folder for run in todo)
     left = {run.label: queued[run.folder] for run in todo if run.folder in queued}
     if args.executor == "local":
@@ -94,6 +96,7 @@ def prepare_batch(
     at_once = max(1, min(args.jobs or 1, len(todo)))
     estimator = Estimator(Path(args.runs_dir), train_images, at_once, args.force)
     log = BatchLog(console, Path(args.runs_dir), len(todo))
+    log.blocked = [run.label for run in blocked]
     batch: LocalBatch | SlurmBatch
     if args.executor == "slurm":
         from fer_jax.batch.slurm import watch  # submitit
@@ -106,10 +109,15 @@ def prepare_batch(
     if left and args.executor == "local":
         console.print(record.left_to_jobs(left))
     console.print(f"{len(todo)} of {len(planned)} runs to do{estimator.phrase(todo)}")
+    if blocked:
+        console.print(
+            f"{len(blocked)} blocked: other runs have their folders; choose another "
+            "--runs_dir, or replace those with --force"
+        )
     if args.dry_run or (todo and not _confirm(args)):
         return None
     if args.tensorboard:
-        _write_boards(console, [run for run in planned if run not in todo])
+        _write_boards(console, [run for run in planned if run.state == "finished"])
     if todo:
         datasets.audit_all()
     return batch
@@ -183,9 +191,18 @@ def _plan_table(
 
 
 def _confirm(args: argparse.Namespace) -> bool:
-    """Asks whether to start; without a terminal the command itself is the answer."""
-    if args.yes or not sys.stdin.isatty():
+    """Asks whether to start.
+
+    Raises:
+      UserError: if there is no terminal to ask on.
+    """
+    if args.yes:
         return True
+    if not sys.stdin or not sys.stdin.isatty():
+        raise UserError(
+            "standard input is no terminal, so the question whether to start cannot be "
+            "asked; add --yes to start"
+        )
     try:
         return input("start? [Y/n] ").strip().lower() in ("", "y", "yes")
     except EOFError:

@@ -23,6 +23,7 @@ class BatchLog:
         self.path = runs_dir / LOG
         self.failed: list[str] = []  # labels of runs
         self.cancelled: list[str] = []
+        self.blocked: list[str] = []  # not started: another run has the folder
 
     def write(self, run: PlannedRun, /, **entry: object) -> None:
         """Appends one line, in one write."""
@@ -63,4 +64,6 @@ class BatchLog:
                     f"{len(labels)} of {self.total} runs {how}: "
                     f"{', '.join(labels)}; the reasons are in {self.path}"
                 )
-        return 1 if self.failed or self.cancelled else 0
+        if self.blocked:
+            self.console.print(f"not started, as blocked: {', '.join(self.blocked)}")
+        return 1 if self.failed or self.cancelled or self.blocked else 0

@@ -4,6 +4,7 @@ Everything is read from the configs and the runs folder, on any machine that see
 No data are loaded and JAX is not imported, so the answer takes half a second.
 """
 
+import contextlib
 import os
 import textwrap
 from collections import Counter
@@ -15,28 +16,37 @@ from rich.console import Console
 from fer_jax import runs
 from fer_jax.batch.plan import Configs, with_seed
 from fer_jax.batch.run_state import Now, RunState, is_run, read_state
+from fer_jax.config import Config
 from fer_jax.errors import UserError, plain
 from fer_jax.system.console import format_duration
 
 # In the order in which the summary counts them.
 STATES = (
     *("finished", "running", "starting", "queued", "lost", "failed"),
-    *("stopped", "new", "damaged"),
+    *("stopped", "new", "blocked", "damaged"),
 )
 _ROW = "{:<8}  {:>7}  {:>5}  {:>6}  {}"  # after the name
 _ROW_WIDTH = 47  # with a time such as "took 12 min", and the space before it
 _MAX_NAMED = 20  # runs named in one sentence
 
 
-def planned_epochs(configs: Configs, seeds: int, runs_dir: Path) -> dict[Path, int]:
-    """Returns the run folders of a plan, in its order, with their numbers of epochs."""
+def planned_runs(configs: Configs, seeds: int, runs_dir: Path) -> dict[Path, Config]:
+    """Returns the run folders of a plan, in its order, with their configs."""
     planned = [
         with_seed(config, offset) for offset in range(seeds) for _, config in configs
     ]
     return {
-        runs.run_dir(runs_dir, each.name, each.training.seed): each.training.epochs
-        for each in planned
+        runs.run_dir(runs_dir, each.name, each.training.seed): each for each in planned
     }
+
+
+def planned_state(folder: Path, now: Now, config: Config) -> RunState:
+    """Returns the state of a planned run, "blocked" if another run has its folder."""
+    with contextlib.suppress(UserError):  # then `read_state` reports it
+        if changed := runs.differences(folder, config.model_dump()):
+            reason = f"holds another run: {'; '.join(changed)}"
+            return RunState("blocked", reason=reason, epochs=config.training.epochs)
+    return read_state(folder, now, config.training.epochs)
 
 
 def show_status(
@@ -50,9 +60,9 @@ def show_status(
 
     With `filters`, the others are limited to names that start with one of them.
     """
-    plan, now = planned_epochs(configs, seeds, runs_dir), Now.at(runs_dir)
+    plan, now = planned_runs(configs, seeds, runs_dir), Now.at(runs_dir)
     states = {
-        folder: read_state(folder, now, epochs) for folder, epochs in plan.items()
+        folder: planned_state(folder, now, config) for folder, config in plan.items()
     }
     others = {
         folder: read_state(folder, now)
@@ -79,8 +89,12 @@ def count_finished(configs: Configs, seeds: int, runs_dir: Path) -> tuple[int, s
             f"the runs folder {runs_dir} does not exist, so there is nothing to "
             "compare; name another with --runs_dir, or start runs without --collect"
         )
-    plan = planned_epochs(configs, seeds, runs_dir)
-    missing = [_label(folder) for folder in plan if not runs.is_finished(folder)]
+    plan, now = planned_runs(configs, seeds, runs_dir), Now.at(runs_dir)
+    missing = [
+        _label(folder)
+        for folder, config in plan.items()
+        if planned_state(folder, now, config).state != "finished"
+    ]
     finished = len(plan) - len(missing)
     message = f"{finished} of {len(plan)} planned runs are finished"
     if missing:
@@ -113,7 +127,7 @@ def _row(run: RunState) -> str:
     if run.seconds is not None:
         time = format_duration(run.seconds)
         time = f"took {time}" if run.state == "finished" else f"{time} left"
-    started = run.state not in ("new", "damaged")
+    started = run.state not in ("new", "damaged", "blocked")
     return _ROW.format(
         run.state,
         f"{run.epoch}/{run.epochs or '?'}" if started else "",

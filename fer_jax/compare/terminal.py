@@ -21,7 +21,7 @@ from fer_jax.compare.results import (
 )
 from fer_jax.compare.summary import Experiment, Summary
 from fer_jax.compare.wording import count
-from fer_jax.metrics import CLASS_METRICS
+from fer_jax.metrics import CLASS_METRICS, not_learnt
 from fer_jax.runs.folder import failure, test_reads
 
 
@@ -120,6 +120,9 @@ class Terminal:
         if again and split == "test":
             line = f"test was read more than once by {shortlist(again)}"
             self.say(line, style="yellow")
+        for run in scored:
+            if why := not_learnt(run.scores[split]):
+                self.say(f"{run.label} has not learnt: {why}", style="yellow")
         devices = Counter(run.device for run in scored)
         if len(devices) > 1:
             names = ", ".join(f"{device} ({n})" for device, n in devices.items())

@@ -241,11 +241,12 @@ def epochs_done(folder: Path) -> int:
 
 
 def differences(
-    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Returns how the run in a folder differs from this config and these images.
 
-    `config.compared_settings` defines which settings matter.
+    `config.compared_settings` defines which settings matter. Without `data`, only the
+    configs are compared.
 
     Returns:
       phrases such as "training.lr is 0.001 there and 0.0003 here"; empty if the run
@@ -273,10 +274,11 @@ def differences(
             "start again with --force"
         ) from None
     new = compared_settings(config, seed=True)
-    new["data set"] = _data_set(data)
     keys = ("fingerprint", "chosen")
-    if all(old_data.get(key, "") == data.get(key, "") for key in keys):
+    if not data or all(old_data.get(key, "") == data.get(key, "") for key in keys):
         new["data set"] = old["data set"]
+    else:
+        new["data set"] = _data_set(data)
     return [
         f"{key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
         for key in differing_keys([new, old])

@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fer_jax import metrics
+
 
 class _Console(Console):
     """Raises BrokenPipeError for `run_command`; rich would end the process."""
@@ -136,6 +138,11 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         for split in splits
     ):
         console.print("clean: images without an exact or near copy in train")
+    if why := metrics.not_learnt(result["val"]):
+        console.print(
+            f"note: the network has not learnt to tell the classes apart: on val, {why}; "
+            "train longer, or with another learning rate"
+        )
 
 
 _LABEL_SETS = {

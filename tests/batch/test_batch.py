@@ -1,6 +1,7 @@
 """Batches of processes on this machine: what they train, log, skip and resume."""
 
 import gc
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from fer_jax import data, runs
 from fer_jax.batch import cli as batch
 from fer_jax.batch.estimate import seconds_per_image
 from fer_jax.batch.local import LocalBatch
-from fer_jax.errors import run_command
+from fer_jax.errors import UserError, run_command
 
 # Until it is told to let go; or for so long that nobody waits any more.
 HOLD = (
@@ -233,3 +234,37 @@ def test_images_are_freed_before_the_first_run_starts(tiny_csv, tmp_path, monkey
     command = ["--configs", str(configs), "--data_root", str(tiny_csv)]
     assert batch.main([*command, "--runs_dir", str(tmp_path), "--yes"]) == 130
     assert left == [None, None, None]
+
+
+def test_a_blocked_run_is_not_to_do_and_not_finished(
+    configs, tiny_csv, one_by_one, capsys
+):
+    """The folder of a planned run holds a run with another learning rate."""
+    runs_dir, _ = one_by_one
+    given = command_of(configs, tiny_csv, runs_dir, "--filter", "baseline")[2:]
+    command = [*map(str, given), "--set", "training.lr=0.5"]
+    before = sorted(runs_dir.rglob("*"))
+    assert batch.main([*command, "--dry_run"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "0 of 1 runs to do" in told and "1 blocked: other runs have" in told
+    assert batch.main(command) == 1
+    assert "not started, as blocked: baseline/seed_42" in capsys.readouterr().out
+    assert batch.main([*command, "--status"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^baseline/seed_42 +blocked *$", told, re.MULTILINE)
+    assert "1 blocked" in told and "training.lr is 0.003 there and 0.5 here" in told
+    assert batch.main([*command, "--collect"]) == 1
+    assert "0 of 1 planned runs are finished" in capsys.readouterr().out
+    assert sorted(runs_dir.rglob("*")) == before
+
+
+def test_without_a_terminal_a_batch_starts_only_with_yes(
+    configs, tiny_csv, tmp_path, monkeypatch, capsys
+):
+    given = command_of(configs, tiny_csv, tmp_path, "--filter", "baseline")[2:]
+    command = [item for item in map(str, given) if item != "--yes"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(UserError, match="no terminal.*add --yes"):
+        batch.main(command)
+    assert "1 of 1 runs to do" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())

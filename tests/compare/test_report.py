@@ -17,6 +17,7 @@ from fer_jax.compare.report import render, write_report
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 
+PAGE = Path(__file__).resolve().parents[2] / "fer_jax/compare/page"
 HOSTILE = "</script><img src=x onerror=document.title='broken'>&<b>'\"\u2028"
 OVERALL = ("accuracy", "macro_f1", "balanced_accuracy")
 NAMES = ("baseline", "lr_low", "lr_high", "loss_focal")
@@ -801,3 +802,13 @@ def test_tables_stay_where_the_charts_cannot_be_unpacked(browser):
         "None of" in (told := browser.texts("#differences .fact")[0]) or "of 3" in told
     )
     browser.driver.get_log("browser")
+
+
+def test_numbers_are_rounded_as_the_tables_round_them(page):
+    values = [k / 8 for k in range(-40, 200)] + [k / 100 for k in range(300)]
+    basics = (PAGE / "basics.js").read_text("utf-8")
+    code = f"{basics}\nreturn arguments[0].map((x) => [fixed(x, 0), fixed(x)])"
+    found = page.js(code, values)
+    for value, texts in zip(values, found, strict=True):
+        told = [float(text.replace("−", "-")) for text in texts]
+        assert told == [float(f"{value:.0f}"), float(f"{value:.1f}")]

@@ -53,15 +53,22 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const isNumber = (x) => typeof x === "number" && Number.isFinite(x);
 const minus = (text) => text.replace("-", "−");
 
+// As Python rounds: what lies exactly between two numbers becomes the even one.
+function rounded(x, digits) {
+  const below = Math.floor(x * 10 ** digits);
+  const tie = x * 10 ** digits - below === 0.5 && Number.isInteger(x * 2 ** (digits + 1));
+  return tie && below % 2 === 0 ? (below / 10 ** digits).toFixed(digits) : x.toFixed(digits);
+}
+
 function fixed(x, digits = 1) {
   if (!isNumber(x)) return "–";
-  const text = x.toFixed(digits);
+  const text = x < 0 ? `-${rounded(-x, digits)}` : rounded(x, digits);
   return Number(text) === 0 ? text.replace("-", "") : minus(text);
 }
 
 const percent = (x) => fixed(isNumber(x) ? 100 * x : null);
 const whole = (x) =>
-  isNumber(x) ? String(Math.round(x)).replace(/\B(?=(\d{3})+$)/g, ",") : "–";
+  isNumber(x) ? rounded(x, 0).replace(/\B(?=(\d{3})+$)/g, ",") : "–";
 
 function points(x) {
   const text = percent(x);
