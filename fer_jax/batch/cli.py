@@ -34,7 +34,7 @@ from fer_jax.config import Data
 from fer_jax.errors import UserError, run_command
 from fer_jax.runs.lock import holder, locked
 from fer_jax.runs.tensorboard import has_board, write_finished
-from fer_jax.system.console import make_console
+from fer_jax.system.console import heading, make_console
 
 if TYPE_CHECKING:  # importing them would import JAX or submitit
     from fer_jax.batch.slurm.watch import SlurmBatch
@@ -172,7 +172,9 @@ def _plan_table(
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("#", justify="right")
     for name in ("run", "state", "question"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
+    names = [len(run.label) for run in planned]
+    table.columns[1].min_width = min(max(names, default=0), 45)  # the question wraps
     for number, run in enumerate(planned, 1):
         state = run.state
         if state == "half done":
@@ -226,7 +228,7 @@ def _write_boards(console: Console, finished: Sequence[PlannedRun]) -> None:
 def _compare(console: Console, runs_dir: Path, filters: Sequence[str]) -> None:
     from fer_jax import compare
 
-    console.rule("comparison", align="left")
+    heading(console, "comparison")
     filters = [*filters, "baseline"] if filters else []
     try:
         finished, unfinished = compare.load_runs(runs_dir, filters)

@@ -16,6 +16,7 @@ from fer_jax.batch.run_state import file_system_time, modified
 from fer_jax.batch.slurm import record
 from fer_jax.batch.workers import Ended, Workers
 from fer_jax.runs.lock import claim, holder
+from fer_jax.system.console import heading
 from fer_jax.system.signals import SIGNALS
 
 WAIT_S = 2.0  # between looks at runs that other processes hold
@@ -119,7 +120,7 @@ class LocalBatch:
             self.claims.pop(run.label).close()
             return
         if self.estimator.at_once == 1:
-            self.log.console.rule(message, align="left")
+            heading(self.log.console, message)
         else:  # no heading: the next line may be another run's
             self.print(message)
         self.log.write(run, event="started", jobs=self.estimator.at_once)

@@ -16,7 +16,7 @@ from fer_jax.bench.parts import OURS, PARTS, Options
 from fer_jax.errors import UserError, run_command
 from fer_jax.system import files
 from fer_jax.system.arguments import Parser, typed
-from fer_jax.system.console import make_console
+from fer_jax.system.console import heading, make_console
 
 _EXAMPLES = """
   % --only step --rounds 15
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{machine['processor']}, {machine['cores']} cores; {machine['device']}"
     )
     for name in args.only or PARTS:
-        console.rule(name, align="left")
+        heading(console, name)
         report |= PARTS[name](options)
         if args.json:  # after every part, as a later one may fail
             files.write_json(args.json, report)

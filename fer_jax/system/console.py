@@ -1,5 +1,7 @@
 """The terminal: a shared rich console, progress bars, the score table of a run."""
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +19,8 @@ from rich.table import Table
 
 from fer_jax import metrics
 
+_UNLIMITED = 10_000  # columns
+
 
 class _Console(Console):
     """Raises BrokenPipeError for `run_command`; rich would end the process."""
@@ -24,17 +28,30 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
+    def _render_buffer(self, buffer: Any) -> str:
+        """Leaves out the blanks that fill table cells up, before a line's end."""
+        text = super()._render_buffer(buffer)
+        return text if self.is_terminal else re.sub(r"[ \t]+(?=\n|$)", "", text)
+
 
 def make_console(*, color: bool = True) -> Console:
-    """Returns a console; to a pipe it prints plain text of 120 columns or more."""
+    """Returns a console; in a pipe, lines are as long as they are, or $COLUMNS."""
     if hasattr(sys.stdout, "reconfigure"):  # ± becomes ? on terminals without it
         sys.stdout.reconfigure(errors="replace")
     # None: the environment variable NO_COLOR decides.
     no_color = None if color else True
     console = _Console(no_color=no_color, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        console.width = _UNLIMITED
     return console
+
+
+def heading(console: Console, text: str) -> None:
+    """Prints a heading: a rule across a terminal, the text alone in a pipe."""
+    if console.is_terminal:
+        console.rule(text, align="left")
+    else:
+        console.print(text, soft_wrap=True)
 
 
 def progress(console: Console, *extra: TextColumn) -> Progress:
@@ -140,8 +157,8 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         console.print("clean: images without an exact or near copy in train")
     if why := metrics.not_learnt(result["val"]):
         console.print(
-            f"note: the network has not learnt to tell the classes apart: on val, {why}; "
-            "train longer, or with another learning rate"
+            "note: the network has not learnt to tell the classes apart: on val, "
+            f"{why}; train longer, or with another learning rate"
         )
 
 

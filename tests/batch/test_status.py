@@ -304,7 +304,7 @@ def several(tmp_path):
     return runs_dir
 
 
-def run_batch(*arguments, columns="80"):
+def run_batch(*arguments, columns="120"):
     return subprocess.run(
         [sys.executable, ROOT / "bin/run_batch", *map(str, arguments)],
         env=environment() | {"COLUMNS": columns},

@@ -5,7 +5,13 @@ import sys
 from conftest import environment
 from rich.console import Console
 
-from fer_jax.system.console import format_duration, print_scores
+from fer_jax.system.console import (
+    format_duration,
+    heading,
+    make_console,
+    plain_table,
+    print_scores,
+)
 
 
 def printed(result, width):
@@ -59,3 +65,22 @@ def test_durations_have_a_suitable_unit():
     seconds = (0.4, 89, 300, 5400, 100_000, 200_000)
     told = ["0 s", "89 s", "5 min", "1.5 h", "27.8 h", "2.3 days"]
     assert [format_duration(each) for each in seconds] == told
+
+
+def test_output_in_a_pipe_is_unlimited_or_as_wide_as_columns(monkeypatch, capsys):
+    def lines(columns=None):
+        if columns:
+            monkeypatch.setenv("COLUMNS", columns)
+        console = make_console()
+        table = plain_table("title", ["name", "text"])
+        table.columns[1].justify = "left"
+        table.add_row("a", "word " * 60)
+        table.add_row("a_name_without_an_end_" * 4, "short")
+        heading(console, "a heading")
+        console.print(table)
+        return capsys.readouterr().out.splitlines()
+
+    wide = lines()
+    assert [line for line in wide if line.endswith(" ")] == []
+    assert any("word " * 59 in line for line in wide) and wide[0] == "a heading"
+    assert max(map(len, lines("60"))) in (59, 60)
