@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_root(args.data_root)
 
+    from fer_jax.system.backend import start_backend
     from fer_jax.system.compilation_cache import keep_compiled
     from fer_jax.system.memory import keep_memory
     from fer_jax.training import processes
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_memory()
     keep_compiled()
     processes.join()
+    start_backend()
     if processes.are_one():
         return _train(args, config)
     return processes.ending(lambda: run_command(lambda: _train(args, config)))

@@ -8,6 +8,7 @@ small images, because finding and parsing one takes some 40 microseconds.
 import contextlib
 import hashlib
 import io
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,21 @@ def _info(directory: Path, image_shape: Shape) -> tfds.core.DatasetInfo:
     )
 
 
+_QUIET = threading.RLock()  # stdout and the verbosity belong to the whole process
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the bars, log lines and prints of TFDS off the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with _QUIET:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

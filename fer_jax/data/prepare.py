@@ -7,6 +7,7 @@ disk, protected by ArrayRecord's checksums; the index is checked by digest.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -139,9 +140,11 @@ def load(
 
 def _unwritable(cache: Path, error: Exception | str) -> UserError:
     reason = getattr(error, "strerror", None) or error
+    full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
     return UserError(
-        f"the cache folder {cache} cannot be written ({reason}); make room there or "
-        "name another folder with the environment variable FER_CACHE_DIR"
+        f"the cache folder {cache} cannot be written ({reason}); "
+        + "make room there or " * full
+        + "name another folder with the environment variable FER_CACHE_DIR"
     )
 
 

@@ -19,6 +19,7 @@ from fer_jax.data.sources.image_files import upright
 from fer_jax.errors import UserError
 from fer_jax.inference import model_file
 from fer_jax.inference.model_file import ModelFile
+from fer_jax.system.backend import start_backend
 from fer_jax.training import evaluate
 
 # Images in one call of the compiled program. On a CPU, programs for eight or more take
@@ -53,6 +54,7 @@ class Predictor:
             model.description.network,
             model.description.preprocessing,
         )
+        start_backend()
         self._model = model
         self.labels = tuple(model.description.labels)
         self.info = model.info

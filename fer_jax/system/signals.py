@@ -6,6 +6,7 @@ SIGUSR1 or SIGUSR2 some time before it kills a job.
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -29,7 +30,14 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handles `SIGNALS` with `handler` while the context is entered."""
+    """Handles `SIGNALS` with `handler` while the context is entered.
+
+    Python handles signals in the main thread alone, so in another they are left as they
+    are: Ctrl-C in a notebook then goes to the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     old = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield

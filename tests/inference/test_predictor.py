@@ -1,12 +1,15 @@
 """The exported model: the run's own numbers, one sentence for what is wrong."""
 
+import copy
 import functools
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -481,3 +484,14 @@ def test_the_launchers_start(name, words):
         capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0 and words in " ".join(done.stdout.split())
+
+
+def test_a_predictor_is_copied_pickled_and_used_in_threads():
+    model = fer_jax.load_pretrained()
+    faces = drawn_faces.generate("val")[0][:3]
+    expected = model.predict(faces)
+    copies = [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda each: each.predict(faces), copies * 3):
+            np.testing.assert_array_equal(found, expected)
+    assert repr(model).startswith("Predictor(fernet, 662,439 parameters, 48 x 48 grey")
