@@ -426,13 +426,13 @@ DATA = {
         "faces holds neither a train folder"),
     "an image that is a device": (image(link("/dev/zero")), "x.png is not a file"),
     "an image with a wrong checksum": (
-        image(png_of(np.eye(9, dtype="u1")).replace(b"IDAT", b"IDAX")), "no readable"),
+        image(png_of(np.eye(9, dtype="u1")).replace(b"IDAT", b"IDAX")), "a PNG that"),
     "an image of no width": (
         image(png_of(np.eye(9, dtype="u1")).replace(b"\0\0\0\x09", bytes(4), 1)),
-        "no readable"),
+        "cannot be read"),
     "an eps, which would run a program": (
         image("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage"),
-        "no readable"),
+        "cannot be read"),
 }
 RESULTS = {
     "a folder": (result(instead(Path.mkdir)), "no finished run"),

@@ -1,4 +1,4 @@
-"""Which train images become val: a tenth if the data has no val, and folds.
+"""Which train images become val or test: a tenth if the data has none, and folds.
 
 A fold is a stratified fifth of train, to compare settings without looking at test: the
 fold becomes val, the data's val becomes test, and its test is left out.
@@ -19,23 +19,26 @@ FOLDS = 5
 _SEED = 0  # of the order of the groups; the same in every run
 
 
-def assign(audit: Audit, fold: int) -> Audit:
+def assign(audit: Audit, fold: int, *, undivided: bool = False) -> Audit:
     """The audit with a run's splits: val carved if the data has none, then the fold.
 
     Args:
       audit: of the data set as loaded.
       fold: 1 to `FOLDS`; 0 for none.
+      undivided: whether test is carved too, as the data has no splits.
 
     Returns:
       the audit; images that the fold leaves out have split -1.
     """
     groups, labels = audit.copies.groups(), audit.labels
     masks = {name: audit.of(name) for name in audit.splits}
-    if "val" not in masks:
+    lacking = ["test"] if undivided else []
+    lacking += ["val"] if "val" not in masks else []
+    for name in lacking:
         train = masks["train"]
-        masks["val"] = train.copy()
-        masks["val"][train] = carve(groups[train], labels[train])
-        masks["train"] = train & ~masks["val"]
+        masks[name] = train.copy()
+        masks[name][train] = carve(groups[train], labels[train])
+        masks["train"] = train & ~masks[name]
     if fold:
         train, val = masks["train"], masks["train"].copy()
         val[train] = fold_numbers(groups[train], labels[train]) == fold
@@ -129,7 +132,12 @@ def regroup(dataset: Dataset, audit: Audit, fold: int) -> Dataset:
 
 def _notes(dataset: Dataset, splits: dict[str, Split], fold: int) -> list[str]:
     notes, carved = [], "val" not in dataset.splits
-    if carved:
+    if dataset.undivided:
+        notes.append(
+            "the folder has no splits: val and test are about 10 % of each class each, "
+            "train is the rest, copies kept together, the same in every run"
+        )
+    elif carved:
         notes.append(
             "val was carved from train: about 10 % of each class, copies kept together"
         )

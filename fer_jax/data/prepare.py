@@ -58,6 +58,7 @@ class Dataset:
       stored: by split, how many images are stored in which format, size and mode, as
         {"train": {"JPEG 100 x 100 colour": 12271}}; many rare kinds are summed.
       listing: for a folder, by split, (relative path, label) pairs by row.
+      undivided: whether the source has no splits; `select_images` divides it.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Dataset:
     left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     stored: Stored = dataclasses.field(default_factory=dict)
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
+    undivided: bool = False
 
     def file_of(self, split: str, row: int) -> str:
         """The file of an image, relative to `path`; "" if it has none."""
@@ -272,6 +274,7 @@ def _read(
             path=source.path,
             stored=meta["stored"],
             listing=source.listing,
+            undivided=source.undivided,
         )
     except Exception:  # each layer raises its own kinds; prepare anew for any of them
         return None

@@ -104,6 +104,7 @@ class Source:
       boxes: by relative path, the part of an image to read, if not all of it.
       problems: bad labels in the listing.
       notes: what the user must know about the listing.
+      undivided: whether it has no splits, so that a run divides it.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class Source:
     boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
     problems: Problems = dataclasses.field(default_factory=Problems)
     notes: tuple[str, ...] = ()
+    undivided: bool = False
 
 
 def digest(*parts: object) -> str:

@@ -45,7 +45,10 @@ def select_images(
             "data.contempt is true, which only FER+ labels have; set data.labels to "
             "ferplus_majority or ferplus_soft too"
         )
-    audit = functools.cache(functools.partial(_assigned, audit, settings.fold))
+    find_copies = audit
+    audit = functools.cache(
+        lambda: folds.assign(find_copies(), settings.fold, undivided=dataset.undivided)
+    )
     selected = dataset
     if settings.fold or "val" not in dataset.splits:
         selected = folds.regroup(dataset, audit(), settings.fold)
@@ -66,10 +69,6 @@ def select_images(
         *split_notes.missing_classes(selected.splits, selected.class_names),
         *split_notes.small_val(selected.splits["val"], selected.class_names),
     )
-
-
-def _assigned(audit: Callable[[], Audit], fold: int) -> Audit:
-    return folds.assign(audit(), fold)
 
 
 def _with_votes(dataset: Dataset, loaded: Dataset, settings: Data) -> Dataset:

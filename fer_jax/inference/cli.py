@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax.data.sources.image_files import FORMATS
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference import model_file
 from fer_jax.inference.model_file import Preprocessing
@@ -27,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "faces: crop the images first.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="jpg, png, bmp, webp"
-    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=FORMATS)
     parser.add_argument(
         "--model",
         metavar="DIR",

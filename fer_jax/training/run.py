@@ -96,7 +96,8 @@ def _load(
     find_copies = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: processes.in_turn(find_copies))
     selected = data.select_images(dataset, config.data, look)
-    return selected, folds.assign(look(), config.data.fold)
+    undivided = dataset.undivided
+    return selected, folds.assign(look(), config.data.fold, undivided=undivided)
 
 
 def _print_header(

@@ -219,3 +219,29 @@ def test_a_run_on_a_fold_is_scored_on_it_and_on_val(dataset, tmp_path):
     # Of the images of val that train has a copy of, those of the fold have none there.
     held = np.isin(np.cumsum([0, *COUNTS[:-1]]), own["val"].rows).sum()
     assert (~clean).sum() == LEAKED - held
+
+
+def test_an_undivided_folder_is_split_in_three_with_copies_together(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("happy", "sad"):
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            pixels = rng.integers(0, 256, (24, 24), np.uint8)
+            for copy in range(2):  # each photograph twice
+                Image.fromarray(pixels).save(tmp_path / name / f"{number}_{copy}.png")
+    dataset = data.load(str(tmp_path), image_size=24)
+    selected = select(dataset)
+    counts = {
+        name: np.bincount(split.labels).tolist()
+        for name, split in selected.splits.items()
+    }
+    assert counts == {"train": [64, 64], "val": [8, 8], "test": [8, 8]}
+    photographs = {
+        name: {tuple(image.ravel()) for image in np.asarray(split.images)}
+        for name, split in selected.splits.items()
+    }
+    assert not photographs["train"] & (photographs["val"] | photographs["test"])
+    assert not photographs["val"] & photographs["test"]
+    assert any(note.startswith("the folder has no splits") for note in selected.notes)
+    again = select(dataset)
+    assert again.fingerprint == selected.fingerprint != dataset.fingerprint

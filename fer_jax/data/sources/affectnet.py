@@ -106,7 +106,9 @@ def _is_numbered(root: Path, splits: Mapping[str, Path]) -> bool:
 def _with_folders(listing: Listing, splits: Mapping[str, Path]) -> None:
     for split, numbers in class_folders(splits).items():
         for number in numbers:
-            for path in image_paths(listing.root, splits[split] / number):
+            for path in image_paths(
+                listing.root, splits[split] / number, listing.unread
+            ):
                 try:
                     _add(listing, split, path, number)
                 except ValueError as error:

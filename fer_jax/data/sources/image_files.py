@@ -1,5 +1,7 @@
 """Reads image files: format, orientation, transparency, colour and size."""
 
+import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,8 +20,39 @@ from fer_jax.data.records import (
 )
 
 MAX_PIXELS = 64_000_000  # of one image; more is a mistake or a decompression bomb
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_FORMATS = dict(zip(SUFFIXES, ("JPEG", "JPEG", "PNG", "BMP", "WEBP"), strict=True))
+# By suffix, the format that Pillow reads. HEIF needs the plugin pillow-heif.
+_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+}
+SUFFIXES = tuple(_FORMATS)
+FORMATS = "jpg, png, bmp, webp, tiff, gif, avif or heic"
+# What is found under the names of images, by its first bytes.
+_IMAGES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"BM": "BMP",
+    b"RIFF": "WEBP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+_OTHERS = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"%pdf": "a PDF",
+    b"pk": "a zip",
+}
 
 
 def read_folder(
@@ -67,7 +100,7 @@ def decode(path: Path, shape: Shape, box: Box | None = None) -> tuple[np.ndarray
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not matter here
             # A short list of decoders is a small attack surface.
-            with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as image:
+            with Image.open(path, formats=_readable()) as image:
                 size = f"{image.width:,} x {image.height:,}"
                 wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
                 if image.width * image.height <= MAX_PIXELS:
@@ -79,8 +112,45 @@ def decode(path: Path, shape: Shape, box: Box | None = None) -> tuple[np.ndarray
                     wrong = f"has {size} pixels, expected some in its face box {box}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
-        raise ValueError(f"is no readable jpg, png, bmp or webp ({reason})") from None
+        raise ValueError(_describe(path, reason)) from None
     raise ValueError(wrong)
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """The formats of `_FORMATS` that the installed Pillow and its plugins read."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in set(_FORMATS.values()) if name in Image.OPEN)
+
+
+def _describe(path: Path, reason: str) -> str:
+    """What an unreadable file is by its first bytes, as a continuation of its path."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if not start:
+        return "is empty, expected an image"
+    for mark, what in _OTHERS.items():
+        if start.lower().startswith(mark):
+            return f"is {what}, expected an image"
+    found = next((kind for mark, kind in _IMAGES.items() if start.startswith(mark)), "")
+    if start[4:8] == b"ftyp":
+        found = "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIF"
+        if found not in _readable():
+            needs = {"AVIF": "a newer Pillow", "HEIF": "the package pillow-heif"}[found]
+            reason = f"that needs {needs}"
+    if not found:
+        return f"is no readable {FORMATS} ({reason})"
+    as_named = _FORMATS.get(path.suffix.lower()) == found
+    named = "" if as_named else f" named {path.suffix or '.'}"
+    return f"is {_article(found)} {found}{named} that cannot be read ({reason})"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "AEIOU" else "a"
 
 
 def _kind(image: Image.Image, suffix: str) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fer_jax import emotions
 from fer_jax.data.records import SPLITS, Box, Problems, Source, digest, either
-from fer_jax.data.sources.image_files import SUFFIXES
+from fer_jax.data.sources.image_files import FORMATS, SUFFIXES
 from fer_jax.errors import UserError
 
+_NAMED = 5  # unread files in a note
 MISSING = (-1, -1)  # the stamp of a file that is not there
 
 
@@ -32,6 +33,7 @@ class Listing:
         self.boxes: dict[str, Box] = {}
         self.problems = Problems()
         self.notes: list[str] = []
+        self.unread: list[str] = []  # paths of files that are no images of a class
         self._left_out: Counter[tuple[str, str]] = Counter()
 
     def add(self, split: str, path: str, class_name: str) -> None:
@@ -78,6 +80,19 @@ class Listing:
                 for (split, label), count in sorted(self._left_out.items())
             )
             notes = (f"images without an emotion label are left out: {counts}", *notes)
+        if self.unread:
+            files = (
+                "1 file is"
+                if len(self.unread) == 1
+                else f"{len(self.unread):,} files are"
+            )
+            named = ", ".join(sorted(self.unread)[:_NAMED])
+            more = len(self.unread) - _NAMED
+            named += f" and {more:,} more" if more > 0 else ""
+            notes = (
+                *notes,
+                f"{files} no image of a class folder and not read: {named}",
+            )
         stamps = [self.stamps[path] for files in listing.values() for path, _ in files]
         boxes = sorted(self.boxes.items())
         return Source(
@@ -109,8 +124,18 @@ def class_folders(splits: Mapping[str, Path]) -> dict[str, list[str]]:
     }
 
 
-def image_paths(root: Path, folder: Path) -> Iterator[str]:
+def loose_files(root: Path, splits: Mapping[str, Path]) -> Iterator[str]:
+    """The files beside class folders, as paths relative to `root`."""
+    for folder in splits.values():
+        for entry in scan(folder):
+            if not os.path.isdir(entry):
+                yield os.path.relpath(entry.path, root)
+
+
+def image_paths(root: Path, folder: Path, unread: list[str]) -> Iterator[str]:
     """The images of a class folder, as paths relative to `root`.
+
+    Other files are added to `unread`.
 
     Raises:
       UserError: if there is none, or if there is a folder among them.
@@ -125,7 +150,9 @@ def image_paths(root: Path, folder: Path) -> Iterator[str]:
         if entry.name.lower().endswith(SUFFIXES):
             count += 1
             yield os.path.relpath(entry.path, root)
+        else:
+            unread.append(os.path.relpath(entry.path, root))
     if not count:
         raise UserError(
-            f"{folder} holds no {either(SUFFIXES)} image; add some or remove the folder"
+            f"{folder} has no {FORMATS} image; add some or remove the folder"
         )

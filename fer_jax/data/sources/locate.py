@@ -4,10 +4,12 @@ Sources are never changed. An unusable file is a `UserError` at once; bad rows a
 images are collected, so that one message covers them all.
 """
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import os
+import zipfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -32,13 +34,14 @@ from fer_jax.data.records import (
 from fer_jax.data.sources import affectnet, drawn_faces, rafdb
 from fer_jax.data.sources.class_folders import list_folder
 from fer_jax.data.sources.fer2013_csv import read_csv
-from fer_jax.data.sources.image_files import read_folder
+from fer_jax.data.sources.image_files import SUFFIXES, read_folder
 from fer_jax.data.sources.listing import scan
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:  # importing it would import TFDS
     from fer_jax.data.array_records import RecordWriter
 
+_WRAPPERS = 2  # folders around the data that are looked through
 _FOLDERS = {name: name for name in SPLITS} | {
     "training": "train",
     "validation": "val",
@@ -113,13 +116,26 @@ def _unreadable(path: Path, error: OSError) -> UserError:
 
 
 def _csv(path: Path) -> Source:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name.lower() for name in archive.namelist()]
+        if any(name.endswith(SUFFIXES) for name in names) and not any(
+            n.endswith(".csv") for n in names
+        ):
+            raise UserError(
+                f"{path} is a zip of images; unzip it, and give --data_root the folder"
+            )
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     return Source("csv", path.name, digest("csv", content), path)
 
 
-def _locate_in_folder(root: Path) -> Source:
-    entries = scan(root)
+def _locate_in_folder(root: Path, given: Path | None = None) -> Source:
+    """The source in a folder, or in the only folder of it, `_WRAPPERS` deep at most.
+
+    `given`: the data root, if `root` is a folder inside of it.
+    """
+    given, entries = given or root, scan(root)
     splits: dict[str, Path] = {}
     for entry in entries:
         split = _FOLDERS.get(entry.name.lower())
@@ -130,8 +146,9 @@ def _locate_in_folder(root: Path) -> Source:
             splits[split] = Path(entry.path)
     if source := rafdb.find(root) or affectnet.find(root, splits):
         return source
+    found = [] if root == given else [f"the data are in {root.relative_to(given)}"]
     if "train" in splits:
-        return list_folder(root, splits)
+        return list_folder(root, splits, found)
     names = [entry.name for entry in entries if os.path.isfile(entry)]
     for prefix in ("fer2013.csv", "icml_face_data.csv", ""):
         suffix = "" if prefix else ".csv"
@@ -144,9 +161,28 @@ def _locate_in_folder(root: Path) -> Source:
             raise UserError(f"{root} holds {' and '.join(files)}; name one of them")
         if files:
             return _csv(root / files[0])
-    raise UserError(
-        f"{root} holds neither a train folder nor a fer2013.csv; expected "
-        "train/<class>/<images>, one csv, or RAF-DB or AffectNet as shipped"
+    folders = [Path(entry.path) for entry in entries if os.path.isdir(entry)]
+    if len(folders) > 1 and all(map(_has_images, folders)) and not splits:
+        return list_folder(root, {"train": root}, found)
+    depth = len(root.relative_to(given).parts)
+    if len(folders) == 1 and depth < _WRAPPERS and not splits:
+        with contextlib.suppress(_Nothing):
+            return _locate_in_folder(folders[0], given)
+    raise _Nothing(
+        f"{given} has neither a train folder, nor folders of classes, nor a "
+        "fer2013.csv; expected train/<class>/<images>, <class>/<images>, one csv, or "
+        "RAF-DB or AffectNet as shipped"
+    )
+
+
+class _Nothing(UserError):
+    """There is no source in a folder."""
+
+
+def _has_images(folder: Path) -> bool:
+    return any(
+        entry.name.lower().endswith(SUFFIXES) and not os.path.isdir(entry)
+        for entry in scan(folder)
     )
 
 

@@ -145,7 +145,33 @@ def test_fer2013_csv_is_preferred_to_the_votes_beside_it(tmp_path):
 
 def test_a_folder_with_nothing_of_use_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    refused(tmp_path, "neither a train folder nor a fer2013.csv")
+    refused(tmp_path, "neither a train folder, nor folders of classes, nor a")
+
+
+def test_folders_around_the_data_are_looked_through(tmp_path):
+    inner = tmp_path / "archive" / "fer"
+    write_folder(inner, "train", ["happy", "sad"])
+    write_folder(inner, "val", ["happy"])
+    assert read(tmp_path).notes == ("the data are in archive/fer",)
+    inner.rename(tmp_path / "archive" / "a")
+    (tmp_path / "archive" / "b").mkdir()  # which of the two?
+    refused(tmp_path, f"{tmp_path} has neither a train folder")
+
+
+def test_folders_of_classes_without_splits_are_undivided(tmp_path):
+    write_folder(tmp_path, "", ["Anger", "happy"])
+    source = sources.locate(str(tmp_path))
+    assert source.undivided and source.class_names == ("angry", "happy")
+    assert list(source.listing) == ["train"]
+    write_folder(tmp_path, "test", ["angry"])  # a split, so train is missing
+    refused(tmp_path, "neither a train folder")
+
+
+def test_a_zip_of_images_is_to_be_unzipped(tmp_path):
+    path = tmp_path / "faces.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train/happy/0.png", b"x")
+    refused(path, "is a zip of images; unzip it")
 
 
 # The csv
@@ -413,17 +439,22 @@ def test_one_class_or_none_is_refused(tmp_path):
     refused(tmp_path / "b", "train images of 0 classes")
 
 
-def test_files_that_are_no_images_are_ignored_but_not_an_empty_class(tmp_path):
+def test_files_that_are_no_images_are_named_and_an_empty_class_is_refused(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"])
     write_folder(tmp_path, "val", ["happy", "sad"])
     for name in ("Thumbs.db", ".DS_Store", "notes.txt", ".hidden.png"):
         (tmp_path / "train/happy" / name).write_bytes(b"x")
     (tmp_path / "train/.cache").mkdir()
     (tmp_path / "train/README.txt").write_bytes(b"x")
-    assert len(read(tmp_path).splits["train"].rows) == 4
+    contents = read(tmp_path)
+    assert len(contents.splits["train"].rows) == 4
+    assert contents.notes == (
+        "3 files are no image of a class folder and not read: train/README.txt, "
+        "train/happy/Thumbs.db, train/happy/notes.txt",
+    )
     for path in (tmp_path / "train/happy").glob("[01].png"):
         path.unlink()
-    refused(tmp_path, "train/happy holds no .jpg")
+    refused(tmp_path, "train/happy has no jpg, png")
 
 
 def test_a_folder_among_the_images_is_refused_even_if_it_loops(tmp_path):
@@ -549,6 +580,21 @@ def test_images_are_cropped_in_the_middle_and_resized_with_antialiasing(tmp_path
     assert np.abs(found.astype(int) - 100).max() <= 10
 
 
+@pytest.mark.parametrize("name", ["0.tif", "0.tiff", "0.gif", "0.avif"])
+def test_formats_that_pillow_opens_are_read(tmp_path, name):
+    options = {"quality": 100, "subsampling": "4:4:4"} if "avif" in name else {}
+    found = decoded(tmp_path, name, Image.fromarray(GREY), **options)
+    assert np.abs(found.astype(int) - GREY).max() <= (2 if "avif" in name else 0)
+
+
+def test_the_first_frame_of_a_gif_is_read(tmp_path):
+    frames = [Image.new("L", (6, 6), grey) for grey in (10, 200)]
+    found = decoded(
+        tmp_path, "0.gif", frames[0], save_all=True, append_images=frames[1:]
+    )
+    assert found.max() <= 11
+
+
 def test_the_content_of_an_image_decides_not_its_suffix(tmp_path):
     image = Image.fromarray(GREY)
     found = decoded(tmp_path, "0.jpg", image, format="PNG")
@@ -572,13 +618,17 @@ def bad_images(good):
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 0xFF
     return {
-        "empty": (b"", "no readable jpg, png, bmp or webp"),
-        "text": (b"emotion,pixels,Usage\n", "no readable"),
-        "gif": (b"GIF89a\1\0\1\0\0\0\0;", "no readable"),
-        "cut": (good[: len(good) // 2], "no readable"),
-        "flipped": (bytes(flipped), "no readable"),
+        "empty": (b"", "is empty, expected an image"),
+        "text": (b"emotion,pixels,Usage\n", "is no readable jpg, png, bmp, webp, tiff"),
+        "gif": (b"GIF89a\1\0\1\0\0\0\0;", "is a GIF named .png that cannot be read"),
+        "page": (b"<!DOCTYPE html><html>", "is a web page, expected an image"),
+        "pointer": (b"version https://git-lfs.github.com/spec/v1", "of Git LFS"),
+        "avif": (b"\0\0\0 ftypavif" + bytes(30), "is an AVIF named .png that cannot"),
+        "heic": (b"\0\0\0 ftypheic" + bytes(30), "is a HEIF named .png that cannot"),
+        "cut": (good[: len(good) // 2], "is a PNG that cannot be read"),
+        "flipped": (bytes(flipped), "is a PNG that cannot be read"),
         "large": (huge_png(8001, 8001), "8,001 x 8,001 pixels, expected at most"),
-        "bomb": (huge_png(60000, 60000), "no readable"),
+        "bomb": (huge_png(60000, 60000), "is a PNG that cannot be read"),
         "huge": (huge_png(10000, 10000), "10,000 x 10,000 pixels, expected at most"),
     }
 
