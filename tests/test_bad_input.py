@@ -423,7 +423,7 @@ DATA = {
         rafdb_with("train_00001.jpg 5\n" * 1_000_000), "is larger than 16 MiB"),
     "train is a file": (
         images(lambda root: (shutil.rmtree(root / "train"), put(root / "train", ""))),
-        "faces holds neither a train folder"),
+        "faces has neither a train folder"),
     "an image that is a device": (image(link("/dev/zero")), "x.png is not a file"),
     "an image with a wrong checksum": (
         image(png_of(np.eye(9, dtype="u1")).replace(b"IDAT", b"IDAX")), "a PNG that"),
@@ -432,7 +432,7 @@ DATA = {
         "cannot be read"),
     "an eps, which would run a program": (
         image("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage"),
-        "cannot be read"),
+        "is no readable"),
 }
 RESULTS = {
     "a folder": (result(instead(Path.mkdir)), "no finished run"),

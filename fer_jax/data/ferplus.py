@@ -54,6 +54,11 @@ def load(dataset: Dataset) -> Votes | None:
         return None
     if not (path := dataset.path.parent / NAME).is_file():
         return None
+    if dataset.class_names != EMOTIONS:
+        raise UserError(
+            f"{path} has votes for all seven emotions, and {dataset.path} has images "
+            f"of {', '.join(dataset.class_names)} only"
+        )
     votes = read(path)
     check(votes, dataset.splits)
     return votes

@@ -134,7 +134,7 @@ def _notes(dataset: Dataset, splits: dict[str, Split], fold: int) -> list[str]:
     notes, carved = [], "val" not in dataset.splits
     if dataset.undivided:
         notes.append(
-            "the folder has no splits: val and test are about 10 % of each class each, "
+            "the data have no splits: val and test are about 10 % of each class each, "
             "train is the rest, copies kept together, the same in every run"
         )
     elif carved:

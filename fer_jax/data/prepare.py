@@ -225,7 +225,8 @@ def _write(
     return {
         "splits": {name: len(split.rows) for name, split in contents.splits.items()},
         # Of the written files, because all images are never in memory.
-        "fingerprint": fingerprint(source.class_names, contents.splits),
+        "fingerprint": fingerprint(contents.class_names, contents.splits),
+        "class_names": contents.class_names,
         "image_shape": shape,
         "problems": dataclasses.asdict(contents.problems),
         "notes": contents.notes,
@@ -257,17 +258,18 @@ def _read(
     try:
         meta = json.loads((folder / _META).read_text())
         splits = array_records.open_splits(folder, meta)
+        class_names = tuple(meta.get("class_names", source.class_names))
         nbytes = sum(meta["splits"].values()) * math.prod(meta["image_shape"])
         if nbytes <= memory_limit:
             splits = {name: _in_memory(split) for name, split in splits.items()}
-            if meta["fingerprint"] != fingerprint(source.class_names, splits):
+            if meta["fingerprint"] != fingerprint(class_names, splits):
                 return None
         problems = Problems(**meta["problems"])
         dataset = Dataset(
             source=source.kind,
             description=source.description,
             fingerprint=meta["fingerprint"],
-            class_names=source.class_names,
+            class_names=class_names,
             splits=splits,
             skipped=problems.counts,
             notes=tuple(meta["notes"]),

@@ -235,13 +235,13 @@ def test_an_undivided_folder_is_split_in_three_with_copies_together(tmp_path):
         name: np.bincount(split.labels).tolist()
         for name, split in selected.splits.items()
     }
-    assert counts == {"train": [64, 64], "val": [8, 8], "test": [8, 8]}
+    assert counts == {"train": [66, 66], "val": [6, 6], "test": [8, 8]}
     photographs = {
         name: {tuple(image.ravel()) for image in np.asarray(split.images)}
         for name, split in selected.splits.items()
     }
     assert not photographs["train"] & (photographs["val"] | photographs["test"])
     assert not photographs["val"] & photographs["test"]
-    assert any(note.startswith("the folder has no splits") for note in selected.notes)
+    assert any(note.startswith("the data have no splits") for note in selected.notes)
     again = select(dataset)
     assert again.fingerprint == selected.fingerprint != dataset.fingerprint

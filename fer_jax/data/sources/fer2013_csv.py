@@ -1,4 +1,4 @@
-"""Reads the public fer2013.csv, plain or compressed, row by row."""
+"""Reads fer2013.csv and files like it, plain or compressed, row by row."""
 
 import bz2
 import csv
@@ -9,10 +9,10 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,19 @@ from fer_jax.data.records import (
     either,
     resize_to_square,
 )
+from fer_jax.emotions import EMOTIONS, emotion
 from fer_jax.errors import UserError
 
 _SPLITS = {usage: split for split, usage in USAGES.items()}
-_COLUMNS = ("emotion", "pixels", "usage")
+_SPLITS |= {name: name for name in USAGES}  # train, val and test too
+# The names of the columns in a header, in lower case.
+_COLUMNS = {
+    "emotion": ("emotion", "label", "expression"),
+    "pixels": ("pixels", "pixel"),
+    "usage": ("usage", "split"),
+}
+_DELIMITERS = (",", ";", "\t")
+_FEWEST_PIXELS = 16  # of a first line without header
 _RANGE = "expected a whole number from 0 to 255"
 _LONGEST_LINE = 2**22  # enough for 1024 x 1024 pixels
 # Decimal pixels unpack to about 3 times their size. A file that unpacks to far more,
@@ -53,46 +62,117 @@ def read_csv(
       UserError: if the file as a whole is unusable.
     """
     assert source.path
-    side = None
+    side, layout = None, read_layout(source.path)
+    columns = [layout.emotion, layout.pixels]
+    columns += [] if layout.usage is None else [layout.usage]
     with _open_csv(source.path) as (raw, text):
-        rows = _cells(source.path, raw, text)
-        _, header = next(rows, (0, []))
-        names = [name.strip().lower() for name in header]
-        if not set(_COLUMNS) <= set(names):
-            start = ", ".join(names)[:60]
-            raise UserError(
-                f"{source.path} starts with {start!r} where a header line with "
-                "emotion, pixels and Usage is expected; give the public fer2013.csv"
-            )
-        columns = [names.index(name) for name in _COLUMNS]
+        rows = _cells(source.path, raw, text, layout.delimiter)
+        if layout.has_header:
+            next(rows, None)
         for row, (line, cells) in enumerate(rows):
             # A truncated row lacks its last cells, Usage among them.
             cut = len(cells) <= max(columns)
-            label, pixels, usage = ("" if cut else cells[i].strip() for i in columns)
+            label, pixels, *rest = ("" if cut else cells[i].strip() for i in columns)
+            usage = rest[0] if rest else "train"
             split = _SPLITS.get(usage, UNKNOWN)
             try:
                 if cut:
-                    raise ValueError(f"has {len(cells)} cells, expected {len(names)}")
-                values = _parse_row(label, pixels, usage, side)
+                    raise ValueError(f"has {len(cells)} cells, expected {layout.width}")
+                number, values = _parse_row(label, pixels, usage, side)
             except ValueError as error:
                 problems.add(split, f":{line} {error}")
                 continue
             side = len(values)
             image = resize_to_square(values, shape[0], shape[2])
-            yield Found(split, image, int(label), row, f"{side} x {side} grey")
+            yield Found(split, image, number, row, f"{side} x {side} grey")
             if row % 256 == 0:
                 advance(raw.tell() / os.fstat(raw.fileno()).st_size)
     if side is None and not problems.counts:
         raise UserError(f"{source.path} has no rows below its header; fetch it again")
 
 
-def _parse_row(label: str, pixels: str, usage: str, side: int | None) -> np.ndarray:
-    """The grey values of a row, as `_parse_pixels`; checks label and usage as well."""
+class Layout(NamedTuple):
+    """Where a csv has what."""
+
+    delimiter: str
+    has_header: bool
+    width: int  # cells of a row
+    emotion: int  # the place of a column
+    pixels: int
+    usage: int | None  # None: there is no such column
+
+
+def read_layout(path: Path) -> Layout:
+    """The layout of a csv, from its first line.
+
+    Raises:
+      UserError: if the line is no header and no row, or can be read in two ways.
+    """
+    with _open_csv(path) as (raw, text):
+        for delimiter in _DELIMITERS:
+            text.seek(0)
+            _, cells = next(_cells(path, raw, text, delimiter), (0, []))
+            names = [cell.strip().lower() for cell in cells]
+            if found := _header(path, names) or _first_row(names):
+                return Layout(delimiter, names[0].isidentifier(), len(names), *found)
+        text.seek(0)
+        start = text.readline(60).strip()
+    raise UserError(
+        f"{path} starts with {start!r} where a header line with emotion, pixels and "
+        "Usage is expected; give the public fer2013.csv"
+    )
+
+
+def _header(path: Path, names: Sequence[str]) -> tuple[int, int, int | None] | None:
+    """The places of emotion, pixels and usage in a header; None if it is none."""
+    places = []
+    for known in _COLUMNS.values():
+        found = [place for place, name in enumerate(names) if name in known]
+        if len(found) > 1:
+            both = " and ".join(names[place] for place in found)
+            raise UserError(f"{path} has the columns {both}; keep one of them")
+        places.append(found[0] if found else None)
+    emotion, pixels, usage = places
+    return None if emotion is None or pixels is None else (emotion, pixels, usage)
+
+
+def _first_row(cells: Sequence[str]) -> tuple[int, int, int | None] | None:
+    """The same for a row in a file without header; None if it cannot be told."""
+    usages = {name.lower() for name in _SPLITS}
+    kinds = {
+        "pixels": [i for i, cell in enumerate(cells) if _are_pixels(cell)],
+        "usage": [i for i, cell in enumerate(cells) if cell in usages],
+        "emotion": [i for i, cell in enumerate(cells) if _emotion(cell) is not None],
+    }
+    pixels, usage, emotion = kinds.values()
+    if len(pixels) != 1 or len(emotion) != 1 or len(usage) > 1:
+        return None
+    return emotion[0], pixels[0], usage[0] if usage else None
+
+
+def _are_pixels(cell: str) -> bool:
+    values = cell.split(" ")
+    return len(values) >= _FEWEST_PIXELS and all(map(str.isdecimal, values))
+
+
+def _emotion(label: str) -> int | None:
+    """The label of a number from 0 to 6, or of the name of an emotion."""
+    if label in tuple("0123456"):
+        return int(label)
+    name = emotion(label)
+    return EMOTIONS.index(name) if name in EMOTIONS else None
+
+
+def _parse_row(
+    label: str, pixels: str, usage: str, side: int | None
+) -> tuple[int, np.ndarray]:
+    """The label of a row, and its grey values as `_parse_pixels` has them."""
     if usage not in _SPLITS:
-        raise ValueError(f"has Usage {usage[:20]!r}, expected {either(_SPLITS)}")
-    if label not in tuple("0123456"):
-        raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6")
-    return _parse_pixels(pixels, side)
+        usages = either(USAGES.values())
+        raise ValueError(f"has Usage {usage[:20]!r}, expected {usages}")
+    if (number := _emotion(label)) is None:
+        raise ValueError(f"has emotion {label[:20]!r}, expected 0 to 6 or a name")
+    return number, _parse_pixels(pixels, side)
 
 
 def _parse_pixels(text: str, side: int | None) -> np.ndarray:
@@ -164,7 +244,7 @@ def _unpacked(path: Path, raw: IO[bytes], start: bytes, stack: ExitStack) -> IO[
 
 
 def _cells(
-    path: Path, raw: IO[bytes], text: IO[str]
+    path: Path, raw: IO[bytes], text: IO[str], delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number from 1, cells) of each line that is not blank.
 
@@ -186,4 +266,4 @@ def _cells(
                 "the file again"
             )
         if line.strip():
-            yield number, next(csv.reader([line]))
+            yield number, next(csv.reader([line], delimiter=delimiter))

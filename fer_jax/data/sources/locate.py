@@ -33,7 +33,7 @@ from fer_jax.data.records import (
 )
 from fer_jax.data.sources import affectnet, drawn_faces, rafdb
 from fer_jax.data.sources.class_folders import list_folder
-from fer_jax.data.sources.fer2013_csv import read_csv
+from fer_jax.data.sources.fer2013_csv import read_csv, read_layout
 from fer_jax.data.sources.image_files import SUFFIXES, read_folder
 from fer_jax.data.sources.listing import scan
 from fer_jax.errors import UserError
@@ -61,12 +61,14 @@ class Contents:
       problems: the bad rows and images.
       notes: what the user must know.
       stored: by split, how its images are stored.
+      class_names: those of the source that train has images of.
     """
 
     splits: dict[str, Split]
     problems: Problems
     notes: tuple[str, ...]
     stored: Stored
+    class_names: tuple[str, ...]
 
 
 def locate(data_root: str | None) -> Source:
@@ -127,7 +129,9 @@ def _csv(path: Path) -> Source:
             )
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source("csv", path.name, digest("csv", content), path)
+    layout = read_layout(path)
+    undivided = layout.usage is None
+    return Source("csv", path.name, digest("csv", content), path, undivided=undivided)
 
 
 def _locate_in_folder(root: Path, given: Path | None = None) -> Source:
@@ -231,23 +235,54 @@ def read(
         if name in images:
             labels, rows = np.array(columns[name], np.int32).reshape(-1, 2).T
             splits[name] = Split(images[name], labels, rows)
-    _check_classes(source, splits)
+    class_names = _present_classes(source, splits)
+    if absent := [name for name in source.class_names if name not in class_names]:
+        notes.append(
+            f"train has no image of {', '.join(absent)}; the classes are "
+            f"{', '.join(class_names)}"
+        )
+        splits = _renumbered(splits, source.class_names, class_names)
     stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
-    return Contents(splits, problems, tuple(notes), stored)
+    return Contents(splits, problems, tuple(notes), stored, class_names)
 
 
-def _check_classes(source: Source, splits: dict[str, Split]) -> None:
+def _present_classes(source: Source, splits: dict[str, Split]) -> tuple[str, ...]:
+    """The classes that train has images of.
+
+    Raises:
+      UserError: if they are fewer than two, or another split has images of others.
+    """
     if "train" not in splits:
         raise UserError(
             f"{source.path} has no Training rows; add them, or give other data"
         )
-    counts = np.bincount(splits["train"].labels, minlength=len(source.class_names))
-    for name, count in zip(source.class_names, counts, strict=True):
-        if not count:
+    names, num = source.class_names, len(source.class_names)
+    in_train = np.bincount(splits["train"].labels, minlength=num) > 0
+    present = tuple(name for name, kept in zip(names, in_train, strict=True) if kept)
+    if len(present) < 2:
+        raise UserError(
+            f"{source.path} has good train images of {' and '.join(present)} only, "
+            "expected at least two classes; add images of other emotions"
+        )
+    for split, found in splits.items():
+        counts = np.bincount(found.labels, minlength=num)
+        for label in np.flatnonzero((counts > 0) & ~in_train):
             raise UserError(
-                f"{source.path} has 0 good train images of the class {name!r}, "
-                "expected at least 1; add some, or leave the class out"
+                f"{source.path} has {counts[label]:,} {names[label]} images in {split} "
+                "but no good ones in train; add some there, or remove these"
             )
+    return present
+
+
+def _renumbered(
+    splits: dict[str, Split], old: tuple[str, ...], new: tuple[str, ...]
+) -> dict[str, Split]:
+    """The splits with labels that index `new` instead of `old`."""
+    places = np.array([new.index(n) if n in new else -1 for n in old], np.int32)
+    return {
+        name: dataclasses.replace(split, labels=places[split.labels])
+        for name, split in splits.items()
+    }
 
 
 def _read_embedded(

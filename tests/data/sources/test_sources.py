@@ -2,6 +2,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -271,16 +272,77 @@ def test_images_of_a_csv_are_resized(tmp_path):
     assert (split.images[:, :, :, 0] == 7 + split.labels[:, None, None]).all()
 
 
+def test_absent_emotions_leave_the_classes_with_a_note(tmp_path):
+    rows = [row for row in make_rows() if row[0] not in ("1", "4")]
+    contents = read(write_csv(tmp_path / "a.csv", rows))
+    assert contents.class_names == ("angry", "fear", "happy", "surprise", "neutral")
+    assert contents.notes == (
+        "train has no image of disgust, sad; the classes are angry, fear, happy, "
+        "surprise, neutral",
+    )
+    places = {"0": 0, "2": 1, "3": 2, "5": 3, "6": 4}
+    expected = [places[row[0]] for row in rows if row[2] == "Training"]
+    assert contents.splits["train"].labels.tolist() == expected
+
+
+LAYOUTS = {
+    "semicolons": lambda text: text.replace(",", ";"),
+    "tabs": lambda text: text.replace(",", "\t"),
+    "names": lambda text: re.sub(
+        r"^(\d),", lambda m: f"{EMOTIONS[int(m[1])].title()},", text, flags=re.M
+    ),
+    "other names of columns": lambda text: text.replace(
+        "emotion,pixels,Usage", "Label, Pixels, split"
+    ),
+    "no header": lambda text: text.partition("\n")[2],
+    "splits as ours": lambda text: text.replace("PublicTest", "val").replace(
+        "PrivateTest", "test"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_csv_in_another_layout_is_read_as_the_public_one(tmp_path, kind):
+    expected = read(write_csv(tmp_path / "a.csv", make_rows()))
+    text = (tmp_path / "a.csv").read_text()
+    changed = LAYOUTS[kind](text)
+    assert changed != text
+    (tmp_path / "b.csv").write_text(changed)
+    found = read(tmp_path / "b.csv")
+    for name, split in expected.splits.items():
+        for key in ("images", "labels", "rows"):
+            there, here = getattr(split, key), getattr(found.splits[name], key)
+            np.testing.assert_array_equal(there, here)
+
+
+def test_a_csv_without_usage_is_undivided(tmp_path):
+    text = csv_text(make_rows())
+    path = tmp_path / "a.csv"
+    path.write_text(re.sub(",[A-Za-z]*$", "", text, flags=re.M))
+    assert sources.locate(str(path)).undivided
+    splits = read(path).splits
+    assert {name: len(split.rows) for name, split in splits.items()} == {
+        "train": len(make_rows())
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", ["is empty"]),
         ("emotion,pixels,Usage\n", ["no rows"]),
-        ("0,1 2 3 4,Training\n", ["header line", "0, 1 2 3 4, training"]),
-        ("emotion,pixels\n0,1 2 3 4\n", ["emotion, pixels and Usage"]),
+        ("0,1 2 3 4,Training\n", ["header line", "0,1 2 3 4,Training"]),
+        ("emotion,Usage\n0,Training\n", ["emotion, pixels and Usage"]),
+        ("emotion,label,pixels\n", ["the columns emotion and label; keep one"]),
         ("\n\n", ["header line"]),
         ("emotion,pixels,Usage\n0,1 2 3 4,PublicTest\n", ["no Training rows"]),
-        ("emotion,pixels,Usage\n0,1 2 3 4,Training\n", ["'disgust'", "at least 1"]),
+        (
+            "emotion,pixels,Usage\n0,1 2 3 4,Training\n",
+            ["of angry only, expected at least two classes"],
+        ),
+            "emotion,pixels,Usage\n0,1 2 3 4,Training\n",
+            ["of angry only, expected at least two classes"],
+        ),
         ("\0\1\2binary\xff", ["header line"]),
     ],
 )
@@ -300,7 +362,8 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
 
 def test_a_class_without_training_rows_is_refused(tmp_path):
     rows = [row for row in make_rows() if (row[0], row[2]) != ("4", "Training")]
-    refused(write_csv(tmp_path / "a.csv", rows), "'sad'", "0 good train images")
+    words = "2 sad images in val but no good ones in train"
+    refused(write_csv(tmp_path / "a.csv", rows), words)
 
 
 PIXELS = " ".join(["9"] * 36)
@@ -326,7 +389,7 @@ BAD_ROWS = {
     ),
     "no pixels": ("0,,Training", "0 pixels"),
     "label too big": (f"7,{PIXELS},Training", "emotion '7', expected 0 to 6"),
-    "label is text": (f"sad,{PIXELS},Training", "emotion 'sad'"),
+    "label is text": (f"bored,{PIXELS},Training", "emotion 'bored', expected 0 to 6"),
     "label is negative": (f"-1,{PIXELS},Training", "emotion '-1'"),
     "label is empty": (f",{PIXELS},Training", "emotion ''"),
     "usage": (f"0,{PIXELS},Testing", "Usage 'Testing', expected Training, PublicTest"),
@@ -368,7 +431,7 @@ def test_skipping_may_not_empty_a_class_or_a_split(tmp_path):
         rows[i] = (rows[i][0], rows[i][1][:-1], "Training")
     path = write_csv(tmp_path / "a.csv", rows)
     refused(path, f"{path}:4 has 35 pixels", "1 more")
-    refused(path, "'disgust'", skip_bad=True)
+    refused(path, "disgust images in val but no good ones", skip_bad=True)
     rows = [(e if u == "Training" else "9", p, u) for e, p, u in make_rows()]
     refused(write_csv(path, rows), "no good image in", skip_bad=True)
 
@@ -658,11 +721,11 @@ def test_links_and_pipes_named_like_images_are_bad_images(tmp_path):
     assert read(tmp_path, skip_bad=True).problems.counts == {"train": 3}
 
 
-def test_skipping_images_may_not_empty_a_class(tmp_path):
+def test_skipping_images_may_not_leave_one_class(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"], count=1)
     write_folder(tmp_path, "val", ["happy"])
     (tmp_path / "train/sad/0.png").write_bytes(b"")
-    refused(tmp_path, "'sad'", "0 good train images", skip_bad=True)
+    refused(tmp_path, "good train images of happy only, expected", skip_bad=True)
 
 
 def test_the_key_of_a_folder_follows_names_sizes_and_times(tmp_path):
