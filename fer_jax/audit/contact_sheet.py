@@ -13,9 +13,14 @@ T = TypeVar("T")
 SHOWN = 200  # cells of a section
 
 
-def page(title: str, sections: Sequence[str]) -> str:
-    """Returns the page, which has no scripts and loads nothing."""
-    return _PAGE.format(title=html.escape(title), body="\n".join(sections))
+def page(title: str, sections: Sequence[str], summary: Sequence[str] = ()) -> str:
+    """Returns the page, which has no scripts and loads nothing.
+
+    `summary` are sentences, which come first.
+    """
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in summary)
+    first = [f"<ul>{items}</ul>"] if summary else []
+    return _PAGE.format(title=html.escape(title), body="\n".join([*first, *sections]))
 
 
 def section(title: str, items: Sequence[T], render: Callable[[T], str]) -> str:

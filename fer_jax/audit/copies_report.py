@@ -16,6 +16,11 @@ from fer_jax.data.records import MISNAMED, OTHERS, Stored, is_misnamed
 from fer_jax.system.console import plain_table
 
 SHOWN_KINDS = 6  # kinds of stored images in the table
+_SHOWN_DROPPED = 10
+_CARVED = (
+    "There is no val split: training sets images of train aside as val, and keeps "
+    "copies together."
+)
 
 
 class Pair(NamedTuple):
@@ -42,6 +47,8 @@ class CopiesReport:
             "data": dataset.description,
             "fingerprint": dataset.fingerprint,
             "skipped": dataset.skipped,
+            "dropped": list(dataset.dropped),
+            "carved": "val" not in dataset.splits,
             "stored": summarize_stored(dataset.stored),
         }
 
@@ -49,12 +56,13 @@ class CopiesReport:
         """Returns one row for each pair of copies."""
         import pandas as pd  # half a second, which --help can do without
 
-        sides = [f"{key}_{side}" for side in "ab" for key in ("split", "row", "label")]
+        keys = ("split", "row", "label", "file")
+        sides = [f"{key}_{side}" for side in "ab" for key in keys]
         rows = [
             [
                 pair.kind,
-                *_origin(self.found, pair.first),
-                *_origin(self.found, pair.second),
+                *self._origin(pair.first),
+                *self._origin(pair.second),
                 f"{pair.correlation:.4f}",
                 pair.mirrored,
             ]
@@ -83,9 +91,9 @@ class CopiesReport:
         images = concatenate(splits)
 
         def show_image(index: int) -> str:
-            split, row, label = _origin(self.found, index)
+            split, row, label, file = self._origin(index)
             image = read_pixels(images, np.array([index]))[0]
-            return contact_sheet.figure(image, label, f"{split} {row}")
+            return contact_sheet.figure(image, label, file or f"{split} {row}")
 
         def show_pair(pair: Pair) -> str:
             kind = f"{pair.kind}{' mirrored' * pair.mirrored} {pair.correlation:.2f}"
@@ -102,7 +110,40 @@ class CopiesReport:
             self.facts["data"],
             [section(title, chosen) for title, chosen in sections.items()]
             + [contact_sheet.section("Blank images", blank, show_image)],
+            summary=self._summary(),
         )
+
+    def _summary(self) -> list[str]:
+        """The findings in sentences."""
+        facts = self.facts
+        sizes = ", ".join(f"{k} {v['images']:,}" for k, v in facts["splits"].items())
+        lines = [
+            f"{facts['images']:,} images ({sizes}), of which {facts['distinct']:,} are "
+            "distinct."
+        ]
+        for row in facts["copies"]:
+            if row["in"] == "train" != row["split"]:
+                lines.append(
+                    f"{row['exact'] + row['near']:,} {row['split']} images have a copy "
+                    f"in train ({row['exact']:,} exact)."
+                )
+        groups = facts["conflicts"]["exact or near"]["groups"]
+        lines.append(f"{groups:,} groups of copies have different labels.")
+        blank = sum(part["blank"] for part in facts["splits"].values())
+        lines.append(f"{blank:,} images are blank.")
+        if facts["carved"]:
+            lines.append(_CARVED)
+        if count := sum(facts["skipped"].values()):
+            lines.append(f"{count:,} bad rows or images were dropped:")
+            lines += facts["dropped"][:_SHOWN_DROPPED]
+        return lines
+
+    def _origin(self, index: int) -> tuple[str, int, str, str]:
+        """Returns the split, row, label and file ("" in a csv) of an image."""
+        split = self.found.splits[self.found.split[index]]
+        row = int(self.found.rows[index])
+        label = self.found.class_names[self.found.labels[index]]
+        return split, row, label, self.dataset.file_of(split, row)
 
     def show(self, console: Console) -> None:
         """Prints the tables, in 80 columns."""
@@ -134,7 +175,13 @@ class CopiesReport:
             _add_counts(table, kind, counts.values())
         console.print(table)
         if skipped := sum(facts["skipped"].values()):
-            console.print(f"{skipped:,} bad rows or images were dropped before")
+            console.print(f"{skipped:,} bad rows or images were dropped:")
+            for line in facts["dropped"][:_SHOWN_DROPPED]:
+                console.print(f"  {line}")
+            if skipped > _SHOWN_DROPPED:
+                console.print(f"  and {skipped - _SHOWN_DROPPED:,} more; see --json")
+        if facts["carved"]:
+            console.print(_CARVED)
         if not facts["complete"]:
             console.print(
                 "there are more similar pairs than were compared: near copies may be "
@@ -177,10 +224,13 @@ def summarize(found: Audit) -> dict[str, Any]:
 def summarize_stored(stored: Stored) -> dict[str, Any]:
     """Returns how the images are stored, and how many differ from the usual kind.
 
-    The usual kind is the most frequent of all splits. An image is odd if it is of
+    The usual kind is that of most images, if there is one. An image is odd if it is of
     another kind, and misnamed if its suffix is that of another format.
     """
     usual = next(iter(_by_frequency(stored)), None)
+    in_all = sum(sum(kinds.values()) for kinds in stored.values())
+    if 2 * sum(kinds.get(usual or "", 0) for kinds in stored.values()) <= in_all:
+        usual = None  # pictures from the web, all of other sizes
 
     def count(matches: Callable[[str], bool]) -> dict[str, int]:
         return {
@@ -191,7 +241,7 @@ def summarize_stored(stored: Stored) -> dict[str, Any]:
     return {
         "kinds": stored,
         "usual": usual,
-        "odd": count(lambda kind: kind != usual),
+        "odd": count(lambda kind: usual is not None and kind != usual),
         "misnamed": count(is_misnamed),
     }
 
@@ -210,7 +260,7 @@ def stored_table(stored: dict[str, Any]) -> Table:
     if any(others):
         _add_counts(table, OTHERS, others)
     table.add_section()
-    for key in ("odd", "misnamed"):
+    for key in ("odd", "misnamed") if stored["usual"] else ("misnamed",):
         _add_counts(table, key, stored[key].values())
     return table
 
@@ -237,12 +287,3 @@ def _by_frequency(stored: Stored) -> list[str]:
 
 def _add_counts(table: Table, name: str, counts: Iterable[int]) -> None:
     table.add_row(name, *(f"{count:,}" for count in counts))
-
-
-def _origin(found: Audit, index: int) -> tuple[str, int, str]:
-    """Returns the split, row and label of an image."""
-    return (
-        found.splits[found.split[index]],
-        int(found.rows[index]),
-        found.class_names[found.labels[index]],
-    )

@@ -48,6 +48,7 @@ class Dataset:
       splits: by name. `load` gives those of the source, "train" at least;
         `select_images` always gives "train" and "val".
       skipped: how many bad rows were dropped, by split.
+      dropped: where they are and what is wrong with them, in words.
       notes: what the user must know about the data.
       path: the file or folder; None for the embedded set.
       labels: the label set in words.
@@ -76,6 +77,7 @@ class Dataset:
     stored: Stored = dataclasses.field(default_factory=dict)
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
     undivided: bool = False
+    dropped: tuple[str, ...] = ()
 
     def file_of(self, split: str, row: int) -> str:
         """The file of an image, relative to `path`; "" if it has none."""
@@ -277,10 +279,18 @@ def _read(
             stored=meta["stored"],
             listing=source.listing,
             undivided=source.undivided,
+            dropped=tuple(_places(source, problems)),
         )
     except Exception:  # each layer raises its own kinds; prepare anew for any of them
         return None
     return dataset, problems
+
+
+def _places(source: Source, problems: Problems) -> Iterator[str]:
+    """The bad rows as "fer2013.csv:5 has ...", images as "train/sad/1.png is ..."."""
+    name = source.path.name if source.path and source.kind == "csv" else ""
+    for text in problems.first:
+        yield name + text if name else text.removeprefix(os.sep)
 
 
 def _in_memory(split: Split) -> Split:

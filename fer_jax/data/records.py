@@ -16,7 +16,7 @@ from fer_jax.errors import UserError
 SPLITS = ("train", "val", "test")
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # FER2013's
 UNKNOWN = "unknown"  # the split of a row that names none
-SHOWN_PROBLEMS = 20
+MAX_PROBLEMS = 100_000  # that are kept in words
 Shape = tuple[int, int, int]  # (S, S, C) of an image
 Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
 # By split: how many images are stored in which format, size and mode.
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass
 class Problems:
-    """Bad rows or images: the first few in words, and a count by split."""
+    """Bad rows or images: the first 100,000 in words, and a count by split."""
 
     first: list[str] = dataclasses.field(default_factory=list)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -76,7 +76,7 @@ class Problems:
     def add(self, split: str, text: str) -> None:
         """Adds a problem; `text` continues the path of the source."""
         self.counts[split] = self.counts.get(split, 0) + 1
-        if len(self.first) < SHOWN_PROBLEMS:
+        if len(self.first) < MAX_PROBLEMS:
             self.first.append(text)
 
     def check(self, path: Path | None) -> None:

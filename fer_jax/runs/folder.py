@@ -2,6 +2,7 @@
 
 runs/<name>/seed_<n>/config.yaml      the resolved config
                      data.json        which images: fingerprint, classes, counts
+                     dropped.txt      the bad rows or images that --skip_bad dropped
                      metrics.jsonl    one object per epoch
                      checkpoints/     the last two and the best two
                      dynamics/        margins of each train image by epoch
@@ -39,6 +40,7 @@ from fer_jax.errors import Lost, UserError
 from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
 
+DROPPED = "dropped.txt"
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
 TEST_READS = "test_reads.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
@@ -304,7 +306,7 @@ def clear(folder: Path) -> None:
     for pattern in ("predictions_*.npz", ".*.partial", FAILED):
         for path in folder.glob(pattern):
             path.unlink()
-    for name in (METRICS, DATA, CONFIG):
+    for name in (METRICS, DROPPED, DATA, CONFIG):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -61,6 +61,9 @@ def begin(config: Config, dataset: Dataset, run_dir: Path, *, force: bool) -> bo
     finished = runs.is_finished(run_dir)
     if not finished and not runs.is_started(run_dir):
         files.write_json(run_dir / runs.DATA, described)
+        if dataset.dropped:
+            lines = "".join(f"{line}\n" for line in dataset.dropped)
+            files.write_text(run_dir / runs.DROPPED, lines)
         files.write_text(run_dir / runs.CONFIG, dump(config))
     return finished
 

@@ -108,6 +108,8 @@ def _print_header(
     console.print(f"data: {dataset.description} ({counts}), {dataset.fingerprint}")
     for note in dataset.notes:
         console.print(f"note: {note}")
+    if dataset.dropped:
+        console.print(f"note: what was dropped is listed in {run_dir / runs.DROPPED}")
     where = "streamed from disk" if dataset.streamed else "kept on the device"
     size = f"{dataset.nbytes / 1e9:.2f} GB, data.stream is {config.data.stream}"
     console.print(f"images: {where} ({size})")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import LEAKED
+from conftest import LEAKED, tiny_config, write_tiny_csv
 from PIL import Image
 from rich.console import Console
 
@@ -18,6 +18,8 @@ from fer_jax.data.duplicates.audit import Audit, audit
 from fer_jax.data.duplicates.search import Copies
 from fer_jax.errors import UserError
 from fer_jax.system.cache import cache_root
+from fer_jax.training.attempt import Options
+from fer_jax.training.run import train
 
 NAMES = ("train", "val", "test")
 
@@ -200,8 +202,8 @@ def test_rare_kinds_are_summed_in_the_table(capsys):
         "val": {"PNG 5 x 5 grey named .jpeg": 1, "others": 30, "others, misnamed": 4},
     }
     facts = summarize_stored(stored)
-    assert facts["usual"] == "JPEG 0 x 0 grey"
-    assert facts["odd"] == {"train": sum(range(91, 100)), "val": 35}
+    assert facts["usual"] is None  # no kind is that of most images, so none is odd
+    assert facts["odd"] == {"train": 0, "val": 0}
     assert facts["misnamed"] == {"train": 0, "val": 5}
     Console(width=80, color_system=None).print(stored_table(facts))
     text = capsys.readouterr().out
@@ -230,3 +232,31 @@ def test_the_command_refuses_before_reading(tmp_path):
         audit_command.main(["--csv", str(tmp_path / "x.json")])
     with pytest.raises(UserError, match="does not exist; create it first"):
         audit_command.main(["--report", str(tmp_path / "no" / "x.html")])
+
+
+def test_what_was_dropped_is_named_beside_the_run_and_in_the_audit(tmp_path, capsys):
+    csv = write_tiny_csv(tmp_path / "a.csv")
+    lines = csv.read_text().splitlines()
+    lines[3] = lines[3].replace(" ", " x", 1)
+    csv.write_text("\n".join(lines))
+    command = ["--data_root", str(csv), "--skip_bad", "--image_size", "16"]
+    page, facts = tmp_path / "a.html", tmp_path / "a.json"
+    assert (
+        audit_command.main([*command, "--report", str(page), "--json", str(facts)]) == 0
+    )
+    told = "a.csv:4 has the pixel 'x"
+    assert f"1 bad rows or images were dropped:\n  {told}" in capsys.readouterr().out
+    assert [line[: len(told)] for line in json.loads(facts.read_text())["dropped"]] == [
+        told
+    ]
+    body = page.read_text().partition("<h1>")[2]
+    assert body.index("<ul><li>") < body.index("<h2>")
+    assert "bad rows or images were dropped:" in body
+    train(
+        tiny_config("training.epochs=1"),
+        data_root=str(csv),
+        runs_dir=tmp_path / "runs",
+        options=Options(skip_bad=True),
+    )
+    text = (tmp_path / "runs/baseline/seed_42/dropped.txt").read_text()
+    assert text.startswith(told) and text.count("\n") == 1

@@ -340,9 +340,6 @@ def test_a_csv_without_usage_is_undivided(tmp_path):
             "emotion,pixels,Usage\n0,1 2 3 4,Training\n",
             ["of angry only, expected at least two classes"],
         ),
-            "emotion,pixels,Usage\n0,1 2 3 4,Training\n",
-            ["of angry only, expected at least two classes"],
-        ),
         ("\0\1\2binary\xff", ["header line"]),
     ],
 )
