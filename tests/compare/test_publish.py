@@ -1,9 +1,11 @@
 """Small copies of runs, which compare as the runs do."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from fake_runs import make_config, make_labels, make_result, write
 from printed import command_text
 
@@ -78,3 +80,11 @@ def test_another_run_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="the folder of the runs themselves"):
         publish(tmp_path / "copies", tmp_path / "copies")
     assert copy.read_bytes() == before
+
+
+def test_the_published_runs_compare_and_name_no_folder(capsys):
+    text = command_text(capsys, ROOT / "results/fer2013")
+    assert "data: fer2013.csv.xz, fingerprint df55e55318e200a0" in text
+    for path in (ROOT / "results").rglob("*.json"):
+        strings = re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text())
+        assert [each for each in strings if each.startswith(("/", "~"))] == []
