@@ -35,6 +35,7 @@ def test_an_unknown_command_gets_a_close_match(name, meant):
 def test_all_ways_to_a_command_are_the_same(tmp_path):
     ways = [
         [sys.executable, "-m", "fer_jax", "compare"],
+        [sys.executable, "-m", "fer_jax.compare"],
         [sys.executable, "-m", "fer_jax.compare.cli"],
         [sys.executable, str(ROOT / "bin/compare")],
     ]
@@ -42,6 +43,12 @@ def test_all_ways_to_a_command_are_the_same(tmp_path):
         found = call(*way, "--runs-dir", "nowhere", cwd=tmp_path)
         assert found.returncode == 2
         assert "error: there is no folder nowhere" in found.stderr
+
+
+@pytest.mark.parametrize("room", ["audit", "batch", "bench", "recipes"])
+def test_every_room_of_a_command_can_be_called(room, tmp_path):
+    found = call(sys.executable, "-m", f"fer_jax.{room}", "--none", cwd=tmp_path)
+    assert found.returncode == 2 and found.stderr.startswith("error: fer-jax ")
 
 
 def test_configs_are_listed_and_copied(tmp_path, capsys):

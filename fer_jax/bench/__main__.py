@@ -1,0 +1,7 @@
+"""`python -m fer_jax.bench`: the same command as `fer-jax bench`."""
+
+from fer_jax.bench.cli import main
+from fer_jax.errors import run_command
+
+if __name__ == "__main__":  # not in the processes that a command starts
+    raise SystemExit(run_command(main))
