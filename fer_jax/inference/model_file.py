@@ -154,7 +154,7 @@ def read(path: str | Path | None = None) -> ModelFile:
     if not os.path.isdir(folder):
         raise UserError(
             f"{folder} is not a folder, expected one with a model; write one with "
-            f"{typed('export')} RUN_DIR --to DIR"
+            f"{typed('export')} RUN_DIR --to DIR, or name none for the model that ships"
         )
     info = _read_info(folder / MODEL)
     try:
