@@ -101,6 +101,8 @@ def find_configs(
     if order == "phases":
         rank = {name: place for place, name in enumerate(PHASES)}
         chosen.sort(key=lambda name: rank.get(name, len(rank)))
+    if not overrides:
+        return [found[name] for name in chosen]
     paths = [found[name][0] for name in chosen]
     return [(path, config_lib.load(path, overrides)) for path in paths]
 

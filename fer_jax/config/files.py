@@ -77,9 +77,9 @@ def shipped() -> list[Path]:
 def find(path: str | Path) -> Path:
     """Returns the file of a config: the path itself, or that of a shipped name."""
     path = Path(path)
-    bare = path.name == str(path) and not os.path.exists(path)
-    ours = {each.stem: each for each in shipped()}
-    return ours.get(path.name, path) if bare else path
+    if path.name != str(path) or os.path.exists(path):
+        return path
+    return next((each for each in shipped() if each.stem == path.name), path)
 
 
 def _instead(path: Path) -> str:

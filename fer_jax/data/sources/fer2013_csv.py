@@ -113,8 +113,10 @@ def read_layout(path: Path) -> Layout:
             text.seek(0)
             _, cells = next(_cells(path, raw, text, delimiter), (0, []))
             names = [cell.strip().lower() for cell in cells]
-            if found := _header(path, names) or _first_row(names):
-                return Layout(delimiter, names[0].isidentifier(), len(names), *found)
+            if header := _header(path, names):
+                return Layout(delimiter, True, len(names), *header)
+            if first_row := _first_row(names):
+                return Layout(delimiter, False, len(names), *first_row)
         text.seek(0)
         start = text.readline(60).strip()
     raise UserError(

@@ -295,6 +295,10 @@ LAYOUTS = {
         "emotion,pixels,Usage", "Label, Pixels, split"
     ),
     "no header": lambda text: text.partition("\n")[2],
+    "names and no header": lambda text: LAYOUTS["no header"](LAYOUTS["names"](text)),
+    "an index column": lambda text: "\n".join(
+        f"{n or ''},{line}" for n, line in enumerate(text.splitlines())
+    ),
     "splits as ours": lambda text: text.replace("PublicTest", "val").replace(
         "PrivateTest", "test"
     ),
