@@ -133,9 +133,17 @@ class CopiesReport:
         lines.append(f"{blank:,} images are blank.")
         if facts["carved"]:
             lines.append(_CARVED)
-        if count := sum(facts["skipped"].values()):
-            lines.append(f"{count:,} bad rows or images were dropped:")
-            lines += facts["dropped"][:_SHOWN_DROPPED]
+        return [*lines, *self._dropped()]
+
+    def _dropped(self) -> list[str]:
+        """What --skip_bad dropped: a count, and the first few in words."""
+        count = sum(self.facts["skipped"].values())
+        if not count:
+            return []
+        lines = [f"{count:,} bad rows or images were dropped:"]
+        lines += (f"  {line}" for line in self.facts["dropped"][:_SHOWN_DROPPED])
+        if count > _SHOWN_DROPPED:
+            lines.append(f"  and {count - _SHOWN_DROPPED:,} more; see --json")
         return lines
 
     def _origin(self, index: int) -> tuple[str, int, str, str]:
@@ -174,12 +182,8 @@ class CopiesReport:
         for kind, counts in facts["conflicts"].items():
             _add_counts(table, kind, counts.values())
         console.print(table)
-        if skipped := sum(facts["skipped"].values()):
-            console.print(f"{skipped:,} bad rows or images were dropped:")
-            for line in facts["dropped"][:_SHOWN_DROPPED]:
-                console.print(f"  {line}")
-            if skipped > _SHOWN_DROPPED:
-                console.print(f"  and {skipped - _SHOWN_DROPPED:,} more; see --json")
+        for line in self._dropped():
+            console.print(line)
         if facts["carved"]:
             console.print(_CARVED)
         if not facts["complete"]:

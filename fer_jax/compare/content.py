@@ -18,9 +18,14 @@ from fer_jax.compare.results import (
     FinishedRun,
     data_sets,
     run_name,
+)
+from fer_jax.compare.summary import (
+    Comparison,
+    Experiment,
+    Score,
+    Summary,
     shared_overrides,
 )
-from fer_jax.compare.summary import Comparison, Experiment, Score, Summary
 from fer_jax.compare.tables import changed_settings
 from fer_jax.errors import UserError
 from fer_jax.metrics import metric_names

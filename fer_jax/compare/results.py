@@ -267,17 +267,6 @@ def data_sets(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def shared_overrides(runs: Iterable[FinishedRun]) -> list[str]:
-    """The --set items that all runs share: no table of changes shows these."""
-    shared, *others = ([*run.overrides] for run in runs)
-    own = ("name=", "description=", "training.seed=")
-    return [
-        item
-        for item in dict.fromkeys(shared)
-        if not item.startswith(own) and all(item in each for each in others)
-    ]
-
-
 def run_name(folder: Path) -> str:
     """A run folder as `baseline/seed_1`."""
     return f"{folder.parent.name}/{folder.name}"

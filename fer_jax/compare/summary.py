@@ -144,6 +144,17 @@ class Summary:
         return f"{name} [{','.join(marks)}]" if marks else name
 
 
+def shared_overrides(runs: Iterable[FinishedRun]) -> list[str]:
+    """The --set items that all runs share: no table of changes shows these."""
+    shared, *others = ([*run.overrides] for run in runs)
+    own = ("name=", "description=", "training.seed=")
+    return [
+        item
+        for item in dict.fromkeys(shared)
+        if not item.startswith(own) and all(item in each for each in others)
+    ]
+
+
 def mean(values: Iterable[float]) -> float:
     """The mean of an iterable, as a plain float."""
     return float(np.mean(list(values)))

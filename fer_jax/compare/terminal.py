@@ -16,10 +16,9 @@ from fer_jax.compare.results import (
     FinishedRun,
     data_sets,
     run_name,
-    shared_overrides,
     shortlist,
 )
-from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.summary import Experiment, Summary, shared_overrides
 from fer_jax.compare.wording import count
 from fer_jax.metrics import CLASS_METRICS, not_learnt
 from fer_jax.runs.folder import failure, test_reads
