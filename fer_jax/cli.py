@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": ("fer_jax.compare.cli", "compare finished runs"),
     "audit": ("fer_jax.audit.cli", "find copies, and doubtful images and labels"),
     "predict": ("fer_jax.inference.cli", "the emotions of images, by a trained model"),
+    "evaluate": ("fer_jax.inference.evaluate", "judge a model on labelled images"),
     "export": ("fer_jax.inference.export", "write a finished run as a model"),
     "configs": ("fer_jax.list_configs", "list the experiments, or copy them"),
     "recipe": ("fer_jax.recipes.cli", "find what helps most"),

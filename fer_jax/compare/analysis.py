@@ -1,6 +1,6 @@
 """Analyses the runs of one split: scores with intervals, tests, leaders by emotion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +51,16 @@ def summarise(
     split: str,
     sort: str = "macro_f1",
     baseline: str = BASELINE,
+    load: Callable[[Sequence[FinishedRun], str], Predictions] = load_predictions,
 ) -> Summary:
     """Analyses the runs that have `split`, each data set by itself.
+
+    Args:
+      runs: of one or several data sets.
+      split: what they are compared on.
+      sort: one of `SORTS`.
+      baseline: the name of what the others are compared with.
+      load: returns what runs of one data set predict on a split.
 
     Raises:
       UserError: the predictions of a run cannot be used.
@@ -63,7 +71,7 @@ def summarise(
             by_data.setdefault(run.fingerprint, []).append(run)
     experiments, leaders, images = [], [], {}
     for fingerprint, group in by_data.items():
-        predictions = load_predictions(group, split)
+        predictions = load(group, split)
         found, best = _analyse(group, predictions, split, baseline)
         images[fingerprint] = _images(group[0], predictions, split)
         experiments += _in_order(found, sort)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,16 @@ class Sheet:
     align: str  # one letter for each column: "l" text, "r" a number
     rows: Sequence[Sequence[Cell]]
     note: str = ""  # what a reader needs to know below it
+
+
+def print_sheet(console: Console, sheet: Sheet) -> None:
+    """Prints a table below its caption, and its note."""
+    console.print()
+    console.print(Text(sheet.caption, style="bold"))
+    for table in to_rich(sheet, console.width):
+        console.print(table)
+    if sheet.note:
+        console.print(Text(sheet.note, style="dim"))
 
 
 def to_rich(sheet: Sheet, width: int) -> list[Table]:

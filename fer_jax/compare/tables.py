@@ -112,6 +112,25 @@ def costs(summary: Summary) -> Sheet:
     )
 
 
+def calibration(summary: Summary) -> Sheet:
+    """How sure the predictions are, and how often they are right."""
+
+    def row(each: Experiment) -> list[Cell]:
+        sure = np.nan_to_num(each.reliability.confidence) * each.reliability.images
+        confidence = sure.sum() / each.reliability.images.sum()
+        scores = (each.mean("accuracy"), confidence, each.ece)
+        return [percent(score) for score in scores]
+
+    return _by_experiment(
+        summary,
+        f"{summary.split}: calibration, in %",
+        ["accuracy", "mean confidence", "ECE"],
+        row,
+        note="ECE: expected calibration error; 0: an image of 80 % confidence is right "
+        "in 80 of 100 cases",
+    )
+
+
 def by_emotion(
     summary: Summary, metric: str, *, star: bool = False, intervals: bool = False
 ) -> Sheet:
@@ -216,6 +235,21 @@ def in_depth(summary: Summary, one: Experiment, other: Experiment) -> Sheet:
             ]
             for metric, row in one.versus.items()
         ],
+    )
+
+
+def each_emotion(summary: Summary, experiment: Experiment) -> Sheet:
+    """The scores of one experiment by emotion, a row each."""
+    images = summary.images[experiment.fingerprint]
+    rows: list[list[Cell]] = []
+    for name in experiment.class_names:
+        scores = (experiment.scores[f"{metric}_{name}"] for metric in CLASS_METRICS)
+        rows.append([name, f"{images.support[name]:,}", *map(with_interval, scores)])
+    return Sheet(
+        f"{experiment.name}: by emotion, in % [95 % interval]",
+        ["emotion", "images", *(METRIC_WORDS[metric] for metric in CLASS_METRICS)],
+        "lrrrr",
+        rows,
     )
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fer_jax.compare import tables
 from fer_jax.compare.findings import findings, seeds_note
-from fer_jax.compare.layout import Sheet, to_rich
+from fer_jax.compare.layout import Sheet, print_sheet
 from fer_jax.compare.results import (
     FinishedRun,
     data_sets,
@@ -162,8 +162,4 @@ class Terminal:
         self.say(text, style="bold")
 
     def _print(self, sheet: Sheet) -> None:
-        self._heading(sheet.caption)
-        for table in to_rich(sheet, self.console.width):
-            self.console.print(table)
-        if sheet.note:
-            self.say(sheet.note, style="dim")
+        print_sheet(self.console, sheet)

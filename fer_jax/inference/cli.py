@@ -8,8 +8,8 @@ import numpy as np
 
 from fer_jax.data.sources.image_files import FORMATS
 from fer_jax.errors import UserError, run_command
-from fer_jax.inference import model_file
-from fer_jax.inference.model_file import Preprocessing
+from fer_jax.pretrained import model_file
+from fer_jax.pretrained.model_file import Preprocessing
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console, plain_table
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_jax import runs
 from fer_jax.errors import UserError, run_command
-from fer_jax.inference import model_file
+from fer_jax.pretrained import model_file
 from fer_jax.runs.lock import locked
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
@@ -29,6 +29,7 @@ _SHAPE = ("arch", "width", "blocks", "squeeze_excitation", "norm")
 _DATA = (
     "description",
     "fingerprint",
+    "source_fingerprint",
     "labels",
     "chosen",
     "counts",
@@ -60,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="TEXT",
         help="what it was trained on, for the record; default: as the run says",
     )
+    add(
+        "--data_root",
+        metavar="PATH",
+        help="the data it was trained on: the model then recognises its train images, "
+        "which evaluate and further training leave out of clean scores",
+    )
     add("--force", action="store_true", help="replace another model in the folder")
     options = vars(parser.parse_args(argv))
     make_console().print(export(**options))
@@ -72,17 +79,19 @@ def export(
     *,
     seed_note: str = "not stated",
     hardware: str | None = None,
+    data_root: str | None = None,
     force: bool = False,
 ) -> str:
     """Writes the selected checkpoint of a finished run as a model in the folder `to`.
 
     The record says how the run was chosen among the seeds (`seed_note`) and what it
-    was trained on (`hardware`; None: the device of the run). `force` replaces another
-    model. Returns a message.
+    was trained on (`hardware`; None: the device of the run). With the data of the run
+    (`data_root`) the model carries the hashes of its train images. `force` replaces
+    another model. Returns a message.
 
     Raises:
-      UserError: for an unfinished or damaged run, weights that are too large, another
-        model in the folder, or a folder that cannot be written.
+      UserError: for an unfinished or damaged run, other data, weights that are too
+        large, another model in the folder, or a folder that cannot be written.
     """
     if not runs.is_finished(run_dir):
         raise UserError(
@@ -101,7 +110,8 @@ def export(
     tensors = _selected_tensors(run_dir, epoch)
     weights = model_file.pack(tensors)
     difference = _largest_difference(info, tensors)
-    written = model_file.write(to, weights, info, force=force)
+    hashes = None if data_root is None else _train_hashes(result, data_root)
+    written = model_file.write(to, weights, info, hashes=hashes, force=force)
     labels = model_file.read(to).description.labels
     return (
         f"{'written' if written else 'already there'}: {to}, "
@@ -120,7 +130,7 @@ def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
 
 def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     """Returns the weights that evaluation used at the selected epoch, by name."""
-    from fer_jax.inference.predictor import leaves_by_name
+    from fer_jax.models.transfer import leaves_by_name
     from fer_jax.training.checkpoints import Checkpoints
     from fer_jax.training.progress import best_row
 
@@ -147,6 +157,29 @@ def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in named.items()}
 
 
+def _train_hashes(result: dict[str, Any], data_root: str) -> np.ndarray:
+    """Returns the hashes of the train images of a run, uint64 `[N, 2]`."""
+    from fer_jax import config as config_lib
+    from fer_jax.data.duplicates import hashes
+    from fer_jax.training import run as run_lib
+    from fer_jax.training.result import describe as describe_data
+
+    config = config_lib.validate(result["config"], runs.RESULT)
+    dropped = bool(result["data"]["skipped"])
+    dataset, _ = run_lib.load_data(
+        config, data_root, skip_bad=dropped, console=make_console()
+    )
+    found, expected = describe_data(dataset), result["data"]
+    for key in ("fingerprint", "chosen"):
+        if found[key] != expected[key]:
+            raise UserError(
+                f"{data_root} is not the data of this run ({key} {found[key]}, "
+                f"expected {expected[key]}): it was {expected['description']}; name "
+                "that, or leave --data_root out"
+            )
+    return hashes.of_images(dataset.splits["train"].images)
+
+
 def describe(
     result: dict[str, Any], seed_note: str, hardware: str | None
 ) -> dict[str, Any]:
@@ -158,7 +191,7 @@ def describe(
     }
     return {
         "labels": data["class_names"],
-        "network": result["model"] | {key: config["model"][key] for key in _SHAPE},
+        "network": result["model"] | _shape(config["model"]),
         "preprocessing": {
             "image_size": config["data"]["image_size"],
             "channels": channels,
@@ -183,6 +216,14 @@ def describe(
         "packages": environment["packages"] | {"python": environment["python"]},
         "data": {key: data[key] for key in _DATA},
     }
+
+
+def _shape(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `models.create` needs; another version may have other defaults."""
+    from fer_jax import models
+
+    blocks = models.blocks_of(settings["arch"], settings["blocks"])
+    return {key: settings[key] for key in _SHAPE} | {"blocks": blocks}
 
 
 def _command(result: dict[str, Any]) -> str:

@@ -17,14 +17,18 @@ from fer_jax import models
 from fer_jax.data.records import resize_to_square
 from fer_jax.data.sources.image_files import upright
 from fer_jax.errors import UserError
-from fer_jax.inference import model_file
-from fer_jax.inference.model_file import ModelFile
+from fer_jax.models import transfer
+from fer_jax.pretrained import model_file
+from fer_jax.pretrained.model_file import ModelFile
 from fer_jax.system.backend import start_backend
 from fer_jax.training import evaluate
 
 # Images in one call of the compiled program. On a CPU, programs for eight or more take
 # seconds to compile, as their convolutions are products of matrices, and gain little.
 MAX_BATCH, MAX_BATCH_ON_CPU = 256, 4
+
+
+ImagesLike = np.ndarray | jax.Array | Sequence[np.ndarray | Image.Image]
 
 
 def load(path: str | Path | None = None) -> "Predictor":
@@ -75,12 +79,11 @@ class Predictor:
             )
         except UserError as error:
             raise UserError(f"{model.folder / model_file.MODEL}: {error}") from None
-        self._predict = evaluate.make_predict(
-            created,
-            tta=preprocessing.views,
-            crop_size=preprocessing.crop_size,
-        )
-        self._weights = _fill({"params": params, "batch_stats": batch_stats}, model)
+        tta, crop_size = preprocessing.views, preprocessing.crop_size
+        self._predict = evaluate.make_predict(created, tta=tta, crop_size=crop_size)
+        self._features = evaluate.make_features(created, tta=tta, crop_size=crop_size)
+        where = model.folder / model_file.WEIGHTS
+        self._weights = transfer.fill(model.tensors, params, batch_stats, where)
 
     def __reduce__(self) -> tuple[type["Predictor"], tuple[ModelFile]]:
         """Pickles and copies the files' content; a copy compiles anew."""
@@ -99,9 +102,7 @@ class Predictor:
             f"{colour}, labels {', '.join(self.labels)}{score})"
         )
 
-    def predict(
-        self, images: np.ndarray | jax.Array | Sequence[np.ndarray | Image.Image]
-    ) -> np.ndarray:
+    def predict(self, images: ImagesLike) -> np.ndarray:
         """Returns the probability of each label for each image.
 
         Args:
@@ -115,21 +116,47 @@ class Predictor:
         Raises:
           UserError: for another type or shape.
         """
-        pixels = self._pixels(images)
-        rows = [np.empty((0, len(self.labels)), np.float32)]
+        return scipy.special.softmax(self.logits(self._pixels(images)), axis=1)
+
+    def features(self, images: ImagesLike) -> np.ndarray:
+        """Returns the inputs of the last layer, to train another classifier on.
+
+        Args:
+          images: as those of `predict`.
+
+        Returns:
+          float32 `[B, F]`, averaged over the views of `info["preprocessing"]`.
+
+        Raises:
+          UserError: for another type or shape.
+        """
+        return self._in_batches(self._features, self._pixels(images))
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the logits of images as a data set has them: float32 `[B, C]`.
+
+        Args:
+          pixels: uint8 `[B, image_size, image_size, channels]`.
+        """
+        return self._in_batches(self._predict, pixels)
+
+    def _in_batches(
+        self, compiled: evaluate.PredictFn, pixels: np.ndarray
+    ) -> np.ndarray:
+        """Returns what a compiled function gives for each image."""
         largest = MAX_BATCH_ON_CPU if jax.default_backend() == "cpu" else MAX_BATCH
+        if not len(pixels):
+            one = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), np.uint8)
+            width = jax.eval_shape(compiled, *self._weights, one).shape[1]
+            return np.empty((0, width), np.float32)
+        rows = []
         for first in range(0, len(pixels), largest):
             chunk = pixels[first : first + largest]
             # Padded to a power of two: nine compiled programs at most, three on a CPU.
             size = 1 << (len(chunk) - 1).bit_length()
             padding = np.repeat(chunk[:1], size - len(chunk), axis=0)
-            logits = self._predict(
-                self._weights["params"],
-                self._weights["batch_stats"],
-                jnp.asarray(np.concatenate([chunk, padding])),
-                jnp.arange(size, dtype=jnp.int32),
-            )
-            rows.append(scipy.special.softmax(np.asarray(logits)[: len(chunk)], axis=1))
+            batch = jnp.asarray(np.concatenate([chunk, padding]))
+            rows.append(np.asarray(compiled(*self._weights, batch))[: len(chunk)])
         return np.concatenate(rows)
 
     def _pixels(self, images: Any) -> np.ndarray:
@@ -151,36 +178,6 @@ class Predictor:
             for n, image in enumerate(images)
         ]
         return np.stack(pixels) if pixels else np.empty((0, size, size, channels))
-
-
-def leaves_by_name(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of nested dicts by names such as params/head/linear/bias."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _fill(like: dict[str, Any], model: ModelFile) -> dict[str, Any]:
-    """Returns the stored tensors as float32 in the structure of `like`."""
-    path, tensors = model.folder / model_file.WEIGHTS, model.tensors
-    expected = leaves_by_name(like)
-    for name, leaf in expected.items():
-        if name not in tensors:
-            raise UserError(f"{path} lacks the tensor {name}; export the model again")
-        found = tensors[name]
-        if found.dtype.kind != "f" or found.shape != leaf.shape:
-            raise UserError(
-                f"{path}: {name} is {found.dtype} {list(found.shape)}, expected "
-                f"float16 {list(leaf.shape)}; export the model again"
-            )
-    if surplus := sorted(tensors.keys() - expected.keys()):
-        raise UserError(
-            f"{path} holds the tensor {surplus[0]}, which the network does not have; "
-            "export the model again"
-        )
-    leaves = [jnp.asarray(tensors[name], jnp.float32) for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _picture(image: Any, n: int) -> Image.Image:

@@ -10,7 +10,7 @@ from fer_jax.errors import UserError
 from fer_jax.models import resnet
 from fer_jax.models.builder import Builder, Options
 from fer_jax.models.convnext import ConvNeXt
-from fer_jax.models.fernet import FerNet
+from fer_jax.models.fernet import BLOCKS, FerNet
 from fer_jax.models.flops import count_flops
 from fer_jax.models.vgg import VGG
 from fer_jax.models.wide_resnet import WideResNet
@@ -22,6 +22,7 @@ __all__ = [
     "Family",
     "Network",
     "Options",
+    "blocks_of",
     "check",
     "count_flops",
     "count_parameters",
@@ -36,13 +37,13 @@ class Family(NamedTuple):
     """How a network is built, and which of the options it has."""
 
     build: Callable[[Builder], nnx.Module]
-    resolutions: int = 0  # at how many the number of blocks is an option
+    blocks: tuple[int, ...] | None = None  # at each resolution, if it is an option
     squeeze_excitation: bool = True
     norms: tuple[str, ...] = NORMS
 
 
 MODELS = {
-    "fernet": Family(FerNet, resolutions=3),
+    "fernet": Family(FerNet, blocks=BLOCKS),
     "resnet18": Family(resnet.resnet18),
     "resnet34": Family(resnet.resnet34),
     "resnet18_imagenet": Family(resnet.resnet18_imagenet),
@@ -76,6 +77,16 @@ class Network(NamedTuple):
     def evaluate(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         """Logits `[B, num_classes]`, with running statistics and without dropout."""
         return nnx.merge(self.evaluation, params, batch_stats)(images)
+
+    def features(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+        """What the last layer is given, as `evaluate`: float32 `[B, F]`."""
+        model = nnx.merge(self.evaluation, params, batch_stats)
+        model.head.linear = _identity
+        return model(images)
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
 
 
 def create(arch: str, key: jax.Array, options: Options) -> tuple[Network, Any, Any]:
@@ -134,18 +145,24 @@ def check(arch: str, options: Options) -> None:
 def _check_blocks(arch: str, blocks: Sequence[int] | None) -> None:
     if blocks is None:
         return
-    resolutions = MODELS[arch].resolutions
-    if not resolutions:
-        have = [name for name, family in MODELS.items() if family.resolutions]
+    own = MODELS[arch].blocks
+    if own is None:
+        have = [name for name, family in MODELS.items() if family.blocks]
         raise UserError(
             f"model.blocks is {list(blocks)}, but the blocks of {arch} are fixed; set "
             f"it to null, or model.arch to {', '.join(have)}"
         )
-    if len(blocks) != resolutions or blocks[0] < 0 or min(blocks[1:]) < 1:
+    if len(blocks) != len(own) or blocks[0] < 0 or min(blocks[1:]) < 1:
         raise UserError(
-            f"model.blocks is {list(blocks)}; expected {resolutions} numbers for "
+            f"model.blocks is {list(blocks)}; expected {len(own)} numbers for "
             f"{arch}, such as [1, 1, 1], of which only the first may be 0"
         )
+
+
+def blocks_of(arch: str, blocks: Sequence[int] | None) -> list[int] | None:
+    """The residual blocks that a network has, given `Options.blocks`; None: fixed."""
+    own = blocks or (MODELS[arch].blocks if arch in MODELS else None)
+    return None if own is None else list(own)
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:

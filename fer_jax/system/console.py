@@ -34,13 +34,16 @@ class _Console(Console):
         return text if self.is_terminal else re.sub(r"[ \t]+(?=\n|$)", "", text)
 
 
-def make_console(*, color: bool = True) -> Console:
-    """Returns a console; in a pipe, lines are as long as they are, or $COLUMNS."""
+def make_console(*, color: bool = True, stderr: bool = False) -> Console:
+    """Returns a console; in a pipe, lines are as long as they are, or $COLUMNS.
+
+    It prints to standard output, or with `stderr` beside what is printed there.
+    """
     if hasattr(sys.stdout, "reconfigure"):  # ± becomes ? on terminals without it
         sys.stdout.reconfigure(errors="replace")
     # None: the environment variable NO_COLOR decides.
     no_color = None if color else True
-    console = _Console(no_color=no_color, highlight=False, markup=False)
+    console = _Console(no_color=no_color, highlight=False, markup=False, stderr=stderr)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _UNLIMITED
     return console

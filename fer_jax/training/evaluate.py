@@ -15,7 +15,7 @@ from fer_jax.training.devices import Devices
 
 Tta = Literal["none", "flip", "ten_crop"]
 SHIFT = 1 / 12  # how far ten crops of a whole image shift it, as a share of the side
-PredictFn = Callable[[Any, Any, Any, jax.Array | None], jax.Array]
+PredictFn = Callable[..., jax.Array]
 
 
 def make_predict(
@@ -25,7 +25,7 @@ def make_predict(
     crop_size: int = 0,
     devices: Devices | None = None,
 ) -> PredictFn:
-    """Compiles `(params, batch_stats, images, indices) -> logits [B, C]`.
+    """Compiles `(params, batch_stats, images, indices=None) -> logits [B, C]`.
 
     images is a whole split, uint8 `[N, H, W, C]`, and indices int32 `[B]`; or images is
     a batch and indices None. With several views the logits are the logarithm of the
@@ -34,7 +34,10 @@ def make_predict(
     """
 
     def predict(
-        params: Any, batch_stats: Any, images: jax.Array, indices: jax.Array | None
+        params: Any,
+        batch_stats: Any,
+        images: jax.Array,
+        indices: jax.Array | None = None,
     ) -> jax.Array:
         batch = images if indices is None else images[indices]
         views = tta_views(normalise(batch), tta=tta, crop_size=crop_size)
@@ -49,6 +52,23 @@ def make_predict(
         return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(views))
 
     return jax.jit(predict, out_shardings=devices.replicated if devices else None)
+
+
+def make_features(
+    network: Network, *, tta: Tta = "none", crop_size: int = 0
+) -> PredictFn:
+    """Compiles `(params, batch_stats, images) -> features [B, F]`.
+
+    images is a batch, uint8 `[B, H, W, C]`. The features are the last layer's inputs,
+    averaged over the views of `tta` and `crop_size`, as in `tta_views`.
+    """
+
+    def features(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+        views = tta_views(normalise(images), tta=tta, crop_size=crop_size)
+        found = [network.features(params, batch_stats, view) for view in views]
+        return jnp.stack(found).mean(axis=0)
+
+    return jax.jit(features)
 
 
 def tta_views(images: jax.Array, *, tta: Tta, crop_size: int) -> list[jax.Array]:

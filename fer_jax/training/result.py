@@ -10,6 +10,7 @@ import numpy as np
 from fer_jax import metrics, runs
 from fer_jax.config import Config, dump
 from fer_jax.data import Dataset
+from fer_jax.data.duplicates import hashes
 from fer_jax.data.duplicates.audit import Audit
 from fer_jax.errors import UserError
 from fer_jax.models import count_parameters
@@ -109,6 +110,7 @@ def write_result(
     splits, and `command` is added to the record.
     """
     config, best = run.config, best_row(progress.history)
+    pretrained = run.setup.pretrained
     images = int(progress.state.step) * config.training.batch_size
     result = {
         "format": runs.RESULT_FORMAT,
@@ -134,6 +136,7 @@ def write_result(
             "arch": config.model.arch,
             "parameters": count_parameters(progress.state.params),
             "flops": run.setup.flops,  # of one image's forward pass
+            **({"pretrained": pretrained.record} if pretrained else {}),
         },
         "environment": progress.environments[-1],
         "earlier_environments": progress.environments[:-1],
@@ -153,6 +156,9 @@ def _write_split(
     """Writes a split's predictions; returns its scores."""
     split = run.dataset.splits[name]
     clean = ~audit.has_copy_in("train", near=True)[audit.of(name)]
+    pretrained = run.setup.pretrained
+    if pretrained and pretrained.train_hashes is not None:
+        clean &= ~hashes.are_known(split.images, pretrained.train_hashes)
     score = functools.partial(
         metrics.score_with_clean,
         logits,

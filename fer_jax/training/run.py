@@ -51,7 +51,9 @@ def train(
       Interrupted: after a signal, with the state saved.
     """
     options, console = options or Options(), console or Console(quiet=True)
-    dataset, copies = _load(config, data_root, options.skip_bad, console)
+    dataset, copies = load_data(
+        config, data_root, skip_bad=options.skip_bad, console=console
+    )
     setup = build_setup(config, dataset)  # may refuse, before there is a folder
     run_dir = runs.run_dir(runs_dir, config.name, config.training.seed)
     with disk_errors(run_dir), contextlib.ExitStack() as held:
@@ -78,10 +80,14 @@ def train(
     return result
 
 
-def _load(
-    config: Config, data_root: str | None, skip_bad: bool, console: Console
+def load_data(
+    config: Config, data_root: str | None, *, skip_bad: bool, console: Console
 ) -> tuple[data.Dataset, Audit]:
-    """The data set that the config chooses, and the copies in it."""
+    """The images that the config chooses of a data set, and the copies in it.
+
+    Raises:
+      UserError: for bad data, or processes that do not agree about it.
+    """
     dataset = data.load(
         data_root,
         image_size=config.data.image_size,
@@ -118,6 +124,8 @@ def _print_header(
         f"parameters, {setup.flops / 1e6:,.0f} MFLOP an image forward, "
         f"{setup.compute_dtype} on {setup.devices}"
     )
+    if setup.pretrained:
+        console.print(f"start: {setup.pretrained.note}")
 
 
 def _print_scores(console: Console, result: dict[str, Any], run_dir: Path) -> None:

@@ -12,16 +12,16 @@ import optax
 from jax.tree_util import Partial
 
 from fer_jax import models
-from fer_jax.config import Config, Model
+from fer_jax.config import Config
 from fer_jax.data import Dataset, Split
 from fer_jax.data import batches as pipeline
-from fer_jax.data.lazy_images import Images, StoredImages, read_pixels
-from fer_jax.errors import UserError
-from fer_jax.models import Network, torch_weights, whitening
+from fer_jax.data.lazy_images import Images, StoredImages
+from fer_jax.models import Network, whitening
 from fer_jax.system.memory import available_memory
-from fer_jax.training import augment_ops, devices, evaluate, losses, processes
+from fer_jax.training import devices, evaluate, losses, processes
 from fer_jax.training.augment import make_augment
 from fer_jax.training.devices import Devices
+from fer_jax.training.initial_weights import Pretrained, initialise
 from fer_jax.training.optimizer import make_optimizer
 from fer_jax.training.step import (
     EpochMetrics,
@@ -57,6 +57,7 @@ class Setup(NamedTuple):
     steps_per_dispatch: int
     compute_dtype: str
     flops: int  # of one image's forward pass
+    pretrained: Pretrained | None
 
     def init_metrics(self, last_good: Largest | None = None) -> EpochMetrics:
         """`step.init_metrics` of this run, on its devices."""
@@ -75,7 +76,8 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
     shared = devices.find(config.device, training.batch_size)
     init_key, step_key = jax.random.split(jax.random.key(training.seed))
     dtype = _compute_dtype(training.precision)
-    network, params, batch_stats = _make_network(config, dataset, init_key, dtype)
+    start = initialise(config, dataset, init_key, dtype)
+    network, params, batch_stats, pretrained = start
     trainable = _trainable(params) if config.model.whitened_stem else None
     optimizer, schedule = make_optimizer(
         training, per_epoch * training.epochs, trainable=trainable
@@ -113,62 +115,8 @@ def build_setup(config: Config, dataset: Dataset) -> Setup:
         steps_per_dispatch=_steps_per_dispatch(train.images, training.batch_size),
         compute_dtype=jnp.dtype(dtype).name,
         flops=_count_flops(config, network, params, batch_stats),
+        pretrained=pretrained,
     )
-
-
-def _make_network(
-    config: Config, dataset: Dataset, key: jax.Array, dtype: Any
-) -> tuple[Network, Any, Any]:
-    """The network, its params and batch_stats at the start of the run."""
-    settings = config.model
-    network, params, batch_stats = models.create(
-        settings.arch,
-        key,
-        models.Options(
-            num_classes=len(dataset.class_names),
-            dropout=settings.dropout,
-            dtype=dtype,
-            channels=config.data.channels,
-            width=settings.width,
-            blocks=settings.blocks,
-            squeeze_excitation=settings.squeeze_excitation,
-            norm=settings.norm,
-        ),
-    )
-    if settings.pretrained is not None:
-        _check_pretrained(settings)
-        params, batch_stats = torch_weights.load(
-            settings.pretrained, settings.arch, params, batch_stats
-        )
-    if settings.whitened_stem:
-        layer, leaf = models.STEM
-        images = _sample(dataset.splits["train"].images)
-        kernel = whitening.whitened(np.asarray(params[layer][leaf]), images)
-        params = params | {layer: params[layer] | {leaf: jnp.asarray(kernel)}}
-    return network, params, batch_stats
-
-
-def _check_pretrained(settings: Model) -> None:
-    """Raises a UserError if the network is not the one that was pretrained."""
-    needed = {
-        "width": 1.0,
-        "squeeze_excitation": False,
-        "norm": "plain",
-        "whitened_stem": False,
-    }
-    for name, value in needed.items():
-        if (found := getattr(settings, name)) != value:
-            raise UserError(
-                f"model.{name} is {found!r}, which no published weights are for; set "
-                f"it to {value!r}, or model.pretrained to null"
-            )
-
-
-def _sample(images: Images) -> np.ndarray:
-    """Up to 2,000 images, evenly spaced and normalised: float32 `[N, S, S, C]`."""
-    count = min(2000, max(64, 2**23 // images.shape[1] ** 2), len(images))
-    places = np.arange(count) * len(images) // count
-    return np.asarray(augment_ops.normalise(jnp.asarray(read_pixels(images, places))))
 
 
 def _trainable(params: Any) -> Any:

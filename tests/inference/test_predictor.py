@@ -27,8 +27,10 @@ from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference import cli as predict
 from fer_jax.inference import export as export_model
-from fer_jax.inference import model_file, predictor
+from fer_jax.inference import predictor
 from fer_jax.inference.export import export
+from fer_jax.models import transfer
+from fer_jax.pretrained import model_file
 from fer_jax.training.augment_ops import normalise
 from fer_jax.training.evaluate import tta_views
 
@@ -102,7 +104,7 @@ def folders(tmp_path_factory):
     for channels in (1, 3):
         _, tree, info = invented(channels)
         made[channels] = tmp_path_factory.mktemp("invented")
-        weights = model_file.pack(predictor.leaves_by_name(tree))
+        weights = model_file.pack(transfer.leaves_by_name(tree))
         assert model_file.write(made[channels], weights, info)
     return made
 
@@ -194,17 +196,16 @@ def test_batches_of_any_size_share_a_few_programs(folders, monkeypatch):
     model, shapes = fer_jax.load_pretrained(folders[1]), []
     predict_batch = model._predict
 
-    def watched(params, batch_stats, images, indices):
-        assert len(images) == len(indices)
+    def watched(params, batch_stats, images):
         shapes.append(len(images))
-        return predict_batch(params, batch_stats, images, indices)
+        return predict_batch(params, batch_stats, images)
 
     monkeypatch.setattr(model, "_predict", watched)
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (11, SIDE, SIDE), dtype=np.uint8)
     whole = model.predict(images)
     assert shapes == [4, 4, 4]
-    for count in (0, 1, 2, 3, 4, 5):
+    for count in (1, 2, 3, 4, 5):
         found = model.predict(images[:count])
         np.testing.assert_allclose(found, whole[:count], atol=1e-4)
     assert shapes[3:] == [1, 2, 4, 4, 4, 1]
@@ -247,10 +248,12 @@ def test_importing_the_package_does_not_import_jax():
     assert done.returncode == 0
 
 
-def test_without_a_shipped_model_it_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(model_file, "SHIPPED", tmp_path)
-    with pytest.raises(UserError, match="no trained model.*fer-jax export"):
-        fer_jax.load_pretrained()
+def test_a_model_that_does_not_ship_is_refused_with_those_that_do():
+    with pytest.raises(UserError, match=r"no model shiped; did you mean shipped\?"):
+        fer_jax.load_pretrained("shiped")
+    with pytest.raises(UserError, match="no model nowhere; name a folder.*: shipped$"):
+        fer_jax.load_pretrained("nowhere")
+    assert fer_jax.load_pretrained("shipped").info == fer_jax.load_pretrained().info
 
 
 def edit(**changes):
@@ -312,7 +315,7 @@ TOO_LONG = struct.pack("<Q", 2**40)
 @pytest.mark.parametrize(
     "harm, words",
     [
-        (shutil.rmtree, "is not a folder"),
+        (shutil.rmtree, "there is no model"),
         (gone(MODEL), f"{MODEL} is missing"),
         (gone(WEIGHTS), f"{WEIGHTS} is missing"),
         (pipe(MODEL), f"{MODEL} is missing or is no file"),
@@ -322,12 +325,12 @@ TOO_LONG = struct.pack("<Q", 2**40)
         (raw(MODEL, lambda b: b"[" * 100_000), "cut off or is not JSON"),
         (raw(MODEL, lambda b: b"[1]"), "format None"),
         (raw(MODEL, lambda b: b + b" " * 1_000_000), "larger than 1 MB"),
-        (raw(WEIGHTS, lambda b: b[:-1]), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b[:4]), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b""), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: TOO_LONG + b), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b"PK" + b), "cut off or is no safetensors file"),
-        (raw(WEIGHTS, lambda b: b + bytes(1000)), "cut off or is no safetensors file"),
+        (raw(WEIGHTS, lambda b: b[:-1]), "SHA-256 differs"),
+        (raw(WEIGHTS, lambda b: b[:4]), "SHA-256 differs"),
+        (raw(WEIGHTS, lambda b: b""), "SHA-256 differs"),
+        (raw(WEIGHTS, lambda b: TOO_LONG + b), "SHA-256 differs"),
+        (raw(WEIGHTS, lambda b: b"PK" + b), "SHA-256 differs"),
+        (raw(WEIGHTS, lambda b: b + bytes(1000)), "SHA-256 differs"),
         (raw(WEIGHTS, lambda b: b[:-2] + b"\0\1"), "SHA-256 differs"),
         (edit(format=2), "format 2, and this version reads format 1"),
         (edit(format="1"), "format '1'"),

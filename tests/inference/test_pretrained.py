@@ -11,15 +11,12 @@ from conftest import ROOT
 import fer_jax
 from fer_jax import data
 from fer_jax.emotions import EMOTIONS
-from fer_jax.inference import model_file
+from fer_jax.pretrained import model_file
 
 FER2013 = Path(
     os.environ.get("FER2013_CSV", ROOT.parent / "shared/fer2013/fer2013.csv.xz")
 )
-shipped = pytest.mark.skipif(
-    not (model_file.SHIPPED / model_file.MODEL).exists(),
-    reason=f"no trained model in {model_file.SHIPPED} yet",
-)
+SHIPPED = model_file.SHIPPED["shipped"]
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +27,22 @@ def model():
 def test_what_it_may_be_used_for_ships_with_it():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     kept = project["tool"]["setuptools"]["package-data"]["fer_jax"]
-    assert model_file.SHIPPED.relative_to(ROOT) == Path("fer_jax/pretrained")
+    assert SHIPPED.relative_to(ROOT) == Path("fer_jax/pretrained")
     assert "pretrained/*" in kept
-    text = (model_file.SHIPPED / "README.md").read_text()
+    text = (SHIPPED / "README.md").read_text()
     for words in ("FER2013", "Goodfellow", "research", "not measured", "not one that"):
         assert words in text
 
 
-@shipped
 def test_it_is_small_and_knows_the_seven_emotions(model):
-    assert (model_file.SHIPPED / model_file.WEIGHTS).stat().st_size <= 10_000_000
-    tensors = model_file.read(model_file.SHIPPED).tensors.values()
+    assert (SHIPPED / model_file.WEIGHTS).stat().st_size <= 10_000_000
+    tensors = model_file.read(SHIPPED).tensors.values()
     assert {tensor.dtype for tensor in tensors} == {np.dtype(np.float16)}
     assert model.labels == EMOTIONS
     assert model.info["seed_note"] != "not stated"
     assert "dirty" not in model.info["git_commit"]
 
 
-@shipped
 def test_probabilities_sum_to_one_for_faces_of_any_size(model):
     rng = np.random.default_rng(0)
     sizes = ((48, 48), (47, 51), (13, 7), (301, 200))
@@ -57,7 +52,6 @@ def test_probabilities_sum_to_one_for_faces_of_any_size(model):
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
-@shipped
 def test_a_mirrored_face_has_the_same_probabilities(model):
     if model.info["preprocessing"]["views"] == "none":
         pytest.skip("it sees each face once, and not mirrored")
@@ -68,7 +62,6 @@ def test_a_mirrored_face_has_the_same_probabilities(model):
 
 
 @pytest.mark.slow
-@shipped
 @pytest.mark.skipif(not FER2013.exists(), reason="needs FER2013: name it FER2013_CSV")
 def test_its_accuracy_is_what_its_record_says(optimised, model):
     channels = model.channels

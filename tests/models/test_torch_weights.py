@@ -236,7 +236,8 @@ def test_settings_that_change_the_network_are_refused(setting, tiny_csv, file18)
         f"model.pretrained={file18}",
         f"model.{setting}",
     )
-    with pytest.raises(UserError, match=f"model.{setting.split('=')[0]} is .*; set it"):
+    key = setting.split("=")[0]
+    with pytest.raises(UserError, match=f"model.{key} is .*; set model.{key}="):
         build_setup(config, dataset)
 
 

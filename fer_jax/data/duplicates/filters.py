@@ -40,7 +40,7 @@ def band_pass(
     """
     near, far = (
         scipy.ndimage.gaussian_filter1d(
-            _resampling(images.shape[1]), sigma, axis=0, mode="nearest"
+            resampling(images.shape[1]), sigma, axis=0, mode="nearest"
         )
         for sigma in sigmas
     )
@@ -58,7 +58,7 @@ def band_pass(
     return out
 
 
-def _resampling(size: int) -> np.ndarray:
+def resampling(size: int) -> np.ndarray:
     """Linear, antialiased resampling of `size` pixels to 48: float `[48, size]`."""
     ratio = size / SIDE
     centre = (np.arange(SIDE) + 0.5) * ratio - 0.5

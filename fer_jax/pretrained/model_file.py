@@ -1,13 +1,15 @@
-"""A trained model as two files, which are checked when they are read.
+"""A trained model as a folder of files, which are checked when they are read.
 
 FOLDER/weights.safetensors  float16: params/... and batch_stats/...
+       train_hashes.npy     of the images it was trained on, if they are known
        model.json           network, preprocessing and origin; written last
 
-model.json holds the SHA-256 of the weights, so that the two always belong together.
+model.json holds the SHA-256 of the others, so that all always belong together.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -20,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 
 from fer_jax.errors import UserError
-from fer_jax.system.arguments import typed
+from fer_jax.system.arguments import close_match, typed
 from fer_jax.system.files import replacing, write_json
 
-WEIGHTS, MODEL = "weights.safetensors", "model.json"
-SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
+WEIGHTS, HASHES, MODEL = "weights.safetensors", "train_hashes.npy", "model.json"
+SHIPPED = {"shipped": Path(__file__).resolve().parent}  # by name
 FORMAT = 1
-MAX_BYTES = 500_000_000  # of the weights; our networks are smaller
+MAX_BYTES = 500_000_000  # of a file; our networks are smaller
 _MAX_MODEL_BYTES = 1_000_000
 
 
@@ -66,6 +68,7 @@ class Description(_Section):
     network: Network
     preprocessing: Preprocessing
     sha256: str  # of the weights' file
+    train_hashes: str | None = None  # the SHA-256 of that file
 
 
 class ModelFile(NamedTuple):
@@ -75,6 +78,7 @@ class ModelFile(NamedTuple):
     info: dict[str, Any]  # all of model.json
     description: Description
     tensors: dict[str, np.ndarray]  # float16, by name
+    train_hashes: np.ndarray | None = None  # uint64 [N, 2]; None: not known
 
 
 def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -102,23 +106,34 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write(
-    folder: Path, weights: bytes, info: Mapping[str, Any], *, force: bool = False
+    folder: Path,
+    weights: bytes,
+    info: Mapping[str, Any],
+    *,
+    hashes: np.ndarray | None = None,
+    force: bool = False,
 ) -> bool:
     """Writes a model into a folder, whose other files stay.
 
-    `weights` is from `pack`, `info` the rest of model.json; `force` replaces another
-    model. Returns False if the same model is already there.
+    `weights` is from `pack`, `info` the rest of model.json, and `hashes` those of the
+    images it was trained on, uint64 `[N, 2]`; `force` replaces another model. Returns
+    False if the same model is already there.
 
     Raises:
       UserError: if another model is there, or the folder cannot be written.
     """
     head = {"format": FORMAT, "sha256": hashlib.sha256(weights).hexdigest()}
+    files = {WEIGHTS: weights}
+    if hashes is not None:
+        files[HASHES] = _array_bytes(hashes)
+        head["train_hashes"] = hashlib.sha256(files[HASHES]).hexdigest()
     # As it will be read back: tuples become lists.
     whole = json.loads(json.dumps(head | dict(info), allow_nan=False))
-    existing = [name for name in (WEIGHTS, MODEL) if os.path.lexists(folder / name)]
+    all_files = (WEIGHTS, HASHES, MODEL)
+    existing = [name for name in all_files if os.path.lexists(folder / name)]
     if existing and not force:
         with contextlib.suppress(UserError):
-            if read(folder).info == whole:  # the SHA-256 in it covers the weights
+            if read(folder).info == whole:  # the SHA-256 in it cover the other files
                 return False
         raise UserError(
             f"{folder} holds another model ({' and '.join(existing)}); name another "
@@ -127,9 +142,11 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # First, so that no description ever stands beside the weights of another.
-        (folder / MODEL).unlink(missing_ok=True)
-        with replacing(folder / WEIGHTS) as partial:
-            partial.write_bytes(weights)
+        for name in (MODEL, HASHES):
+            (folder / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            with replacing(folder / name) as partial:
+                partial.write_bytes(content)
         write_json(folder / MODEL, whole)
     except OSError as error:
         raise UserError(
@@ -139,22 +156,21 @@ def write(
 
 
 def read(path: str | Path | None = None) -> ModelFile:
-    """Returns the model that `write` wrote in a folder; None: the shipped one.
+    """Returns the model in a folder, or the one that ships under a name.
+
+    Args:
+      path: a folder that `write` wrote, or a name of `SHIPPED`; None: its first.
 
     Raises:
       UserError: if a file is missing, damaged or of another format.
     """
-    folder = SHIPPED if path is None else Path(path)
-    if path is None and not (SHIPPED / MODEL).exists():
-        raise UserError(
-            f"this copy of fer_jax has no trained model in {SHIPPED}; train one, write "
-            f"it with {typed('export')} RUN_DIR --to DIR, and pass DIR to "
-            "load_pretrained"
-        )
+    name = next(iter(SHIPPED)) if path is None else str(path)
+    folder = SHIPPED.get(name, Path(name))
     if not os.path.isdir(folder):
         raise UserError(
-            f"{folder} is not a folder, expected one with a model; write one with "
-            f"{typed('export')} RUN_DIR --to DIR, or name none for the model that ships"
+            f"there is no model {name}{close_match(name, SHIPPED)}; name a folder that "
+            f"{typed('export')} RUN_DIR --to DIR wrote, or one that ships: "
+            f"{', '.join(SHIPPED)}"
         )
     info = _read_info(folder / MODEL)
     try:
@@ -166,20 +182,35 @@ def read(path: str | Path | None = None) -> ModelFile:
             f"{folder / MODEL}: {key}: {first['msg']}; export the model again"
         ) from None
     weights = folder / WEIGHTS
-    raw = _read_bytes(weights, MAX_BYTES)
+    raw = _read_described(weights, description.sha256)
     try:
         tensors = safetensors.numpy.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(
-            f"{weights} is cut off or is no safetensors file ({error}); export the "
-            "model again"
+            f"{weights} is no safetensors file ({error}); export the model again"
         ) from None
-    if hashlib.sha256(raw).hexdigest() != description.sha256:
+    hashes = None
+    if description.train_hashes is not None:
+        raw = _read_described(folder / HASHES, description.train_hashes)
+        hashes = np.load(io.BytesIO(raw), allow_pickle=False)
+    return ModelFile(folder, info, description, tensors, hashes)
+
+
+def _read_described(path: Path, sha256: str) -> bytes:
+    """The content of a file, which must be the one that model.json describes."""
+    raw = _read_bytes(path, MAX_BYTES)
+    if hashlib.sha256(raw).hexdigest() != sha256:
         raise UserError(
-            f"{weights} is not the file that {MODEL} describes (its SHA-256 differs); "
-            "export the model again"
+            f"{path} is not the file that {MODEL} describes, or is cut off (its "
+            "SHA-256 differs); export the model again"
         )
-    return ModelFile(folder, info, description, tensors)
+    return raw
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Trained models as files, and the one that ships with the package."""
