@@ -33,7 +33,7 @@ _EXAMPLES = """
   % --data_root my_faces                     the model in the package
   % --data_root my_faces --model my_model    one that you exported
   % --data_root my_faces --model shipped --model my_model    which is better?
-  % --data_root fer2013.csv --split val --json > scores.json
+  % --data_root fer2013.csv --split val --json scores.json
 """
 _STDOUT = "-"
 

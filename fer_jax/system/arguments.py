@@ -66,7 +66,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].partition("=")[0]
             if not name.startswith("-"):
-                self.error(f"{name!r} is one argument too many")
+                hint = ""
+                if name != unknown[0] and "--set" in self._option_string_actions:
+                    hint = f"; did you mean --set {unknown[0]}?"
+                self.error(f"{unknown[0]!r} is one argument too many{hint}")
             hint = close_match(_underscored(name), self._option_string_actions)
             self.error(f"there is no option {name}{hint}")
         return parsed

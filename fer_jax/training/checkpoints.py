@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,9 @@ from fer_jax.training import processes
 # Two of each: if the newest is damaged, the one before it needs its own best.
 KEEP_LAST, KEEP_BEST = 2, 2
 SUMS = "SHA256SUMS"
+# Orbax's threads signal each other by names that all saves of a process share, so that
+# runs in two threads must not save at once.
+_SAVING = threading.Lock()
 
 
 class Checkpoints:
@@ -98,9 +102,10 @@ class Checkpoints:
           OSError: if it cannot be written; earlier checkpoints are intact.
         """
         try:
-            self._checkpointer.save(
-                step, tree, custom_metadata=record, metrics=scores, overwrite=True
-            )
+            with _SAVING:
+                self._checkpointer.save(
+                    step, tree, custom_metadata=record, metrics=scores, overwrite=True
+                )
         except ValueError as error:  # how TensorStore reports a full disk
             if number := re.search(r"os_error_code='(\d+)'", str(error)):
                 code = int(number[1])
