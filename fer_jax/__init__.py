@@ -24,11 +24,13 @@ def load_pretrained(path: str | Path | None = None) -> Predictor:
     """The trained model that ships with the package, or another.
 
     Args:
-      path: a folder that `bin/export` wrote; None for the shipped one.
+      path: a folder that `bin/export` wrote, or the name of a model that ships; None
+        for "shipped".
 
     Returns:
-      a model: `model.predict(images)` gives the probabilities of `model.labels`, and
-      `model.info` says where it comes from and how good it is.
+      a model: `model.predict(images)` gives the probabilities of `model.labels`,
+      `model.features(images)` the inputs of the last layer, and `model.info` says where
+      it comes from and how good it is.
 
     Raises:
       fer_jax.errors.UserError: if it is missing, damaged, or of another format.

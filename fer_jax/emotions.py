@@ -24,6 +24,11 @@ def emotion(name: str) -> str | None:
     return _ALIASES.get(name.strip().lower())
 
 
+def canonical(names: Iterable[str]) -> list[str]:
+    """The emotions that class names stand for; other names stay as they are."""
+    return [emotion(name) or name for name in names]
+
+
 def class_names(folders: Iterable[str]) -> dict[str, str]:
     """Maps folder names to class names, in the order of the labels.
 

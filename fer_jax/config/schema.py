@@ -42,7 +42,8 @@ class Model(_Section):
     squeeze_excitation: bool  # at the end of each residual branch
     norm: Literal["plain", "zero_last", "fixed_scale"]
     whitened_stem: bool  # the first layer whitens the train images
-    pretrained: str | None  # a .safetensors file of torchvision or timm
+    # "shipped", a folder that export wrote, or torchvision's or timm's .safetensors.
+    pretrained: str | None
 
 
 class Training(_Section):

@@ -11,6 +11,7 @@ from fer_jax.data.duplicates import hashes
 from fer_jax.data.duplicates.audit import audit
 from fer_jax.data.lazy_images import Images, chunks, concatenate
 from fer_jax.data.records import SPLITS
+from fer_jax.emotions import canonical
 from fer_jax.errors import UserError
 from fer_jax.pretrained.model_file import ModelFile
 
@@ -80,9 +81,8 @@ def load_labelled(
     ]
     labels = np.concatenate([part.labels for part in parts])
     known = model.description.labels
-    to_known = np.array(
-        [known.index(n) if n in known else -1 for n in dataset.class_names]
-    )
+    theirs, ours = canonical(known), canonical(dataset.class_names)
+    to_known = np.array([theirs.index(n) if n in theirs else -1 for n in ours])
     found = to_known[labels].astype(np.int32)
     kept = found >= 0
     if not kept.any():

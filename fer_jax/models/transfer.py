@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fer_jax.emotions import canonical
 from fer_jax.errors import UserError
 
 _STEM = "params/stem/kernel"
@@ -77,7 +78,7 @@ def start_from(
 
     Args:
       tensors: of the trained network, by name.
-      labels: its classes.
+      labels: its classes; two names of one emotion are the same class.
       params: of the network, as `models.create` makes it.
       batch_stats: likewise.
       own_labels: its classes.
@@ -88,8 +89,9 @@ def start_from(
     """
     own = leaves_by_name({"params": params})
     adapted = dict(tensors)
-    kept = [name for name in own_labels if name in labels]
-    there, here = ([each.index(name) for name in kept] for each in (labels, own_labels))
+    both = [canonical(each) for each in (labels, own_labels)]
+    kept = [name for name in both[1] if name in both[0]]
+    there, here = ([names.index(name) for name in kept] for names in both)
     for name in (_KERNEL, _BIAS):
         if name in tensors and tensors[name].shape[-1:] == (len(labels),):
             adapted[name] = np.array(own[name])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import models
+from fer_jax import emotions, models
 from fer_jax.config import Config, Model
 from fer_jax.data import Dataset
 from fer_jax.data.lazy_images import Images, read_pixels
@@ -127,9 +127,10 @@ def _as_typed(value: Any) -> str:
 
 
 def _note(name: str, stored: ModelFile, own_labels: tuple[str, ...]) -> str:
-    labels = stored.description.labels
-    kept = [label for label in own_labels if label in labels]
-    new = [label for label in own_labels if label not in labels]
+    labels = emotions.canonical(stored.description.labels)
+    is_new = [label not in labels for label in emotions.canonical(own_labels)]
+    kept = [n for n, new in zip(own_labels, is_new, strict=True) if not new]
+    new = [n for n, new in zip(own_labels, is_new, strict=True) if new]
     head = "its head is kept"
     if new:
         head = (
