@@ -398,6 +398,7 @@ function curvePlot(rows, metric, name, width, words) {
   });
   const height = width < NARROW ? 320 : Math.min(520, Math.max(360, 0.42 * width));
   const unit = scale === 100 ? ", %" : "";
+  const last = Math.max(1, ...rows.flatMap(({ line }) => line.epoch));
   return {
     traces,
     layout: layout(
@@ -405,8 +406,14 @@ function curvePlot(rows, metric, name, width, words) {
       height,
       { l: 56, r: 12, t: 8, b: 48 },
       {
-        xaxis: axis("epoch", { showgrid: false }),
-        yaxis: axis(`${name}${unit}`),
+        xaxis: axis("epoch", {
+          showgrid: false,
+          range: [0.5, last + 0.5],
+          ...(last > 12 ? {} : { tick0: 1, dtick: 1 }),
+        }),
+        yaxis: axis(`${name}${unit}`, {
+          autorangeoptions: { minallowed: 0, ...(unit && { maxallowed: 100 }) },
+        }),
       },
     ),
   };
@@ -470,7 +477,7 @@ function spans(dots) {
   const span = (values, least) => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const pad = Math.max(least, 0.1 * (high - low));
-    return [low - pad, high + pad];
+    return [low < 0 ? low - pad : Math.max(0, low - pad), high + pad];
   };
   const tails = dots.flatMap((dot) => (dot.from ? [dot.from] : []));
   const ends = dots.flatMap((dot) => dot.ends ?? []);
