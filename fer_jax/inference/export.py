@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from fer_jax import runs
+from fer_jax.compare.calibration import calibrated
+from fer_jax.compare.predictions import read_file
 from fer_jax.errors import UserError, run_command
 from fer_jax.pretrained import model_file
 from fer_jax.runs.lock import locked
@@ -109,6 +111,7 @@ def export(
         ) from None
     tensors = _selected_tensors(run_dir, epoch)
     weights = model_file.pack(tensors)
+    info["calibration"] = _calibration(run_dir)
     difference = _largest_difference(info, tensors)
     hashes = None if data_root is None else _train_hashes(result, data_root)
     written = model_file.write(to, weights, info, hashes=hashes, force=force)
@@ -155,6 +158,16 @@ def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
     params, batch_stats = evaluated_weights(tree)
     named = leaves_by_name({"params": params, "batch_stats": batch_stats})
     return {name: np.asarray(leaf) for name, leaf in named.items()}
+
+
+def _calibration(run_dir: Path) -> dict[str, Any]:
+    """Returns the temperature that fits the run's predictions of val."""
+    val = read_file(run_dir / "predictions_val.npz")
+    labelled = val["labels"] >= 0
+    return {
+        **calibrated(val["logits"][labelled], val["labels"][labelled]),
+        "split": "val",
+    }
 
 
 def _train_hashes(result: dict[str, Any], data_root: str) -> np.ndarray:

@@ -133,12 +133,16 @@ class Predictor:
         return self._in_batches(self._features, self._pixels(images))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns the logits of images as a data set has them: float32 `[B, C]`.
+        """Returns the calibrated logits of images as a data set has them.
 
         Args:
           pixels: uint8 `[B, image_size, image_size, channels]`.
+
+        Returns:
+          float32 `[B, C]`, whose softmax `predict` returns.
         """
-        return self._in_batches(self._predict, pixels)
+        temperature = self._model.description.calibration.temperature
+        return self._in_batches(self._predict, pixels) / np.float32(temperature)
 
     def _in_batches(
         self, compiled: evaluate.PredictFn, pixels: np.ndarray

@@ -61,12 +61,19 @@ class Preprocessing(_Section):
         return self
 
 
+class Calibration(_Section):
+    """How probabilities are made to match accuracy; fitted on val."""
+
+    temperature: float = Field(gt=0, le=100)  # divides the logits
+
+
 class Description(_Section):
     """The keys of model.json that prediction needs; the others are for people."""
 
     labels: list[str] = Field(min_length=2)
     network: Network
     preprocessing: Preprocessing
+    calibration: Calibration = Calibration(temperature=1.0)
     sha256: str  # of the weights' file
     train_hashes: str | None = None  # the SHA-256 of that file
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     accuracy_score,
@@ -420,3 +420,19 @@ def test_the_same_runs_are_told_with_the_same_figures():
         for _ in range(2)
     )
     np.testing.assert_array_equal(once.draws(1), again.draws(1))
+
+
+def test_the_temperature_is_recovered_and_makes_the_error_small():
+    """Labels drawn from a softmax; its logits times 3 are three times too sure."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=(20_000, 7))
+    p = special.softmax(logits, axis=1)
+    labels = (p.cumsum(axis=1) > rng.random((len(p), 1))).argmax(axis=1)
+    found = calibration.calibrated(3 * logits, labels)
+    assert found["temperature"] == pytest.approx(3, abs=0.1)
+    assert found["ece_after"] < 0.02 < 0.1 < found["ece_before"]
+
+
+def test_a_temperature_of_all_right_is_finite():
+    logits = 5 * np.eye(7)[[0, 1, 2]]
+    assert 0.04 < calibration.fit_temperature(logits, np.array([0, 1, 2])) < 1

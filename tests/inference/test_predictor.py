@@ -22,6 +22,7 @@ from scipy.special import softmax
 
 import fer_jax
 from fer_jax import data, models
+from fer_jax.compare.calibration import fit_temperature
 from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError, run_command
@@ -125,7 +126,10 @@ def test_probabilities_are_those_of_the_run(exported, finished_run, tiny_csv):
     model = fer_jax.load_pretrained(exported)
     images = data.load(str(tiny_csv), image_size=16).splits["val"].images
     with np.load(folder / "predictions_val.npz", allow_pickle=False) as file:
-        expected = softmax(file["logits"], axis=1)
+        logits, labels = file["logits"], file["labels"]
+    told = model.info["calibration"]
+    expected = softmax(logits / told["temperature"], axis=1)
+    assert told["temperature"] == pytest.approx(fit_temperature(logits, labels))
     found = model.predict(images[..., 0])
     # Of a run this short the images differ by little: a wrong one would be seen.
     spread = expected.std(axis=0).max()
