@@ -1,80 +1,212 @@
-"""`bin/predict face.jpg`: the probabilities of a trained model for image files."""
+"""`bin/predict photo.jpg`: the faces in pictures and videos, and their emotions."""
 
+import argparse
+import csv
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from rich.console import Console
 
-from fer_jax.data.sources.image_files import FORMATS
+from fer_jax.data.sources.image_files import FORMATS, read_picture
 from fer_jax.errors import UserError, run_command
+from fer_jax.inference.listed import VIDEOS, is_video, listed
 from fer_jax.pretrained import model_file
-from fer_jax.pretrained.model_file import Preprocessing
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console, plain_table
 
+if TYPE_CHECKING:
+    from fer_jax.inference.session import Session
+
 _EXAMPLES = """
-  % face.jpg
-  % faces/*.png --json
-  % face.jpg --model my_model      one that you exported
+  % photo.jpg                     the faces in it
+  % photos --to marked            a folder; with boxes and bars drawn
+  % crops --faces none --csv      pictures that are crops of faces
+  % talk.mp4 --every 5 --smooth 0.8 --to marked
+  % face.jpg --model my_model     one that you exported
 """
+_AT_ONCE = 64  # pictures in memory
+_HEADERS = ["image", "face", "box", "label", "%", "then"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
-    parser = Parser(
-        "predict",
-        "Print the probabilities of a trained model for face crops. It detects no "
-        "faces: crop the images first.",
-        _EXAMPLES,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help=FORMATS)
-    parser.add_argument(
-        "--model",
-        metavar="DIR",
-        help="a folder that export wrote; default: the model in the package",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(argv)
+    """Runs the command; returns 0, or 1 if some pictures could not be read."""
+    args = _parser().parse_args(argv)
+    _check(args)
     stored = model_file.read(args.model)
-    images = [_read(path, stored.description.preprocessing) for path in args.images]
+    paths = [*listed(args.images, sys.stdin)]
+    if not paths:
+        raise UserError(
+            f"there is no {FORMATS} and no video in {', '.join(args.images)}"
+        )
 
     # After the files, as JAX takes a second to import.
-    from fer_jax.inference.predictor import Predictor
-    from fer_jax.system.compilation_cache import keep_compiled
+    from fer_jax.inference.session import Session
 
-    keep_compiled()
-    model = Predictor(stored)
-    probabilities = model.predict(images)
+    console = make_console(stderr=args.json or args.csv)
+    session = Session(stored, args, console)
+    rows = [*_rows(session, paths, strict=args.strict)]
     if args.json:
-        facts = [
-            {
-                "image": path,
-                "label": model.labels[row.argmax()],
-                "probabilities": dict(zip(model.labels, map(float, row), strict=True)),
-            }
-            for path, row in zip(args.images, probabilities, strict=True)
-        ]
-        print(json.dumps(facts, indent=1))
-        return 0
-    table = plain_table("probabilities in %", ["image", "label", *model.labels])
-    table.padding = 0  # all labels fit into 80 columns
+        print(json.dumps(rows, indent=1))
+    elif args.csv:
+        _write_csv(rows, session.labels)
+    else:
+        _show(console, rows)
+    for folder in filter(None, (args.to, args.crops)):
+        console.print(f"written: {folder}")
+    for problem in session.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if session.problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "predict",
+        "Find the faces in pictures and videos, and name their emotions by a trained "
+        "model.",
+        _EXAMPLES,
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="+",
+        metavar="FILE",
+        help=f"{FORMATS}; a video ({', '.join(v[1:] for v in VIDEOS)}); a folder; a "
+        "pattern; - reads names from standard input",
+    )
+    add(
+        "--model",
+        metavar="DIR",
+        help="a folder that export wrote, or the name of a model that ships; default: "
+        "the model in the package",
+    )
+    add(
+        "--faces",
+        choices=("auto", "find", "none"),
+        default="auto",
+        help="find: look for faces; none: each picture is a crop of one; auto: small "
+        "square pictures that a face fills, or without one, are crops (auto)",
+    )
+    add(
+        "--detector",
+        metavar="FILE.onnx",
+        help="a YuNet network; default: OpenCV's cascade of frontal faces",
+    )
+    add(
+        "--min_confidence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="below it, in 0..1, the answer is unsure (0)",
+    )
+    add("--json", action="store_true", help="print JSON")
+    add("--csv", action="store_true", help="print a row for each face")
+    add("--to", type=Path, metavar="DIR", help="write the pictures with boxes and bars")
+    add("--crops", type=Path, metavar="DIR", help="write the crops of the faces")
+    add("--every", type=int, default=1, metavar="N", help="of videos: every N-th frame")
+    add(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of videos: the share of the frame before in probabilities, in 0..1 (0)",
+    )
+    add(
+        "--strict",
+        action="store_true",
+        help="stop at the first file that cannot be read",
+    )
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that cannot be followed, before any work."""
+    for name, allowed in (
+        ("min_confidence", 0 <= args.min_confidence <= 1),
+        ("smooth", 0 <= args.smooth < 1),
+        ("every", args.every >= 1),
+    ):
+        if not allowed:
+            least = "1 or more" if name == "every" else "0..1"
+            raise UserError(f"--{name} is {getattr(args, name)}, expected {least}")
+    if args.json and args.csv:
+        raise UserError("--json and --csv both print; give one of them")
+    if args.faces == "none" and args.detector:
+        raise UserError("--faces none looks for no faces; leave --detector out")
+    for folder in filter(None, (args.to, args.crops)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _rows(
+    session: "Session", paths: Sequence[Path], *, strict: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each face, and one for each picture without."""
+    for group in _groups(paths):
+        if is_video(group[0]):
+            yield from session.video(group[0], strict=strict)
+            continue
+        pictures = []
+        for path in group:
+            try:
+                pictures.append((path, read_picture(path)[0]))
+            except ValueError as error:
+                session.report(f"{path} {error}", strict=strict)
+        yield from session.pictures(pictures)
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Some pictures at a time, or one video, in order."""
+    group: list[Path] = []
+    for path in paths:
+        if group and (is_video(path) or is_video(group[0]) or len(group) == _AT_ONCE):
+            yield group
+            group = []
+        group.append(path)
+    if group:
+        yield group
+
+
+def _show(console: Console, rows: Iterable[dict[str, Any]]) -> None:
+    """Prints a table; rows of videos have their time after the name."""
+    table = plain_table("", _HEADERS)
+    table.title = None
     table.columns[0].overflow = "fold"
-    for path, row in zip(args.images, probabilities, strict=True):
-        percent = (f"{100 * share:.1f}" for share in row)
-        table.add_row(path, model.labels[row.argmax()], *percent)
-    make_console().print(table)
-    return 0
+    for row in rows:
+        name = row["image"]
+        if "time_s" in row:
+            name += f" at {row['time_s']:.2f} s"
+        if row["face"] is None:
+            table.add_row(name, "", "no face found", "", "", "")
+            continue
+        box = row["box"]
+        where = "{},{} {} x {}".format(*box) if box else "the whole"
+        order = sorted(row["probabilities"].items(), key=lambda item: -item[1])
+        then = f"{order[1][0]} {100 * order[1][1]:.0f}"
+        face = str(row.get("track", row["face"]))
+        percent = f"{100 * row['confidence']:.1f}"
+        table.add_row(name, face, where, row["label"], percent, then)
+    console.print(table)
 
 
-def _read(path: str, preprocessing: Preprocessing) -> np.ndarray:
-    from fer_jax.data.sources.image_files import decode
-
-    side = preprocessing.image_size
-    try:
-        return decode(Path(path), (side, side, preprocessing.channels))[0]
-    except ValueError as error:
-        raise UserError(f"{path} {error}; name images of faces") from None
+def _write_csv(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
+    place = ["frame", "time_s", "track"] if any("frame" in row for row in rows) else []
+    box = ["left", "top", "width", "height"]
+    shares = [f"p_{label}" for label in labels]
+    head = ["image", *place, "face", *box, "label", "confidence", *shares]
+    writer = csv.DictWriter(sys.stdout, head, extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        found = row["probabilities"] or {}
+        writer.writerow(
+            row
+            | dict(zip(box, row["box"] or [""] * 4, strict=True))
+            | {f"p_{label}": share for label, share in found.items()}
+        )
 
 
 if __name__ == "__main__":

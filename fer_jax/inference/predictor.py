@@ -3,7 +3,7 @@
 Images are read and normalised by the functions that training and evaluation use.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,15 @@ from fer_jax import models
 from fer_jax.data.records import resize_to_square
 from fer_jax.data.sources.image_files import upright
 from fer_jax.errors import UserError
+from fer_jax.inference.faces import (
+    SMALLEST_FACE,
+    Detection,
+    Detector,
+    crop,
+    default_detector,
+)
+from fer_jax.inference.inputs import to_pictures
+from fer_jax.inference.results import Face, Faces, Probabilities
 from fer_jax.models import transfer
 from fer_jax.pretrained import model_file
 from fer_jax.pretrained.model_file import ModelFile
@@ -26,9 +35,9 @@ from fer_jax.training import evaluate
 # Images in one call of the compiled program. On a CPU, programs for eight or more take
 # seconds to compile, as their convolutions are products of matrices, and gain little.
 MAX_BATCH, MAX_BATCH_ON_CPU = 256, 4
-
-
-ImagesLike = np.ndarray | jax.Array | Sequence[np.ndarray | Image.Image]
+# A picture that may be a crop of a face: its long side in pixels, and as a multiple of
+# the short one. It is one if the face that is found in it fills this share of it.
+_LARGEST_CROP, _SQUARE, _FILLS = 256, 1.3, 0.55
 
 
 def load(path: str | Path | None = None) -> "Predictor":
@@ -102,35 +111,43 @@ class Predictor:
             f"{colour}, labels {', '.join(self.labels)}{score})"
         )
 
-    def predict(self, images: ImagesLike) -> np.ndarray:
+    def predict(self, images: Any) -> Probabilities:
         """Returns the probability of each label for each image.
 
         Args:
-          images: grey or RGB face crops: uint8 `[B, H, W]` or `[B, H, W, 3]`, or a
-            sequence of `[H, W]`, `[H, W, 3]` or Pillow images of any sizes. The
-            largest centred square is resized.
+          images: face crops of any sizes, whose largest centred square is resized. One:
+            a path, a Pillow image, or pixels `[H, W]` or `[H, W, 3]`; or many: pixels
+            `[B, H, W]` or `[B, H, W, 3]`, or a list of single ones. Pixels are uint8,
+            or other numbers of 0..255, or floats of 0..1 (if none is larger than 1);
+            what `numpy.asarray` takes is an array, so torch's and JAX's are, too.
 
         Returns:
-          float32 `[B, C]`, rows that sum to 1, in the order of `labels`.
+          float32 `[C]` of one and `[B, C]` of many, rows that sum to 1, in the order of
+          `labels`; `.to_dataframe()` makes a table of it.
 
         Raises:
-          UserError: for another type or shape.
+          UserError: for another type, shape or range, or a file that cannot be read.
         """
-        return scipy.special.softmax(self.logits(self._pixels(images)), axis=1)
+        pictures, is_single = to_pictures(images)
+        found = scipy.special.softmax(self.logits(self._pixels(pictures)), axis=1)
+        return Probabilities.of(found[0] if is_single else found, self.labels)
 
-    def features(self, images: ImagesLike) -> np.ndarray:
+    def features(self, images: Any) -> np.ndarray:
         """Returns the inputs of the last layer, to train another classifier on.
 
         Args:
           images: as those of `predict`.
 
         Returns:
-          float32 `[B, F]`, averaged over the views of `info["preprocessing"]`.
+          float32 `[F]` of one and `[B, F]` of many, averaged over the views of
+          `info["preprocessing"]`.
 
         Raises:
           UserError: for another type or shape.
         """
-        return self._in_batches(self._features, self._pixels(images))
+        pictures, is_single = to_pictures(images)
+        found = self._in_batches(self._features, self._pixels(pictures))
+        return found[0] if is_single else found
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the calibrated logits of images as a data set has them.
@@ -163,45 +180,73 @@ class Predictor:
             rows.append(np.asarray(compiled(*self._weights, batch))[: len(chunk)])
         return np.concatenate(rows)
 
-    def _pixels(self, images: Any) -> np.ndarray:
-        """Returns the images as training reads them, uint8 `[B, S, S, C]`."""
-        single = isinstance(images, str | bytes | Image.Image)
-        if single or not isinstance(images, Iterable):
-            raise _refusal("images", f"of type {type(images).__name__}")
-        if isinstance(images, np.ndarray | jax.Array):
-            images = np.asarray(images)
-            # [H, W, 3] is one image, not a batch of images three pixels wide.
-            if images.ndim < 3 or images.ndim == 3 and images.shape[-1] in (1, 3):
-                raise _refusal("images", f"{images.dtype} {list(images.shape)}")
+    def detect(
+        self, image: Any, *, detector: Detector | None = None, crops: bool = True
+    ) -> Faces:
+        """Returns the faces in a picture, with their probabilities.
+
+        A small picture, up to 256 pixels and nearly square, may be a crop of a face: if
+        no face is found in it, or one that fills it, the whole is the face, and its
+        `box` None.
+
+        Args:
+          image: one picture, as `predict` takes it.
+          detector: from `faces.make_detector`; None: OpenCV's cascade.
+          crops: whether such pictures count as faces.
+
+        Raises:
+          UserError: for another type or shape, or if OpenCV is missing.
+        """
+        pictures, is_single = to_pictures(image)
+        if not is_single:
+            raise UserError("detect takes one picture at a time; call it for each")
+        return self.detect_all(pictures, detector=detector, crops=crops)[0]
+
+    def detect_all(
+        self,
+        pictures: Sequence[Image.Image],
+        *,
+        detector: Detector | None = None,
+        crops: bool = True,
+    ) -> list[Faces]:
+        """Returns the faces in each of some pictures; see `detect`."""
+        found = [_find(each, detector, crops) for each in pictures]
+        faces = [crop for each in found for _, crop in each]
+        probabilities = iter(self.predict(faces))
+        return [
+            Faces(
+                Face(
+                    box=one.box if one else None,
+                    crop=crop,
+                    probabilities=next(probabilities),
+                    score=one.score if one else None,
+                )
+                for one, crop in each
+            )
+            for each in found
+        ]
+
+    def _pixels(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Returns pictures as training reads images, uint8 `[B, S, S, C]`."""
         size, channels = self.image_size, self.channels
         mode = "RGB" if channels > 1 else "L"
         pixels = [
-            resize_to_square(
-                np.asarray(upright(_picture(image, n), mode)), size, channels
-            )
-            for n, image in enumerate(images)
+            resize_to_square(np.asarray(upright(each, mode)), size, channels)
+            for each in pictures
         ]
         return np.stack(pixels) if pixels else np.empty((0, size, size, channels))
 
 
-def _picture(image: Any, n: int) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        pixels = np.asarray(image)
-    except ValueError:  # rows of different lengths
-        raise _refusal(f"images[{n}]", f"of type {type(image).__name__}") from None
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:  # as data sets store grey images
-        pixels = pixels[:, :, 0]
-    is_image = pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[-1] == 3
-    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
-        raise _refusal(f"images[{n}]", f"{pixels.dtype} {list(pixels.shape)}")
-    return Image.fromarray(pixels)
-
-
-def _refusal(what: str, found: str) -> UserError:
-    return UserError(
-        f"{what} is {found}, expected pixels of 0..255 as uint8 [B, H, W] or "
-        "[B, H, W, 3], or a list of [H, W] or [H, W, 3]; put a single image in a list, "
-        "and multiply pixels of 0..1 by 255 before .astype(numpy.uint8)"
-    )
+def _find(
+    picture: Image.Image, detector: Detector | None, crops: bool
+) -> list[tuple[Detection | None, Image.Image]]:
+    """The faces of a picture, or the whole of it if it is a crop of one."""
+    picture = upright(picture, "RGB")
+    long, short = max(picture.size), min(picture.size)
+    may_be_crop = crops and long <= _LARGEST_CROP and long <= _SQUARE * short
+    if may_be_crop and long < 2 * SMALLEST_FACE:  # it has room for nothing else
+        return [(None, picture)]
+    found = (detector or default_detector())(np.asarray(picture))
+    if may_be_crop and all(each.box.width >= _FILLS * short for each in found):
+        return [(None, picture)]
+    return [(each, crop(picture, each)) for each in found]

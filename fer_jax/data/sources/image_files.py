@@ -93,6 +93,20 @@ def decode(path: Path, shape: Shape, box: Box | None = None) -> tuple[np.ndarray
     Raises:
       ValueError: what is wrong with the image, as a continuation of its path.
     """
+    picture, kind = read_picture(path, "RGB" if shape[2] > 1 else "L")
+    inside = _intersection(box, picture.size)
+    if inside is None:
+        size = "{:,} x {:,}".format(*picture.size)
+        raise ValueError(f"has {size} pixels, expected some in its face box {box}")
+    return resize_to_square(np.asarray(picture.crop(inside)), shape[0], shape[2]), kind
+
+
+def read_picture(path: Path, mode: str = "RGB") -> tuple[Image.Image, str]:
+    """A whole image, upright, in mode L or RGB, and its kind as stored.
+
+    Raises:
+      ValueError: what is wrong with the image, as a continuation of its path.
+    """
     # Opening a pipe would wait forever. Path.is_file raises if a name is too long.
     if not os.path.isfile(path):
         raise ValueError("is not a file, expected an image")
@@ -101,19 +115,13 @@ def decode(path: Path, shape: Shape, box: Box | None = None) -> tuple[np.ndarray
             warnings.simplefilter("ignore")  # odd metadata does not matter here
             # A short list of decoders is a small attack surface.
             with Image.open(path, formats=_readable()) as image:
-                size = f"{image.width:,} x {image.height:,}"
-                wrong = f"has {size} pixels, expected at most {MAX_PIXELS:,}"
                 if image.width * image.height <= MAX_PIXELS:
-                    kind = _kind(image, path.suffix)
-                    whole = upright(image, "RGB" if shape[2] > 1 else "L")
-                    if inside := _intersection(box, whole.size):
-                        pixels = np.asarray(whole.crop(inside))
-                        return resize_to_square(pixels, shape[0], shape[2]), kind
-                    wrong = f"has {size} pixels, expected some in its face box {box}"
+                    return upright(image, mode), _kind(image, path.suffix)
+                size = f"{image.width:,} x {image.height:,}"
     except Exception as error:  # Pillow's decoders raise a dozen kinds on bad bytes
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
         raise ValueError(_describe(path, reason)) from None
-    raise ValueError(wrong)
+    raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
 
 
 @functools.cache
