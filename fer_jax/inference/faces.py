@@ -110,12 +110,17 @@ class _Haar:
 
     def __call__(self, picture: np.ndarray) -> list[Detection]:
         grey = self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY)
+        # A cascade has thresholds of contrast, below which it ignores faces at night.
+        brightest = max(float(np.percentile(grey[::4, ::4], 99)), 1.0)
+        if brightest < _DARK:
+            grey = np.minimum(grey * (255 / brightest), 255).astype(np.uint8)
         boxes = self._frontal.detectMultiScale(
             grey, _SCALE, _NEIGHBOURS, minSize=(SMALLEST_FACE, SMALLEST_FACE)
         )
         return [Detection(Box(*map(int, box)), None) for box in boxes]
 
 
+_DARK = 128  # where a picture's brightest pixels are darker, it is brightened
 _CASCADE, _SCALE, _NEIGHBOURS = "haarcascade_frontalface_alt2.xml", 1.1, 3
 
 

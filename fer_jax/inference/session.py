@@ -1,4 +1,4 @@
-"""One use of `bin/predict`: pictures and videos in; rows, drawn pictures and crops out."""
+"""One use of `bin/predict`: pictures and videos in, rows and crops out."""
 
 import argparse
 import contextlib
