@@ -32,7 +32,7 @@ _HEADERS = ["image", "face", "box", "label", "%", "then"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, or 1 if some pictures could not be read."""
+    """Runs the command; returns 0, or if pictures could not be read, 1; if none, 2."""
     args = _parser().parse_args(argv)
     _check(args)
     stored = model_file.read(args.model)
@@ -52,13 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(rows, indent=1))
     elif args.csv:
         _write_csv(rows, session.labels)
-    else:
+    elif rows:
         _show(console, rows)
     for folder in filter(None, (args.to, args.crops)):
         console.print(f"written: {folder}")
     for problem in session.problems:
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if session.problems else 0
+    if session.problems:
+        return 1 if rows else 2
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
