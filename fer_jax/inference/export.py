@@ -1,57 +1,58 @@
-"""`bin/export RUN_DIR --to DIR`: writes the selected checkpoint of a run as a model.
+"""`bin/export RUN_DIR --to DIR`: writes a model for fer_jax or other programs."""
 
-It needs neither the data nor the optimizer. The model's predictions are compared with
-the checkpoint's before it is put in place.
-"""
-
-import shlex
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_jax import runs
-from fer_jax.compare.calibration import calibrated
-from fer_jax.compare.predictions import read_file
 from fer_jax.errors import UserError, run_command
+from fer_jax.inference.model_card import model_card
 from fer_jax.pretrained import model_file
-from fer_jax.runs.lock import locked
+from fer_jax.pretrained.model_file import Description, ModelFile
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
+from fer_jax.system.files import replacing, write_text
+
+if TYPE_CHECKING:
+    import onnx
 
 _EXAMPLES = """
   % runs/baseline/seed_42 --to my_model
+  % runs/baseline/seed_42 --to my_model --data_root fer2013.csv
+  % shipped --to elsewhere --format onnx     the model in the package
 """
-# Of a probability, between the checkpoint's float32 and the model's float16.
-TOLERANCE = 0.01
-_NUM_FACES = 128  # drawn faces, for the comparison
-_SCORES = ("n", "accuracy", "macro_f1", "balanced_accuracy", "loss")
-_SHAPE = ("arch", "width", "blocks", "squeeze_excitation", "norm")
-_DATA = (
-    "description",
-    "fingerprint",
-    "source_fingerprint",
-    "labels",
-    "chosen",
-    "counts",
-    "left_out",
-    "notes",
-)
-_VAL_NOTE = "val chose the epoch, so its scores are slightly optimistic"
+FILES = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
+FORMATS = ("safetensors", *FILES)
+ONNX_TOLERANCE = 1e-4  # of a probability, between JAX and onnxruntime
+_NUM_IMAGES = 16  # of noise, for that comparison
+_README = "README.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = Parser(
         "export",
-        "Write the selected checkpoint of a finished run as a model for "
-        "fer_jax.load_pretrained and for predict.",
+        "Write the selected checkpoint of a finished run, or a model, for "
+        "fer_jax.load_pretrained and predict, or for programs without fer_jax.",
         _EXAMPLES,
     )
     add = parser.add_argument
-    add("run_dir", type=Path, help="such as runs/baseline/seed_42")
+    add(
+        "run_dir",
+        help="such as runs/baseline/seed_42; or a folder that export wrote, or the "
+        "name of a model that ships",
+    )
     add("--to", type=Path, required=True, metavar="DIR", help="the folder to write")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="safetensors",
+        help="safetensors: for fer_jax; stablehlo: one function for JAX and XLA, on a "
+        "CPU or CUDA; onnx: for onnxruntime and others (safetensors)",
+    )
     add(
         "--seed_note",
         default="not stated",
@@ -71,219 +72,173 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--force", action="store_true", help="replace another model in the folder")
     options = vars(parser.parse_args(argv))
-    make_console().print(export(**options))
+    options["form"] = options.pop("format")
+    make_console().print(export(options.pop("run_dir"), **options))
     return 0
 
 
 def export(
-    run_dir: Path,
+    source: str | Path,
     to: Path,
     *,
+    form: str = "safetensors",
     seed_note: str = "not stated",
     hardware: str | None = None,
     data_root: str | None = None,
     force: bool = False,
 ) -> str:
-    """Writes the selected checkpoint of a finished run as a model in the folder `to`.
+    """Writes a trained model into the folder `to`, and a README.md if there is none.
 
-    The record says how the run was chosen among the seeds (`seed_note`) and what it
-    was trained on (`hardware`; None: the device of the run). With the data of the run
-    (`data_root`) the model carries the hashes of its train images. `force` replaces
-    another model. Returns a message.
+    Args:
+      source: the folder of a finished run, of a model, or the name of one that ships.
+      to: the folder.
+      form: of `FORMATS`.
+      seed_note: how the run was chosen among the seeds, for the record.
+      hardware: what it was trained on; None: the device of the run.
+      data_root: the data of the run; the model then carries the hashes of its train
+        images.
+      force: replace another model.
+
+    Returns:
+      a message.
 
     Raises:
       UserError: for an unfinished or damaged run, other data, weights that are too
         large, another model in the folder, or a folder that cannot be written.
     """
-    if not runs.is_finished(run_dir):
-        raise UserError(
-            f"{run_dir} holds no finished run (no {runs.RESULT}); name a run folder "
-            "such as runs/baseline/seed_42, or let the run finish first"
+    model, note = _read(source, seed_note, hardware, data_root)
+    if form == "safetensors":
+        weights = model_file.pack(model.tensors)
+        info = {k: v for k, v in model.info.items() if k not in model_file.HEAD}
+        is_new = model_file.write(
+            to, weights, info, hashes=model.train_hashes, force=force
         )
-    result = runs.read_result(run_dir)
-    try:
-        info = describe(result, seed_note, hardware)
-        epoch = result["selection"]["epoch"]
-    except (LookupError, TypeError, AttributeError):
-        raise UserError(
-            f"{run_dir / runs.RESULT} lacks what a model's record needs; repeat that "
-            "run with --force"
-        ) from None
-    tensors = _selected_tensors(run_dir, epoch)
-    weights = model_file.pack(tensors)
-    info["calibration"] = _calibration(run_dir)
-    difference = _largest_difference(info, tensors)
-    hashes = None if data_root is None else _train_hashes(result, data_root)
-    written = model_file.write(to, weights, info, hashes=hashes, force=force)
-    labels = model_file.read(to).description.labels
-    return (
-        f"{'written' if written else 'already there'}: {to}, "
-        f"{len(weights) / 1e6:.2f} MB for {', '.join(labels)}; its probabilities "
-        f"differ from the checkpoint's by at most {difference:.1e}"
+        size = len(weights)
+    else:
+        content = _portable(model, form)
+        is_new, size = _write(to / FILES[form], content, force=force), len(content)
+    if not os.path.lexists(to / _README) or is_new and force and form != "safetensors":
+        write_text(to / _README, model_card(model.info, model.description, form))
+    labels = ", ".join(model.description.labels)
+    state = "written" if is_new else "already there"
+    return f"{state}: {to}, {size / 1e6:.2f} MB for {labels}{note}"
+
+
+def _read(
+    source: str | Path, seed_note: str, hardware: str | None, data_root: str | None
+) -> tuple[ModelFile, str]:
+    """The model of a run or a folder, in float16, and what there is to say of it."""
+    is_model = str(source) in model_file.SHIPPED
+    if is_model or (Path(source) / model_file.MODEL).is_file():
+        if data_root is not None:
+            raise UserError(
+                f"--data_root is of a run, and {source} is a model; export the run"
+            )
+        return model_file.read(source), ""
+    from fer_jax.inference.from_run import read_model
+
+    found = read_model(
+        Path(source), seed_note=seed_note, hardware=hardware, data_root=data_root
     )
+    model = ModelFile(
+        Path(source),
+        found.info,
+        Description.model_validate({"sha256": "", **found.info}),
+        {name: tensor.astype(np.float16) for name, tensor in found.tensors.items()},
+        found.hashes,
+    )
+    note = (
+        "; its probabilities differ from the checkpoint's by at most "
+        f"{found.difference:.1e}"
+    )
+    return model, note
 
 
-def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns the params and batch_stats of a saved checkpoint that evaluation uses."""
-    state = tree["state"]
-    if averaged := state.get("averaged"):
-        return averaged[0], averaged[1]
-    return state["params"], state["batch_stats"]
+def _portable(model: ModelFile, form: str) -> bytes:
+    """The content of a file for programs without fer_jax."""
+    from fer_jax.inference import portable
+    from fer_jax.system.backend import start_backend
 
-
-def _selected_tensors(run_dir: Path, epoch: int) -> dict[str, np.ndarray]:
-    """Returns the weights that evaluation used at the selected epoch, by name."""
-    from fer_jax.models.transfer import leaves_by_name
-    from fer_jax.training.checkpoints import Checkpoints
-    from fer_jax.training.progress import best_row
-
-    folder = run_dir / runs.CHECKPOINTS
-    if not folder.is_dir():  # Checkpoints would create it
-        raise UserError(f"{folder} is missing; repeat that run with --force")
+    start_backend()
+    if form == "stablehlo":
+        return portable.to_stablehlo(model)
     try:
-        with locked(run_dir), Checkpoints(folder) as checkpoints:
-            steps = checkpoints.steps
-            best = best_row(checkpoints.record(steps[0])["history"]) if steps else {}
-            if best.get("epoch") != epoch or best["step"] not in steps:
-                raise UserError(
-                    f"{folder} does not hold the checkpoint of epoch {epoch}, which "
-                    f"{runs.RESULT} says was selected; repeat that run with --force"
-                )
-            tree = checkpoints.load_as_saved(best["step"])
+        import onnx
+
+        from fer_jax.inference.onnx_graph import to_onnx
+    except ImportError:
+        raise UserError(
+            "--format onnx needs the package onnx: pip install 'fer_jax[onnx]'"
+        ) from None
+    shape = portable.input_shape(model)
+    found = to_onnx(portable.as_function(model), shape, np.uint8)
+    _describe(found, model)
+    onnx.checker.check_model(found, full_check=True)
+    content = found.SerializeToString()
+    _compare(content, model, shape)
+    return content
+
+
+def _describe(found: "onnx.ModelProto", model: ModelFile) -> None:
+    """Writes labels, sizes, origin and scores into the metadata."""
+    info, shape = model.info, model.description.preprocessing
+    facts = {
+        "labels": ",".join(model.description.labels),
+        "image_size": shape.image_size,
+        "channels": shape.channels,
+        "temperature": model.description.calibration.temperature,
+        "data": info.get("data", {}).get("description", "not stated"),
+        "licence": "code: Apache-2.0; weights: as the terms of the data allow",
+        "use": "research and teaching; see README.md",
+    }
+    if val := info.get("scores", {}).get("val"):
+        facts["val_accuracy"] = val["accuracy"]
+    for key, value in facts.items():
+        found.metadata_props.add(key=key, value=str(value))
+
+
+def _compare(content: bytes, model: ModelFile, shape: tuple[int, ...]) -> None:
+    """Compares onnxruntime's probabilities with JAX's, if it is installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    from fer_jax.inference.predictor import Predictor
+
+    images = np.random.default_rng(0).integers(
+        0, 256, (_NUM_IMAGES, *shape), dtype=np.uint8
+    )
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images})
+    difference = float(
+        np.abs(found - np.asarray(Predictor(model).predict(images))).max()
+    )
+    if not difference <= ONNX_TOLERANCE:
+        raise UserError(
+            f"onnxruntime's probabilities differ by {difference:.1e} from JAX's, "
+            f"expected at most {ONNX_TOLERANCE}; use --format safetensors"
+        )
+
+
+def _write(path: Path, content: bytes, *, force: bool) -> bool:
+    """Writes a file; returns False if the same is already there."""
+    try:
+        if os.path.lexists(path) and not force:
+            old = hashlib.sha256(path.read_bytes()).digest()
+            if old == hashlib.sha256(content).digest():
+                return False
+            raise UserError(
+                f"{path} is another model; name another folder, or replace it with "
+                "--force"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise UserError(
-            f"{error.filename or run_dir} cannot be read ({error.strerror or error}); "
-            "correct that and export again"
+            f"{path} cannot be written: {error.strerror}; name another folder"
         ) from None
-    params, batch_stats = evaluated_weights(tree)
-    named = leaves_by_name({"params": params, "batch_stats": batch_stats})
-    return {name: np.asarray(leaf) for name, leaf in named.items()}
-
-
-def _calibration(run_dir: Path) -> dict[str, Any]:
-    """Returns the temperature that fits the run's predictions of val."""
-    val = read_file(run_dir / "predictions_val.npz")
-    labelled = val["labels"] >= 0
-    return {
-        **calibrated(val["logits"][labelled], val["labels"][labelled]),
-        "split": "val",
-    }
-
-
-def _train_hashes(result: dict[str, Any], data_root: str) -> np.ndarray:
-    """Returns the hashes of the train images of a run, uint64 `[N, 2]`."""
-    from fer_jax import config as config_lib
-    from fer_jax.data.duplicates import hashes
-    from fer_jax.training import run as run_lib
-    from fer_jax.training.result import describe as describe_data
-
-    config = config_lib.validate(result["config"], runs.RESULT)
-    dropped = bool(result["data"]["skipped"])
-    dataset, _ = run_lib.load_data(
-        config, data_root, skip_bad=dropped, console=make_console()
-    )
-    found, expected = describe_data(dataset), result["data"]
-    for key in ("fingerprint", "chosen"):
-        if found[key] != expected[key]:
-            raise UserError(
-                f"{data_root} is not the data of this run ({key} {found[key]}, "
-                f"expected {expected[key]}): it was {expected['description']}; name "
-                "that, or leave --data_root out"
-            )
-    return hashes.of_images(dataset.splits["train"].images)
-
-
-def describe(
-    result: dict[str, Any], seed_note: str, hardware: str | None
-) -> dict[str, Any]:
-    """Returns the content of model.json for a run, from its `result.json`."""
-    config, data, environment = result["config"], result["data"], result["environment"]
-    channels = config["data"]["channels"]
-    scores = {
-        split: _scores(result[split]) for split in ("val", "test") if split in result
-    }
-    return {
-        "labels": data["class_names"],
-        "network": result["model"] | _shape(config["model"]),
-        "preprocessing": {
-            "image_size": config["data"]["image_size"],
-            "channels": channels,
-            "colour": "grey, by Pillow's mode L" if channels == 1 else "RGB",
-            "resize": "the largest centred square, bicubic with antialiasing (Pillow)",
-            "normalisation": "(x - mean) / (deviation + 8), per image",
-            "crop_size": config["data"]["crop_size"],
-            "views": config["evaluation"]["tta"],
-        },
-        "scores": scores | {"note": _VAL_NOTE},
-        "selection": result["selection"],
-        "seed": result["seed"],
-        "seed_note": seed_note,
-        "name": result["name"],
-        "command": _command(result),
-        "config": config,
-        "hardware": hardware or environment["device"],
-        "trained_in": environment["compute_dtype"],
-        "train_s": result["timing"]["train_s"],
-        "date": result["timing"]["finished"],
-        "git_commit": environment["git_commit"],
-        "packages": environment["packages"] | {"python": environment["python"]},
-        "data": {key: data[key] for key in _DATA},
-    }
-
-
-def _shape(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns what `models.create` needs; another version may have other defaults."""
-    from fer_jax import models
-
-    blocks = models.blocks_of(settings["arch"], settings["blocks"])
-    return {key: settings[key] for key in _SHAPE} | {"blocks": blocks}
-
-
-def _command(result: dict[str, Any]) -> str:
-    """Returns the command that trains the run."""
-    config = result.get("config_path") or f"configs/{result['name']}.yaml"
-    command = ["python", "-m", "fer_jax.train", config]
-    if result["data"]["source"] != "embedded":
-        command += ["--data_root", result["data"]["description"]]
-    return shlex.join(command + [f"--set={item}" for item in result["overrides"]])
-
-
-def _scores(scores: dict[str, Any]) -> dict[str, Any]:
-    """Returns a split's scores: overall, clean, by emotion and by other label sets."""
-    kept = {key: scores[key] for key in _SCORES}
-    kept |= {key: value for key, value in scores.items() if key.endswith("_clean")}
-    kept["f1"] = {name: each["f1"] for name, each in scores["per_class"].items()}
-    if sets := scores.get("label_sets"):
-        kept["label_sets"] = {name: _scores(each) for name, each in sets.items()}
-    return kept
-
-
-def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) -> float:
-    """Compares the probabilities of float16 and float32 weights on drawn faces.
-
-    Raises:
-      UserError: if they differ by more than rounding explains.
-    """
-    from fer_jax.data.sources import drawn_faces
-    from fer_jax.inference.predictor import Predictor
-    from fer_jax.system.compilation_cache import keep_compiled
-
-    keep_compiled()
-    description = model_file.Description.model_validate({"sha256": "", **info})
-    exact = model_file.ModelFile(Path(), info, description, tensors)
-    rounded = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-    faces = drawn_faces.generate("val")[0][:_NUM_FACES]
-    found, expected = (
-        Predictor(model).predict(faces)
-        for model in (exact._replace(tensors=rounded), exact)
-    )
-    difference = float(np.abs(found - expected).max())
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"in float16 the model's probabilities differ by {difference:.3f} from the "
-            f"checkpoint's, expected at most {TOLERANCE}; export another run"
-        )
-    return difference
+    return True
 
 
 if __name__ == "__main__":

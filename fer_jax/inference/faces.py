@@ -101,12 +101,19 @@ def overlap(one: Box, other: Box) -> float:
 
 
 class _Haar:
-    """The cascade of frontal faces that OpenCV brings (Lienhart & Maydt 2002)."""
+    """The cascades that OpenCV brings (Lienhart & Maydt 2002).
+
+    That of faces from the side takes five times as long as the frontal one, so it is
+    asked where that one finds nothing.
+    """
 
     def __init__(self, cv2: Any):
         self._cv2 = cv2
         folder = Path(cv2.data.haarcascades)
-        self._frontal = cv2.CascadeClassifier(str(folder / _CASCADE))
+        self._frontal, self._profile = (
+            cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
+            for name in ("frontalface_alt2", "profileface")
+        )
 
     def __call__(self, picture: np.ndarray) -> list[Detection]:
         grey = self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY)
@@ -114,14 +121,22 @@ class _Haar:
         brightest = max(float(np.percentile(grey[::4, ::4], 99)), 1.0)
         if brightest < _DARK:
             grey = np.minimum(grey * (255 / brightest), 255).astype(np.uint8)
-        boxes = self._frontal.detectMultiScale(
-            grey, _SCALE, _NEIGHBOURS, minSize=(SMALLEST_FACE, SMALLEST_FACE)
-        )
-        return [Detection(Box(*map(int, box)), None) for box in boxes]
+        found = self._search(self._frontal, grey, 3)
+        if not found:  # the cascade knows faces that look to the left
+            found = self._search(self._profile, grey, 5)
+            mirrored = np.ascontiguousarray(grey[:, ::-1])
+            for box in self._search(self._profile, mirrored, 5):
+                left = grey.shape[1] - box.left - box.width
+                found.append(box._replace(left=left))
+        return [Detection(box, None) for box in found]
+
+    def _search(self, cascade: Any, grey: np.ndarray, neighbours: int) -> list[Box]:
+        least = SMALLEST_FACE, SMALLEST_FACE
+        boxes = cascade.detectMultiScale(grey, 1.1, neighbours, minSize=least)
+        return [Box(*map(int, box)) for box in boxes]
 
 
 _DARK = 128  # where a picture's brightest pixels are darker, it is brightened
-_CASCADE, _SCALE, _NEIGHBOURS = "haarcascade_frontalface_alt2.xml", 1.1, 3
 
 
 class _YuNet:

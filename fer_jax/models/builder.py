@@ -28,6 +28,7 @@ class Options(NamedTuple):
         branch starts at 0 and each block at its shortcut (Goyal et al. 2017,
         arXiv:1706.02677); or "fixed_scale", where scales are 1 and only biases are
         trained (Jordan 2024, arXiv:2404.00498).
+      plain: use XLA's own convolutions on a CPU too, which every exporter knows.
     """
 
     num_classes: int
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     blocks: Sequence[int] | None = None
     squeeze_excitation: bool = False
     norm: str = "plain"
+    plain: bool = False
 
 
 class Builder(NamedTuple):
@@ -61,7 +63,7 @@ class Builder(NamedTuple):
         in each step (van Laarhoven 2017, arXiv:1706.05350) until it has grown. At a
         rate of 3e-4 and a few hundred steps this decides how much is learnt at all.
         """
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = jax.default_backend() == "cpu" and not self.options.plain
         return nnx.Conv(
             inputs,
             outputs,

@@ -87,7 +87,7 @@ class Head(nnx.Module):
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """From `[B, H, W, features]` to float32 logits `[B, num_classes]`."""
         x = adaptive_avg_pool(x.astype(jnp.float32), self.grid)
-        return self.linear(self.dropout(x.reshape(len(x), -1), rngs=rngs))
+        return self.linear(self.dropout(x.reshape(x.shape[0], -1), rngs=rngs))
 
 
 def avg_pool(x: jax.Array) -> jax.Array:

@@ -45,7 +45,7 @@ class VGG(nnx.Module):
             x = layer(x)
             if number % 2 == 0:  # the second of a stage, as the stem is the first
                 x = max_pool(x)
-        x = adaptive_avg_pool(x, GRID).reshape(len(x), -1)
+        x = adaptive_avg_pool(x, GRID).reshape(x.shape[0], -1)
         x = self.dropout(jax.nn.relu(self.linear1(x)), rngs=rngs)
         x = jax.nn.relu(self.linear2(x))
         return self.head(x[:, None, None], rngs)

@@ -27,6 +27,7 @@ from fer_jax.system.files import replacing, write_json
 
 WEIGHTS, HASHES, MODEL = "weights.safetensors", "train_hashes.npy", "model.json"
 SHIPPED = {"shipped": Path(__file__).resolve().parent}  # by name
+HEAD = ("format", "sha256", "train_hashes")  # keys of model.json that `write` adds
 FORMAT = 1
 MAX_BYTES = 500_000_000  # of a file; our networks are smaller
 _MAX_MODEL_BYTES = 1_000_000

@@ -15,7 +15,7 @@ from fer_jax import data
 from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
-from fer_jax.inference import evaluate, export, scoring
+from fer_jax.inference import evaluate, from_run, scoring
 from fer_jax.inference.export import export as export_run
 from fer_jax.pretrained import model_file
 
@@ -24,7 +24,7 @@ from fer_jax.pretrained import model_file
 def few_drawn_faces():
     """Export compares models on drawn faces; eight are enough here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_NUM_FACES", 8)
+        patch.setattr(from_run, "_NUM_FACES", 8)
         yield
 
 
@@ -47,9 +47,6 @@ def faces(tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{n}.png")
     return root
-
-
-HEAD = ("format", "sha256", "train_hashes")
 
 
 def run(*argv):
@@ -116,7 +113,7 @@ def test_models_are_compared_with_the_first(model, faces, tmp_path, capsys):
     tensors = dict(model_file.read(model).tensors)
     bias = "params/head/linear/bias"
     tensors[bias] = tensors[bias][::-1] + 1
-    facts = {k: v for k, v in info.items() if k not in HEAD}
+    facts = {k: v for k, v in info.items() if k not in model_file.HEAD}
     model_file.write(other, model_file.pack(tensors), facts, force=True)
     assert run("--data_root", faces, "--model", model, "--model", other) == 0
     assert f"macro F1 against {model}" in capsys.readouterr().out

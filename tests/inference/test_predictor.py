@@ -26,8 +26,7 @@ from fer_jax.compare.calibration import fit_temperature
 from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
-from fer_jax.inference import export as export_model
-from fer_jax.inference import predictor
+from fer_jax.inference import from_run, predictor
 from fer_jax.inference.export import export
 from fer_jax.models import transfer
 from fer_jax.pretrained import model_file
@@ -396,7 +395,7 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path, monkeypatch)
     monkeypatch.setattr(model_file, "MAX_BYTES", 1_000)
     refused(run, "weights take 0.0 MB as float16, expected at most 0 MB")
     monkeypatch.undo()
-    monkeypatch.setattr(export_model, "TOLERANCE", -1.0)
+    monkeypatch.setattr(from_run, "TOLERANCE", -1.0)
     refused(run, "in float16 the model's probabilities differ")
     monkeypatch.undo()
     result = json.loads((run / "result.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_jax.errors import UserError
-from fer_jax.inference.export import evaluated_weights
+from fer_jax.inference.from_run import evaluated_weights
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.step import TrainState
 
