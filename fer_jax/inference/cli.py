@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"there is no {FORMATS} and no video in {', '.join(args.images)}"
         )
+    if not any(map(os.path.isfile, paths)):
+        more = f", nor are {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        raise UserError(f"{paths[0]} is not a file, expected an image{more}")
 
     # After the files, as JAX takes a second to import.
     from fer_jax.inference.session import Session
