@@ -15,6 +15,7 @@ from fer_jax.data.sources.image_files import FORMATS, read_picture
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference.listed import VIDEOS, is_video, listed
 from fer_jax.pretrained import model_file
+from fer_jax.pretrained.model_file import ModelFile
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console, plain_table
 
@@ -27,6 +28,7 @@ _EXAMPLES = """
   % crops --faces none --csv      pictures that are crops of faces
   % talk.mp4 --every 5 --smooth 0.8 --to marked
   % face.jpg --model my_model     one that you exported
+  % --live                        a local page for the webcam
 """
 _AT_ONCE = 64  # pictures in memory
 _HEADERS = ["image", "face", "box", "label", "%", "then"]
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _check(args)
     stored = model_file.read(args.model)
+    if args.live:
+        return _live(stored, args)
     paths = [*listed(args.images, sys.stdin)]
     if not paths:
         raise UserError(
@@ -67,6 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _live(stored: ModelFile, args: argparse.Namespace) -> int:
+    """Serves the page until Ctrl-C."""
+    from fer_jax.inference.live import serve
+    from fer_jax.inference.session import Session
+
+    console = make_console()
+    serve(
+        Session(stored, args, console).detect, console, args.port, args.min_confidence
+    )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         "predict",
@@ -77,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help=f"{FORMATS}; a video ({', '.join(v[1:] for v in VIDEOS)}); a folder; a "
         "pattern; - reads names from standard input",
@@ -119,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="of videos: the share of the frame before in probabilities, in 0..1 (0)",
     )
+    add("--live", action="store_true", help="serve a page for the webcam, here only")
+    add("--port", type=int, default=0, metavar="N", help="of --live (a free one)")
     add(
         "--strict",
         action="store_true",
@@ -129,14 +147,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that cannot be followed, before any work."""
+    if bool(args.images) == args.live:
+        raise UserError(
+            "--live shows a webcam; leave the files out"
+            if args.live
+            else "name pictures, videos or a folder, or use --live for a webcam"
+        )
     for name, allowed in (
         ("min_confidence", 0 <= args.min_confidence <= 1),
         ("smooth", 0 <= args.smooth < 1),
         ("every", args.every >= 1),
+        ("port", 0 <= args.port < 2**16),
     ):
         if not allowed:
-            least = "1 or more" if name == "every" else "0..1"
-            raise UserError(f"--{name} is {getattr(args, name)}, expected {least}")
+            expected = {"every": "1 or more", "port": "0..65535"}.get(name, "0..1")
+            raise UserError(f"--{name} is {getattr(args, name)}, expected {expected}")
     if args.json and args.csv:
         raise UserError("--json and --csv both print; give one of them")
     if args.faces == "none" and args.detector:

@@ -39,6 +39,10 @@ class Session:
         self.problems: list[str] = []
         self.labels = self._model.labels
 
+    def detect(self, picture: Image.Image) -> Faces:
+        """The faces in one picture."""
+        return self._faces([picture])[0]
+
     def report(self, problem: str, *, strict: bool) -> None:
         """Keeps what is wrong with a file, or raises it."""
         if strict:

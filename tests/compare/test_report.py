@@ -3,13 +3,12 @@ import csv
 import gzip
 import hashlib
 import json
-import os
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import chromium
 from plotly.offline import get_plotlyjs
 
 from fer_jax.compare.content import plain
@@ -325,16 +324,6 @@ def test_report_into_no_folder_is_a_users_error(tmp_path):
 # What a browser shows.
 
 
-def lacking():
-    """Why no page can be opened here; None where one can."""
-    try:
-        import selenium  # noqa: F401
-    except ImportError:
-        return "selenium is not installed"
-    gone = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
-    return f"there is no {' and no '.join(gone)}" if gone else None
-
-
 class Browser:
     """Chromium, with a page of a made content open."""
 
@@ -400,26 +389,8 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if reason := lacking():
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI must see the page")
-        pytest.skip(reason)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability(
-        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
-    )
-    service = Service(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
+    with chromium() as driver:
         yield Browser(driver, tmp_path_factory.mktemp("page"))
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
