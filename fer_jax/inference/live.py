@@ -149,7 +149,7 @@ def serve(detect: Detect, console: Console, port: int, min_confidence: float) ->
         "open the same address there"
     )
     console.print("pictures are kept nowhere; Ctrl-C ends it")
-    config = uvicorn.Config(app, log_level="error", access_log=False)
+    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
     uvicorn.Server(config).run(sockets=[listener])
 
 

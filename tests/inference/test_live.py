@@ -144,7 +144,9 @@ class Server:
         self.listener.bind(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}/{TOKEN}/"
         app = live.make_app(detect, TOKEN)
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", lifespan="off")
+        )
         self.thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": [self.listener]}
         )
