@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from rich.console import Console
 
 from fer_jax.data.sources.image_files import FORMATS, read_picture
@@ -30,7 +31,7 @@ _EXAMPLES = """
   % face.jpg --model my_model     one that you exported
   % --live                        a local page for the webcam
 """
-_AT_ONCE = 64  # pictures in memory
+_AT_ONCE, _MOST_PIXELS = 64, 50_000_000  # of the pictures in memory
 _HEADERS = ["image", "face", "box", "label", "%", "then"]
 
 
@@ -176,30 +177,25 @@ def _check(args: argparse.Namespace) -> None:
 def _rows(
     session: "Session", paths: Sequence[Path], *, strict: bool
 ) -> Iterator[dict[str, Any]]:
-    """A row for each face, and one for each picture without."""
-    for group in _groups(paths):
-        if is_video(group[0]):
-            yield from session.video(group[0], strict=strict)
-            continue
-        pictures = []
-        for path in group:
+    """A row for each face, and one for each picture without, in order."""
+    waiting: list[tuple[Path, Image.Image]] = []
+    pixels = 0
+    for path in paths:
+        video = is_video(path)
+        if not video:
             try:
-                pictures.append((path, read_picture(path)[0]))
+                picture = read_picture(path)[0]
             except ValueError as error:
                 session.report(f"{path} {error}", strict=strict)
-        yield from session.pictures(pictures)
-
-
-def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Some pictures at a time, or one video, in order."""
-    group: list[Path] = []
-    for path in paths:
-        if group and (is_video(path) or is_video(group[0]) or len(group) == _AT_ONCE):
-            yield group
-            group = []
-        group.append(path)
-    if group:
-        yield group
+                continue
+            waiting.append((path, picture))
+            pixels += picture.width * picture.height
+        if video or len(waiting) == _AT_ONCE or pixels > _MOST_PIXELS:
+            yield from session.pictures(waiting)
+            waiting, pixels = [], 0
+        if video:
+            yield from session.video(path, strict=strict)
+    yield from session.pictures(waiting)
 
 
 def _show(console: Console, rows: Iterable[dict[str, Any]]) -> None:
