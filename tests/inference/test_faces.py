@@ -232,6 +232,29 @@ def test_boxes_of_one_face_are_merged(monkeypatch):
     assert [each.box.left for each in found] == [0, 200]
 
 
+def test_yunets_rows_become_boxes_scores_and_angles(monkeypatch, tmp_path):
+    """By OpenCV's documentation: box, five landmarks, the right eye first, score."""
+    sizes, row = [], np.zeros((1, 15), np.float32)
+    row[0, :4], row[0, 4:8], row[0, 14] = (10, 20, 30, 40), (15, 30, 35, 50), 0.9
+
+    class Network:
+        def setInputSize(self, size):  # noqa: N802
+            sizes.append(size)
+
+        def detect(self, pixels):
+            return (1, row) if pixels.any() else (1, None)
+
+    class FaceDetectorYN:
+        create = staticmethod(lambda path, config, size, threshold: Network())
+
+    monkeypatch.setattr(cv2, "FaceDetectorYN", FaceDetectorYN)
+    (tmp_path / "yunet.onnx").touch()
+    detect = make_detector(tmp_path / "yunet.onnx")
+    (found,) = detect(np.full((120, 200, 3), 9, np.uint8))
+    assert found == Detection(Box(10, 20, 30, 40), pytest.approx(0.9), 45.0)
+    assert sizes == [(200, 120)] and detect(np.zeros((9, 9, 3), np.uint8)) == []
+
+
 def test_without_opencv_it_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(UserError, match=r"pip install 'fer_jax\[faces\]'"):
