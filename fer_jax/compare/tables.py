@@ -79,8 +79,8 @@ def clean(summary: Summary) -> Sheet:
 
     names = (METRIC_WORDS[metric].replace(" ", "\n") for metric in METRICS)
     leaked = ", ".join(
-        f"{images.leaked:,} of {images.n:,} images"
-        for images in summary.images.values()
+        f"{_leaked(summary, fingerprint)} of {images.n:,} images"
+        for fingerprint, images in summary.images.items()
         if images.leaked
     )
     return _by_experiment(
@@ -89,6 +89,19 @@ def clean(summary: Summary) -> Sheet:
         [header for name in names for header in (name, "clean")],
         row,
     )
+
+
+def _leaked(summary: Summary, fingerprint: str) -> str:
+    """How many images have a copy in train: a range where pretrained runs saw more."""
+    scores = [
+        run.scores[summary.split]
+        for each in summary.experiments
+        if each.fingerprint == fingerprint
+        for run in each.runs
+    ]
+    counts = {each["n"] - each.get("n_clean", each["n"]) for each in scores}
+    least, most = min(counts), max(counts)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def costs(summary: Summary) -> Sheet:
