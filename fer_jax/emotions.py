@@ -10,6 +10,7 @@ _ALIASES = {
     "disgusted": "disgust",
     "fearful": "fear",
     "happiness": "happy",
+    "joy": "happy",
     "sadness": "sad",
     "surprised": "surprise",
     "neutrality": "neutral",

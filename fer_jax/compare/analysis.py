@@ -232,7 +232,7 @@ def _experiment(
         clean={
             metric: mean(run.scores[split][f"{metric}_clean"] for run in runs)
             for metric in METRICS
-            if all(f"{metric}_clean" in run.scores[split] for run in runs)
+            if all(run.scores[split].get("n_clean") for run in runs)
         },
     )
 

@@ -27,6 +27,7 @@ from fer_jax.compare.summary import (
     shared_overrides,
 )
 from fer_jax.compare.tables import changed_settings
+from fer_jax.compare.wording import count
 from fer_jax.errors import UserError
 from fer_jax.metrics import metric_names
 from fer_jax.runs.folder import failure, read_metrics
@@ -62,7 +63,7 @@ def build(
     base = [each for each in summary.experiments if each.name == summary.baseline]
     return plain(
         {
-            "title": f"fer_jax: {len(summary.experiments)} experiments",
+            "title": f"fer_jax: {count(len(summary.experiments), 'experiment')}",
             "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "command": command,
             "version": __version__,

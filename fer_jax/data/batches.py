@@ -91,6 +91,11 @@ def image_batches(
     return prefetch(reads, rows * images[:1].nbytes)
 
 
+def _half(count: int) -> int:
+    """The largest power of two that fits into it twice, so that an epoch has steps."""
+    return 1 << max(count // 2, 1).bit_length() - 1
+
+
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
     """Whole batches in an epoch.
 
@@ -100,6 +105,6 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     if num_images < batch_size:
         raise UserError(
             f"training.batch_size is {batch_size}, but the training split has only "
-            f"{num_images} images; choose a batch size of at most {num_images}"
+            f"{num_images} images; add --set training.batch_size={_half(num_images)}"
         )
     return num_images // batch_size

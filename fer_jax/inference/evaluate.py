@@ -86,11 +86,15 @@ def _show(console: Console, found: "Evaluation") -> None:
 
     models = ", ".join(each.run.name for each in found.judged)
     number = count(len(images.labels), "image")
-    say(f"{models} on {number}: {split} of {dataset.description}", "bold")
+    part = "" if split == "all" else f"{split} of "
+    say(f"{models} on {number}: {part}{dataset.description}", "bold")
     for note in dataset.notes:
         say(f"note: {note}")
     for name, n in images.left_out.items():
         say(f"note: {count(n, 'image')} of {name} left out: no class of the model")
+    known = len(found.judged[0].run.class_names)
+    if any(len(each.labels) > known for each in found.judged):
+        say(f"note: scored among the classes that all know: {', '.join(images.known)}")
     for note in _warnings(found):
         say(note, "yellow")
     for sheet in _sheets(summary, star=not console.is_terminal):
@@ -139,9 +143,11 @@ def _warnings(found: "Evaluation") -> Iterator[str]:
                 "images go unseen; export it with --data_root"
             )
         elif each.copies.any():
+            copies = int(each.copies.sum())
             yield (
-                f"{each.copies.sum():,} of the {len(each.copies):,} images are copies "
-                f"of images that {name} was trained on; clean scores leave them out"
+                f"{copies:,} of {count(len(each.copies), 'image')} "
+                f"{'is' if copies == 1 else 'are'} taken for copies of what {name} was "
+                "trained on; clean scores leave them out"
             )
         if why := not_learnt(scores):
             yield f"{name} does not fit these images: {why}"

@@ -109,9 +109,8 @@ def export(
     model, note = _read(source, seed_note, hardware, data_root)
     if form == "safetensors":
         weights = model_file.pack(model.tensors)
-        info = {k: v for k, v in model.info.items() if k not in model_file.HEAD}
         is_new = model_file.write(
-            to, weights, info, hashes=model.train_hashes, force=force
+            to, weights, model.info, hashes=model.train_hashes, force=force
         )
         size = len(weights)
     else:

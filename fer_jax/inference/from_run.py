@@ -79,7 +79,7 @@ def read_model(
     info["calibration"] = _calibration(run_dir)
     model_file.pack(tensors)  # refuses what float16 cannot hold
     difference = _largest_difference(info, tensors)
-    hashes = None if data_root is None else _train_hashes(result, data_root)
+    hashes = None if data_root is None else _train_hashes(run_dir, result, data_root)
     return FromRun(info, tensors, hashes, difference)
 
 
@@ -130,8 +130,11 @@ def _calibration(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _train_hashes(result: dict[str, Any], data_root: str) -> np.ndarray:
-    """Returns the hashes of the train images of a run, uint64 `[N, 2]`."""
+def _train_hashes(run_dir: Path, result: dict[str, Any], data_root: str) -> np.ndarray:
+    """Returns the hashes of the train images of a run, uint64 `[N, 2]`.
+
+    Those of the model that it started from are among them.
+    """
     from fer_jax import config as config_lib
     from fer_jax.data.duplicates import hashes
     from fer_jax.training import run as run_lib
@@ -150,7 +153,17 @@ def _train_hashes(result: dict[str, Any], data_root: str) -> np.ndarray:
                 f"expected {expected[key]}): it was {expected['description']}; name "
                 "that, or leave --data_root out"
             )
-    return hashes.of_images(dataset.splits["train"].images)
+    own = hashes.of_images(dataset.splits["train"].images)
+    if "pretrained" not in result["model"]:
+        return own
+    path = run_dir / runs.SEEN
+    if not path.is_file():
+        raise UserError(
+            f"what {result['model']['pretrained']['name']}, from which this run "
+            "started, was trained on is not known; leave --data_root out"
+        )
+    before = np.load(path, allow_pickle=False)
+    return np.unique(np.concatenate([own, before]), axis=0)
 
 
 def describe(

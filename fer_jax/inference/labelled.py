@@ -1,12 +1,14 @@
-"""The labelled images that models are evaluated on, as the models see them."""
+"""The labelled images that a model is evaluated on, as it sees them."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 
 from fer_jax import data
-from fer_jax.data import Dataset
+from fer_jax.data import Dataset, folds
 from fer_jax.data.duplicates import hashes
 from fer_jax.data.duplicates.audit import audit
 from fer_jax.data.lazy_images import Images, chunks, concatenate
@@ -26,7 +28,9 @@ class Labelled:
       dataset: what they are from.
       split: "train", "val", "test" or "all".
       images: uint8 `[N, S, S, C]`, as the model takes them.
-      labels: int32 `[N]`, indices into the model's labels.
+      labels: int32 `[N]`, indices into `known`.
+      known: the labels that count.
+      kept: bool `[M]`, which images of the split these are; others have no such label.
       places: the split, the row and the file ("" if it has none) of each image.
       image_ids: int `[N]`, equal for identical images.
       left_out: how many images there are of each class that the model does not know.
@@ -36,6 +40,8 @@ class Labelled:
     split: str
     images: Images
     labels: np.ndarray
+    known: Sequence[str]
+    kept: np.ndarray
     places: list[tuple[str, int, str]]
     image_ids: np.ndarray
     left_out: dict[str, int]
@@ -44,6 +50,7 @@ class Labelled:
 def load_labelled(
     data_root: str | None,
     model: ModelFile,
+    known: Sequence[str],
     *,
     split: str | None = None,
     skip_bad: bool = False,
@@ -53,9 +60,11 @@ def load_labelled(
 
     Args:
       data_root: as `data.load` takes it.
-      model: decides their size and labels.
-      split: "train", "val", "test" or "all"; None: test, or else val, or all of data
-        without splits.
+      model: decides their size.
+      known: the labels that count; images of others are left out.
+      split: "train", "val", "test" or "all"; None: test, or else val. Of data without
+        splits, None is all, or the test that a run divides off if the model was
+        trained on these data.
       skip_bad: drop bad rows and images instead of refusing them.
       console: shows progress.
 
@@ -71,7 +80,7 @@ def load_labelled(
         skip_bad=skip_bad,
         console=console,
     )
-    split = _chosen(dataset, split)
+    split, dataset = _chosen(dataset, split, model, console)
     names = [n for n in SPLITS if n in dataset.splits and split in (n, ALL)]
     parts = [dataset.splits[name] for name in names]
     places = [
@@ -80,14 +89,13 @@ def load_labelled(
         for row in part.rows
     ]
     labels = np.concatenate([part.labels for part in parts])
-    known = model.description.labels
     theirs, ours = canonical(known), canonical(dataset.class_names)
     to_known = np.array([theirs.index(n) if n in theirs else -1 for n in ours])
     found = to_known[labels].astype(np.int32)
     kept = found >= 0
     if not kept.any():
         raise UserError(
-            f"the {split} images of {dataset.description} are of "
+            f"the images of {dataset.description} are of "
             f"{', '.join(dataset.class_names)}, and the model knows {', '.join(known)};"
             " name data that have one of these"
         )
@@ -98,6 +106,8 @@ def load_labelled(
         split=split,
         images=images,
         labels=found[kept],
+        known=known,
+        kept=kept,
         places=[place for place, keep in zip(places, kept, strict=True) if keep],
         image_ids=_image_ids(images),
         left_out={
@@ -116,30 +126,49 @@ def have_copies(
     In the data set that it was trained on, copies are those of the audit. In others
     they are recognised by hash. None: its train images are not known.
     """
-    known = model.info.get("data", {})
-    whole = found.dataset.fingerprint == known.get("fingerprint")
-    if whole and not known.get("chosen") and found.split in ("val", "test"):
-        copies = audit(found.dataset, console)
-        return copies.has_copy_in("train", near=True)[copies.of(found.split)]
+    known, dataset = model.info.get("data", {}), found.dataset
+    whole = dataset.fingerprint == known.get("fingerprint")
+    started = "pretrained" in model.info.get("network", {})
+    if whole and not known.get("chosen") and not started:
+        copies = audit(dataset, console)
+        has_copy = copies.has_copy_in("train", near=True) | copies.of("train")
+        if found.split != ALL:
+            has_copy = has_copy[copies.of(found.split)]
+        return has_copy[found.kept]
     if model.train_hashes is None:
         return None
     with console.status("looking for copies of the model's train images"):
         return hashes.are_known(found.images, model.train_hashes)
 
 
-def _chosen(dataset: Dataset, split: str | None) -> str:
+def is_of(dataset: Dataset, model: ModelFile) -> bool:
+    """Whether a model was trained on images of a data set."""
+    known = model.info.get("data", {})
+    prints = known.get("fingerprint"), known.get("source_fingerprint")
+    return (dataset.source_fingerprint or dataset.fingerprint) in prints
+
+
+def _chosen(
+    dataset: Dataset, split: str | None, model: ModelFile, console: Console | None
+) -> tuple[str, Dataset]:
+    """The split, and the data set with it: divided as a run does, if it must be."""
+    if split is None and dataset.undivided:
+        split = "test" if is_of(dataset, model) else ALL
+    if split in ("val", "test") and split not in dataset.splits:
+        audited = audit(dataset, console)
+        divided = folds.assign(audited, 0, undivided=dataset.undivided)
+        dataset = dataclasses.replace(
+            folds.regroup(dataset, divided, 0), source_fingerprint=dataset.fingerprint
+        )
     present = [name for name in SPLITS if name in dataset.splits]
-    if dataset.undivided:
-        present = []
     if split is None:
-        return next((name for name in ("test", "val") if name in present), ALL)
+        split = next((name for name in ("test", "val") if name in present), ALL)
     if split not in (*present, ALL):
-        there = ", ".join(present) or "no splits"
         raise UserError(
-            f"--split {split}: {dataset.description} has {there}; choose "
+            f"--split {split}: {dataset.description} has {', '.join(present)}; choose "
             f"{' or '.join([*present, ALL])}"
         )
-    return split
+    return split, dataset
 
 
 def _image_ids(images: Images) -> np.ndarray:

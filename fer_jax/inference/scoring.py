@@ -19,9 +19,11 @@ from fer_jax.compare.predictions import Predictions
 from fer_jax.compare.results import FinishedRun
 from fer_jax.compare.summary import Summary
 from fer_jax.config import Asks
+from fer_jax.data import Dataset
 from fer_jax.data.lazy_images import chunks
+from fer_jax.emotions import canonical
 from fer_jax.errors import UserError
-from fer_jax.inference.labelled import Labelled, have_copies, load_labelled
+from fer_jax.inference.labelled import Labelled, have_copies, is_of, load_labelled
 from fer_jax.inference.predictor import Predictor
 from fer_jax.metrics import score, score_with_clean
 from fer_jax.pretrained import model_file
@@ -37,6 +39,7 @@ class Judged(NamedTuple):
     logits: np.ndarray  # float32 [N, C]
     copies: np.ndarray | None  # bool [N]: of its train images; None: not known
     trained_here: bool  # on these data
+    labels: Sequence[str]  # all that the model knows
 
 
 class Evaluation(NamedTuple):
@@ -60,8 +63,8 @@ def evaluate(
 
     Args:
       data_root: as `data.load` takes it.
-      models: folders that `bin/export` wrote, or names of models that ship; all with
-        the same labels. The first is what the others are compared with.
+      models: folders that `bin/export` wrote, or names of models that ship. The first
+        is what the others are compared with, on the classes that all of them know.
       split: "train", "val", "test" or "all"; None: test, or else val, or all of data
         without splits.
       skip_bad: drop bad rows and images instead of refusing them.
@@ -72,29 +75,42 @@ def evaluate(
     """
     names = list(dict.fromkeys(models))
     stored = [model_file.read(name) for name in names]
-    _check_labels(names, stored)
+    known = _shared_labels(names, stored)
     keep_compiled()
     console = console or Console(quiet=True)
-    judged = []
+    judged: list[Judged] = []
+    seen: Labelled | None = None  # by the first model
     for name, model in zip(names, stored, strict=True):
         images = load_labelled(
-            data_root, model, split=split, skip_bad=skip_bad, console=console
+            data_root,
+            model,
+            known,
+            split=seen.split if seen else split,
+            skip_bad=skip_bad,
+            console=console,
         )
-        judged.append(_judge(name, model, images, console))
+        seen = seen or images
+        if images.places != seen.places:
+            raise UserError(
+                f"{name} and {names[0]} do not see the same images of "
+                f"{images.dataset.description}; name another --split"
+            )
+        judged.append(_judge(name, model, images, seen.dataset, console))
+    assert seen
     logits = np.stack([each.logits for each in judged]).astype(np.float64)
     predictions = Predictions(
-        labels=images.labels,
-        image_ids=images.image_ids,
+        labels=seen.labels,
+        image_ids=seen.image_ids,
         probabilities=scipy.special.softmax(logits, axis=2),
     )
     summary = summarise(
         [each.run for each in judged],
-        images.split,
+        seen.split,
         sort="name",
         baseline=judged[0].run.name,
         load=lambda *_: predictions,
     )
-    return Evaluation(images, judged, predictions, summary)
+    return Evaluation(seen, judged, predictions, summary)
 
 
 def to_json(found: Evaluation, command: str) -> str:
@@ -131,31 +147,37 @@ def to_csv(found: Evaluation) -> str:
     return pd.concat(parts).to_csv(index=False)
 
 
-def _judge(name: str, model: ModelFile, images: Labelled, console: Console) -> Judged:
-    """A model's predictions and scores."""
+def _judge(
+    name: str, model: ModelFile, images: Labelled, data: Dataset, console: Console
+) -> Judged:
+    """A model's predictions and scores on images, which go by the name of `data`."""
     predictor, rows = Predictor(model), []
     with progress(console) as bar:
         task = bar.add_task(f"{name}: predicting", total=len(images.labels))
         for chunk in chunks(images.images):
             rows.append(predictor.logits(chunk))
             bar.update(task, advance=len(chunk))
-    logits = np.concatenate(rows)
+    own = canonical(predictor.labels)
+    logits = np.concatenate(rows)[:, [own.index(label) for label in images.known]]
     copies = have_copies(images, model, console)
     if copies is None:
-        scores = score(logits, images.labels, predictor.labels)
+        scores = score(logits, images.labels, images.known)
     else:
-        scores = score_with_clean(logits, images.labels, ~copies, predictor.labels)
-    data = model.info.get("data", {})
-    prints = {data.get("fingerprint"), data.get("source_fingerprint")}
-    trained_here = images.dataset.fingerprint in prints
-    return Judged(_as_run(name, model, images, scores), logits, copies, trained_here)
+        scores = score_with_clean(logits, images.labels, ~copies, images.known)
+    run = _as_run(name, model, images, data, scores)
+    trained_here = is_of(images.dataset, model)
+    return Judged(run, logits, copies, trained_here, predictor.labels)
 
 
 def _as_run(
-    name: str, model: ModelFile, images: Labelled, scores: dict[str, Any]
+    name: str,
+    model: ModelFile,
+    images: Labelled,
+    dataset: Dataset,
+    scores: dict[str, Any],
 ) -> FinishedRun:
     """A model as the comparison takes runs; what is not known is NaN."""
-    info, dataset = model.info, images.dataset
+    info = model.info
     minutes = info.get("train_s", math.nan)
     return FinishedRun(
         folder=model.folder,
@@ -168,7 +190,7 @@ def _as_run(
             "source": dataset.source,
             "description": dataset.description,
             "fingerprint": dataset.fingerprint,
-            "class_names": model.description.labels,
+            "class_names": [*images.known],
             "notes": list(dataset.notes),
         },
         selection=info.get("selection", {}) | {"split": ""},
@@ -181,12 +203,17 @@ def _as_run(
     )
 
 
-def _check_labels(names: Sequence[str], models: Sequence[ModelFile]) -> None:
-    first, *others = (model.description.labels for model in models)
-    for name, labels in zip(names[1:], others, strict=True):
-        if labels != first:
-            raise UserError(
-                f"{names[0]} knows {', '.join(first)}, and {name} knows "
-                f"{', '.join(labels)}, so their scores do not compare; evaluate them "
-                "one at a time"
-            )
+def _shared_labels(names: Sequence[str], models: Sequence[ModelFile]) -> list[str]:
+    """The labels that all models know, in the order of the first.
+
+    Raises:
+      UserError: if they are fewer than two.
+    """
+    first, *others = (canonical(model.description.labels) for model in models)
+    shared = [name for name in first if all(name in other for other in others)]
+    if len(shared) < 2:
+        raise UserError(
+            f"the models {', '.join(names)} have {', '.join(shared) or 'no label'} in "
+            "common, expected at least two; evaluate them one at a time"
+        )
+    return shared

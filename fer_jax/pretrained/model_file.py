@@ -136,7 +136,8 @@ def write(
         files[HASHES] = _array_bytes(hashes)
         head["train_hashes"] = hashlib.sha256(files[HASHES]).hexdigest()
     # As it will be read back: tuples become lists.
-    whole = json.loads(json.dumps(head | dict(info), allow_nan=False))
+    facts = head | {key: info[key] for key in info if key not in HEAD}
+    whole = json.loads(json.dumps(facts, allow_nan=False))
     all_files = (WEIGHTS, HASHES, MODEL)
     existing = [name for name in all_files if os.path.lexists(folder / name)]
     if existing and not force:

@@ -41,6 +41,7 @@ from fer_jax.system import files
 from fer_jax.system.signals import Interrupted
 
 DROPPED = "dropped.txt"
+SEEN = "seen_hashes.npy"  # of the images that the pretrained model was trained on
 CONFIG, DATA, METRICS = "config.yaml", "data.json", "metrics.jsonl"
 TEST_READS = "test_reads.jsonl"
 CHECKPOINTS, RESULT, FAILED = "checkpoints", "result.json", "failed.json"
@@ -306,7 +307,7 @@ def clear(folder: Path) -> None:
     for pattern in ("predictions_*.npz", ".*.partial", FAILED):
         for path in folder.glob(pattern):
             path.unlink()
-    for name in (METRICS, DROPPED, DATA, CONFIG):
+    for name in (METRICS, DROPPED, SEEN, DATA, CONFIG):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -147,6 +147,12 @@ def write_result(
             "finished": files.utc_time(),
         },
     }
+    if pretrained and pretrained.train_hashes is not None:
+        with (
+            files.replacing(run.run_dir / runs.SEEN) as partial,
+            partial.open("wb") as f,
+        ):
+            np.save(f, pretrained.train_hashes, allow_pickle=False)
     files.write_json(run.run_dir / runs.RESULT, result)
 
 

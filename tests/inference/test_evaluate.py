@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import tiny_config
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -18,6 +19,7 @@ from fer_jax.errors import UserError
 from fer_jax.inference import evaluate, from_run, scoring
 from fer_jax.inference.export import export as export_run
 from fer_jax.pretrained import model_file
+from fer_jax.training.run import train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,7 +90,7 @@ def test_images_that_the_model_was_trained_on_are_left_out(model, tiny_csv, caps
     assert run("--data_root", tiny_csv, "--model", model, "--split", "all") == 0
     printed = capsys.readouterr().out
     assert "was trained on images of these data: its scores are optimistic" in printed
-    assert "images are copies of images that" in printed
+    assert "are taken for copies of what" in printed
 
 
 def test_on_its_own_val_it_scores_as_its_run(model, finished_run, tiny_csv):
@@ -119,14 +121,96 @@ def test_models_are_compared_with_the_first(model, faces, tmp_path, capsys):
     assert f"macro F1 against {model}" in capsys.readouterr().out
     facts["labels"][0] = "cross"
     model_file.write(other, model_file.pack(tensors), facts, force=True)
-    with pytest.raises(UserError, match="scores do not compare; evaluate them one at"):
+    assert run("--data_root", faces, "--model", model, "--model", other) == 0
+    printed = capsys.readouterr().out
+    shared = ", ".join(name for name in EMOTIONS if name != "angry")
+    assert f"scored among the classes that all know: {shared}" in printed
+    facts["labels"] = [*"abcdefg"]
+    model_file.write(other, model_file.pack(tensors), facts, force=True)
+    with pytest.raises(UserError, match="have no label in common, expected at least"):
         run("--data_root", faces, "--model", model, "--model", other)
+
+
+def alone_and_together(faces, *models):
+    """The accuracy of each model by itself, and of all in both orders."""
+    found = {}
+    for chosen in ([m] for m in models):
+        (each,) = scoring.evaluate(str(faces), chosen).judged
+        found[chosen[0]] = each.run.scores["all"]["accuracy"]
+    together = []
+    for order in (models, models[::-1]):
+        summary = scoring.evaluate(str(faces), order).summary
+        assert len(summary.images) == 1 and summary.has_tests
+        together.append({e.name: e.mean("accuracy") for e in summary.experiments})
+    return found, together
+
+
+def test_models_for_grey_and_colour_have_their_own_scores(model, faces, tmp_path):
+    """Their data sets have other fingerprints, and the same images."""
+    grey = model_file.read(model)
+    rng = np.random.default_rng(0)
+    stem = "params/stem/kernel"
+    tensors = dict(grey.tensors)
+    tensors[stem] = rng.normal(size=(4, 4, 3, 8)).astype(np.float16)
+    facts = {k: v for k, v in grey.info.items() if k not in model_file.HEAD}
+    facts = json.loads(json.dumps(facts))
+    facts["preprocessing"]["channels"] = 3
+    model_file.write(tmp_path / "colour", model_file.pack(tensors), facts)
+    alone, together = alone_and_together(faces, str(model), str(tmp_path / "colour"))
+    assert together == [alone, alone] and len(set(alone.values())) == 2
+
+
+def test_the_held_out_part_of_undivided_data_is_the_runs(tiny_folder_run, capsys):
+    """A run divides a flat folder; its model is judged on the same test images."""
+    folder, result, data_root = tiny_folder_run
+    found = scoring.evaluate(str(data_root), [str(folder)])
+    assert found.images.split == "test" and found.judged[0].trained_here
+    told = found.judged[0].run.scores["test"]
+    assert told["confusion_matrix"] == result["test"]["confusion_matrix"]
+    everything = scoring.evaluate(str(data_root), [str(folder)], split="all")
+    train = sum(result["data"]["counts"]["train"])
+    assert everything.judged[0].copies.sum() >= train
+
+
+@pytest.fixture(scope="module")
+def tiny_folder_run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("flat")
+    images, labels = drawn_faces.generate("val")[:2]
+    for n in np.flatnonzero(np.isin(labels, (0, 3)))[:120]:
+        folder = root / "faces" / EMOTIONS[labels[n]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[n]).save(folder / f"{n}.png")
+    config = tiny_config("training.epochs=1")
+    result = train(config, data_root=str(root / "faces"), runs_dir=root / "runs")
+    export_run(
+        root / "runs" / "baseline" / "seed_42",
+        root / "model",
+        data_root=str(root / "faces"),
+    )
+    return root / "model", result, root / "faces"
+
+
+def test_a_model_that_was_trained_further_knows_what_its_start_has_seen(
+    model, tiny_folder_run, tmp_path
+):
+    _, _, data_root = tiny_folder_run
+    config = tiny_config("training.epochs=1", "name=more", f"model.pretrained={model}")
+    train(config, data_root=str(data_root), runs_dir=tmp_path)
+    run_dir = tmp_path / "more" / "seed_42"
+    export_run(run_dir, tmp_path / "more_model", data_root=str(data_root))
+    own = model_file.read(tiny_folder_run[0]).train_hashes
+    before = model_file.read(model).train_hashes
+    found = model_file.read(tmp_path / "more_model").train_hashes
+    expected = np.unique(np.concatenate([own, before]), axis=0)
+    np.testing.assert_array_equal(found, expected)
+    (run_dir / "seen_hashes.npy").unlink()
+    with pytest.raises(UserError, match="from which this run started, was trained on"):
+        export_run(run_dir, tmp_path / "again", data_root=str(data_root))
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--split", "test"], "--split test: .* has no splits; choose all"),
         (["--json", "--csv"], "--json and --csv both print"),
         (["--json", "x.txt"], "--json writes .json files; x.txt"),
         (["--model", "nowhere"], "there is no model nowhere"),

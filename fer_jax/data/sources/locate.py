@@ -166,7 +166,7 @@ def _locate_in_folder(root: Path, given: Path | None = None) -> Source:
         if files:
             return _csv(root / files[0])
     folders = [Path(entry.path) for entry in entries if os.path.isdir(entry)]
-    if len(folders) > 1 and all(map(_has_images, folders)) and not splits:
+    if sum(map(_has_images, folders)) > 1 and not splits:
         return list_folder(root, {"train": root}, found)
     depth = len(root.relative_to(given).parts)
     if len(folders) == 1 and depth < _WRAPPERS and not splits:

@@ -159,6 +159,12 @@ def test_folders_around_the_data_are_looked_through(tmp_path):
     refused(tmp_path, f"{tmp_path} has neither a train folder")
 
 
+def test_an_empty_class_among_others_is_named(tmp_path):
+    write_folder(tmp_path, "", ["angry", "happy"])
+    (tmp_path / "Fear").mkdir()
+    refused(tmp_path, f"{tmp_path}/Fear has no ")
+
+
 def test_folders_of_classes_without_splits_are_undivided(tmp_path):
     write_folder(tmp_path, "", ["Anger", "happy"])
     source = sources.locate(str(tmp_path))
