@@ -119,6 +119,11 @@ def read_layout(path: Path) -> Layout:
                 return Layout(delimiter, False, len(names), *first_row)
         text.seek(0)
         start = text.readline(60).strip()
+    if not start.isprintable() or "\ufffd" in start:
+        raise UserError(
+            f"{path} is no text, expected a csv; of images, give --data_root the "
+            "folder with train/<class>/<images> or <class>/<images>"
+        )
     raise UserError(
         f"{path} starts with {start!r} where a header line with emotion, pixels and "
         "Usage is expected; give the public fer2013.csv"

@@ -325,6 +325,12 @@ def test_a_csv_in_another_layout_is_read_as_the_public_one(tmp_path, kind):
             np.testing.assert_array_equal(there, here)
 
 
+def test_a_picture_is_no_csv(tmp_path):
+    path = tmp_path / "face.jpg"
+    Image.new("L", (9, 9)).save(path)
+    refused(path, "is no text, expected a csv; of images, give --data_root the folder")
+
+
 def test_a_csv_without_usage_is_undivided(tmp_path):
     text = csv_text(make_rows())
     path = tmp_path / "a.csv"
@@ -350,7 +356,7 @@ def test_a_csv_without_usage_is_undivided(tmp_path):
             "emotion,pixels,Usage\n0,1 2 3 4,Training\n",
             ["of angry only, expected at least two classes"],
         ),
-        ("\0\1\2binary\xff", ["header line"]),
+        ("\0\1\2binary\xff", ["is no text, expected a csv"]),
     ],
 )
 def test_files_that_are_no_fer2013_are_refused_whole(tmp_path, text, words):
