@@ -376,8 +376,8 @@ CONFIGS = {
 DATA = {
     "a pixel beyond all": (row(f"0,{PIXELS}{'9' * 99},Training"), "a.csv:2", "to 255"),
     "NUL bytes in a row": (row(f"0,{PIXELS}\0,Training"), "a.csv:2 "),
-    "only NUL bytes": (source(bytes(9999)), "a.csv starts with"),
-    "utf-16": (source(GOOD.encode("utf-16")), "a.csv starts with"),
+    "only NUL bytes": (source(bytes(9999)), "a.csv is no text"),
+    "utf-16": (source(GOOD.encode("utf-16")), "a.csv is no text"),
     "a line without end": (source(HEADER + "0," + "1 " * 2**21), "a.csv:2 is over"),
     "garbage after a gz": (
         source(gzip.compress(GOOD.encode()) + b"garbage"), "a.csv is damaged"),
@@ -397,12 +397,12 @@ DATA = {
     "a zip whose member leads out": (
         source(zipped("../../evil.csv", HEADER + "7,1,Training\n"), "in/it/a.zip"),
         "a.zip:2 has emotion '7'"),
-    "a pickle": (source(pickled, "a.pkl"), "a.pkl starts with"),
+    "a pickle": (source(pickled, "a.pkl"), "a.pkl is no text"),
     "an npz": (source(lambda path: np.savez(path, a=1), "a.npz"), "holds 0 csv files"),
     "an npy of objects": (
         source(lambda path: np.save(path, np.array([Touch(path)])), "a.npy"),
-        "a.npy starts with"),
-    "an image for a csv": (source(png_of(np.eye(9, dtype="u1"))), "a.csv starts with"),
+        "a.npy is no text"),
+    "an image for a csv": (source(png_of(np.eye(9, dtype="u1"))), "a.csv is no text"),
     "a device": (source(link("/dev/zero")), "a.csv is neither"),
     "a name that is no text": (
         source("", os.fsdecode(b"caf\xe9.csv")), r"caf\udce9.csv is empty"),
