@@ -6,7 +6,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fer_jax.inference.results import Face
 
-UNSURE = "unsure"
 _BOX, _PAPER, _INK, _BAR = "#ffd34d", "#111111", "#ffffff", "#4da3ff"
 _BARS = 3  # the most probable labels that have one
 
@@ -46,7 +45,7 @@ def _write_label(
     """Writes a panel above the box, or below it, or inside, where there is room."""
     labels, p = face.probabilities.labels, face.probabilities.tolist()
     order = sorted(range(len(p)), key=lambda n: -p[n])[:_BARS]
-    head = shown_label(face, min_confidence)
+    head = face.shown_label(min_confidence)
     lines = [f"{labels[n]} {100 * p[n]:.0f} %" for n in order]
     widest = max(draw.textlength(text, font=font) for text in [head, *lines])
     bar, step = 4 * unit, round(1.3 * unit)
@@ -63,8 +62,3 @@ def _write_label(
         draw.text((x + unit // 3, at), text, fill=_INK, font=font)
         start = x + widest + unit * 2 / 3
         draw.rectangle((start, at + 2, start + bar * p[n], at + unit - 2), fill=_BAR)
-
-
-def shown_label(face: Face, min_confidence: float) -> str:
-    """The label of a face, or "unsure" below a confidence."""
-    return face.label if face.confidence >= min_confidence else UNSURE

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from fer_jax.data.sources.image_files import MAX_PIXELS, upright
 from fer_jax.errors import UserError
-from fer_jax.inference.annotate import shown_label
 from fer_jax.inference.results import Faces
 
 MAX_BYTES = 20_000_000  # of a picture
@@ -81,9 +80,7 @@ def make_app(detect: Detect, token: str, min_confidence: float = 0.0) -> Any:
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
         found = await run_in_threadpool(detect, picture)
-        rows = [
-            each.row() | {"label": shown_label(each, min_confidence)} for each in found
-        ]
+        rows = [each.row(min_confidence) for each in found]
         milliseconds = 1000 * (time.monotonic() - started)
         return JSONResponse(
             {"faces": rows, "size": picture.size, "ms": round(milliseconds, 1)}

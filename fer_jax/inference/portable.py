@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from fer_jax import models
-from fer_jax.models import transfer
-from fer_jax.pretrained import model_file
+from fer_jax.inference import network
 from fer_jax.pretrained.model_file import ModelFile
 from fer_jax.training import evaluate
 from fer_jax.training.augment_ops import normalise
@@ -28,21 +26,8 @@ def as_function(model: ModelFile) -> Callable[[jax.Array], jax.Array]:
 
     S is `preprocessing.image_size`. The results are probabilities.
     """
-    shape, network = model.description.preprocessing, model.description.network
-    options = models.Options(
-        num_classes=len(model.description.labels),
-        channels=shape.channels,
-        width=network.width,
-        blocks=network.blocks,
-        squeeze_excitation=network.squeeze_excitation,
-        norm=network.norm,
-        plain=True,
-    )
-    created, params, batch_stats = models.create(
-        network.arch, jax.random.key(0), options
-    )
-    where = model.folder / model_file.WEIGHTS
-    weights = transfer.fill(model.tensors, params, batch_stats, where)
+    shape = model.description.preprocessing
+    created, weights = network.build(model, plain=True)
     temperature = np.float32(model.description.calibration.temperature)
 
     def probabilities(images: jax.Array) -> jax.Array:

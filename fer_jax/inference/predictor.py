@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fer_jax import models
 from fer_jax.data.records import resize_to_square
 from fer_jax.data.sources.image_files import upright
 from fer_jax.errors import UserError
+from fer_jax.inference import network
 from fer_jax.inference.faces import (
     SMALLEST_FACE,
     Detection,
@@ -25,7 +25,6 @@ from fer_jax.inference.faces import (
 )
 from fer_jax.inference.inputs import to_pictures
 from fer_jax.inference.results import Face, Faces, Probabilities
-from fer_jax.models import transfer
 from fer_jax.pretrained import model_file
 from fer_jax.pretrained.model_file import ModelFile
 from fer_jax.system.backend import start_backend
@@ -62,36 +61,17 @@ class Predictor:
         Raises:
           UserError: if the network is unknown or the weights do not fit it.
         """
-        network, preprocessing = (
-            model.description.network,
-            model.description.preprocessing,
-        )
+        preprocessing = model.description.preprocessing
         start_backend()
         self._model = model
         self.labels = tuple(model.description.labels)
         self.info = model.info
         self.image_size = preprocessing.image_size
         self.channels = preprocessing.channels
-        try:
-            created, params, batch_stats = models.create(
-                network.arch,
-                jax.random.key(0),
-                models.Options(
-                    num_classes=len(self.labels),
-                    channels=self.channels,
-                    width=network.width,
-                    blocks=network.blocks,
-                    squeeze_excitation=network.squeeze_excitation,
-                    norm=network.norm,
-                ),
-            )
-        except UserError as error:
-            raise UserError(f"{model.folder / model_file.MODEL}: {error}") from None
+        created, self._weights = network.build(model)
         tta, crop_size = preprocessing.views, preprocessing.crop_size
         self._predict = evaluate.make_predict(created, tta=tta, crop_size=crop_size)
         self._features = evaluate.make_features(created, tta=tta, crop_size=crop_size)
-        where = model.folder / model_file.WEIGHTS
-        self._weights = transfer.fill(model.tensors, params, batch_stats, where)
 
     def __reduce__(self) -> tuple[type["Predictor"], tuple[ModelFile]]:
         """Pickles and copies the files' content; a copy compiles anew."""
@@ -99,14 +79,12 @@ class Predictor:
 
     def __repr__(self) -> str:
         """What it is, in a line."""
-        network, val = self.info["network"], self.info.get("scores", {}).get("val", {})
-        size = (
-            f", {network['parameters']:,} parameters" if "parameters" in network else ""
-        )
+        shape, val = self.info["network"], self.info.get("scores", {}).get("val", {})
+        size = f", {shape['parameters']:,} parameters" if "parameters" in shape else ""
         score = f", {100 * val['accuracy']:.1f} % on val" if "accuracy" in val else ""
         colour = "grey" if self.channels == 1 else "RGB"
         return (
-            f"Predictor({network['arch']}{size}, {self.image_size} x {self.image_size} "
+            f"Predictor({shape['arch']}{size}, {self.image_size} x {self.image_size} "
             f"{colour}, labels {', '.join(self.labels)}{score})"
         )
 
@@ -211,7 +189,7 @@ class Predictor:
         """Returns the faces in each of some pictures; see `detect`."""
         found = [_find(each, detector, crops) for each in pictures]
         faces = [crop for each in found for _, crop in each]
-        probabilities = iter(self.predict(faces))
+        probabilities = iter(self.predict(faces) if faces else ())
         return [
             Faces(
                 Face(

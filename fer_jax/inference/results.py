@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # half a second
     import pandas as pd
 
 
+UNSURE = "unsure"
+
+
 class Probabilities(np.ndarray):
     """Probabilities, float32 `[C]` or `[B, C]`, which know their labels.
 
@@ -79,12 +82,16 @@ class Face:
         """Its probability."""
         return float(self.probabilities.max())
 
-    def row(self) -> dict[str, Any]:
-        """Box, label, confidence and probabilities as plain values."""
+    def shown_label(self, min_confidence: float) -> str:
+        """The label, or "unsure" below a confidence."""
+        return self.label if self.confidence >= min_confidence else UNSURE
+
+    def row(self, min_confidence: float = 0.0) -> dict[str, Any]:
+        """Box, `shown_label`, confidence and probabilities as plain values."""
         pairs = zip(self.probabilities.labels, self.probabilities.tolist(), strict=True)
         return {
             "box": None if self.box is None else list(self.box),
-            "label": self.label,
+            "label": self.shown_label(min_confidence),
             "confidence": self.confidence,
             "probabilities": dict(pairs),
         }

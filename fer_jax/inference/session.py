@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 
 from fer_jax.errors import UserError
-from fer_jax.inference.annotate import annotate, shown_label
+from fer_jax.inference.annotate import annotate
 from fer_jax.inference.faces import make_detector
 from fer_jax.inference.predictor import Predictor
 from fer_jax.inference.results import Face, Faces
@@ -53,6 +53,8 @@ class Session:
         self, pictures: Sequence[tuple[Path, Image.Image]]
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of some pictures."""
+        if not pictures:  # as before a video; the model would be traced for nothing
+            return
         found = self._faces([picture for _, picture in pictures])
         for (path, picture), faces in zip(pictures, found, strict=True):
             if self._args.to:
@@ -109,9 +111,7 @@ class Session:
         row: dict[str, Any] = {"image": str(path), "face": n, "box": None}
         if face is None:
             return row | {"label": None, "confidence": None, "probabilities": None}
-        return (
-            row | face.row() | {"label": shown_label(face, self._args.min_confidence)}
-        )
+        return row | face.row(self._args.min_confidence)
 
     def _save_crop(self, path: Path, suffix: str, face: Face) -> None:
         if self._args.crops:

@@ -83,9 +83,12 @@ def _pretrained(
         return *loaded, Pretrained({"name": name}, note, None)
     stored = model_file.read(name)
     network = stored.description.network
-    needed = network.model_dump(include=set(_PUBLISHED)) | {
+    needed = {
         "arch": network.arch,
+        "width": network.width,
         "blocks": models.blocks_of(network.arch, network.blocks),
+        "squeeze_excitation": network.squeeze_excitation,
+        "norm": network.norm,
         "whitened_stem": False,
     }
     own = settings.model_copy(
