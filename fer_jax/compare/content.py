@@ -13,6 +13,7 @@ import numpy as np
 
 from fer_jax import __version__
 from fer_jax.compare import statistics
+from fer_jax.compare.changes import changed_settings
 from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.results import (
     FinishedRun,
@@ -26,7 +27,6 @@ from fer_jax.compare.summary import (
     Summary,
     shared_overrides,
 )
-from fer_jax.compare.tables import changed_settings
 from fer_jax.compare.wording import count
 from fer_jax.errors import UserError
 from fer_jax.metrics import metric_names

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from fer_jax.compare import tables
+from fer_jax.compare import changes, tables
 from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.layout import Sheet, print_sheet
 from fer_jax.compare.results import (
@@ -46,9 +46,9 @@ class Terminal:
         if len(summary.experiments) > 1:
             self._print(tables.best_by_emotion(summary))
         self._print(tables.costs(summary))
-        self._print(tables.questions(summary, self.runs))
+        self._print(changes.questions(summary, self.runs))
         if len({run.name for run in self.runs}) > 1:
-            self._print(tables.changes(summary, self.runs))
+            self._print(changes.changes(summary, self.runs))
         self._findings()
 
     def short(self) -> None:
@@ -70,7 +70,7 @@ class Terminal:
         self._print(tables.confusion(one))
         self._print(tables.confusion(other))
         self._print(tables.costs(self.summary))
-        self._print(tables.changes(self.summary, self.runs))
+        self._print(changes.changes(self.summary, self.runs))
         self._findings()
 
     def say(self, text: str, style: str = "") -> None:
