@@ -89,9 +89,7 @@ def load_labelled(
         for row in part.rows
     ]
     labels = np.concatenate([part.labels for part in parts])
-    theirs, ours = canonical(known), canonical(dataset.class_names)
-    to_known = np.array([theirs.index(n) if n in theirs else -1 for n in ours])
-    found = to_known[labels].astype(np.int32)
+    found = _among(known, dataset)[labels]
     kept = found >= 0
     if not kept.any():
         raise UserError(
@@ -116,6 +114,13 @@ def load_labelled(
             if count
         },
     )
+
+
+def _among(known: Sequence[str], dataset: Dataset) -> np.ndarray:
+    """The place of each class of the data among the known ones, int32, or -1."""
+    theirs, ours = canonical(known), canonical(dataset.class_names)
+    places = [theirs.index(name) if name in theirs else -1 for name in ours]
+    return np.array(places, np.int32)
 
 
 def have_copies(
