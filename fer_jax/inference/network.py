@@ -34,11 +34,17 @@ def build(model: ModelFile, *, plain: bool = False) -> Filled:
         norm=shape.norm,
         plain=plain,
     )
+    networks = []
+
+    def shapes() -> tuple[Any, Any]:
+        network, *arrays = models.create(shape.arch, jax.random.key(0), options)
+        networks.append(network)
+        return tuple(arrays)
+
     try:
-        network, params, batch_stats = models.create(
-            shape.arch, jax.random.key(0), options
-        )
+        # Only the shapes: drawing weights that are replaced takes half a second.
+        params, batch_stats = jax.eval_shape(shapes)
     except UserError as error:
         raise UserError(f"{model.folder / model_file.MODEL}: {error}") from None
     where = model.folder / model_file.WEIGHTS
-    return Filled(network, transfer.fill(model.tensors, params, batch_stats, where))
+    return Filled(networks[0], transfer.fill(model.tensors, params, batch_stats, where))

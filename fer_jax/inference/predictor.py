@@ -4,6 +4,7 @@ Images are read and normalised by the functions that training and evaluation use
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,18 @@ class Predictor:
             one = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), np.uint8)
             width = jax.eval_shape(compiled, *self._weights, one).shape[1]
             return np.empty((0, width), np.float32)
-        rows = []
-        for first in range(0, len(pixels), largest):
+
+        def rows(first: int) -> np.ndarray:
             chunk = pixels[first : first + largest]
             # Padded to a power of two: nine compiled programs at most, three on a CPU.
             size = 1 << (len(chunk) - 1).bit_length()
             padding = np.repeat(chunk[:1], size - len(chunk), axis=0)
             batch = jnp.asarray(np.concatenate([chunk, padding]))
-            rows.append(np.asarray(compiled(*self._weights, batch))[: len(chunk)])
-        return np.concatenate(rows)
+            return np.asarray(compiled(*self._weights, batch))[: len(chunk)]
+
+        # One call does not keep two cores busy.
+        with ThreadPoolExecutor(2) as pool:
+            return np.concatenate(list(pool.map(rows, range(0, len(pixels), largest))))
 
     def detect(
         self, image: Any, *, detector: Detector | None = None, crops: bool = True

@@ -1,6 +1,7 @@
 """The layers that the networks share: initialisation, pooling, excitation, the head."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ def uniform(bound: float) -> nnx.Initializer:
         key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     ) -> jax.Array:
         limit = bound / np.sqrt(np.prod(shape[:-1]))
-        return jnp.asarray(_numpy_rng(key).uniform(-limit, limit, shape), dtype)
+        return _draw(lambda rng: rng.uniform(-limit, limit, shape), key, shape, dtype)
 
     return init
 
@@ -31,13 +32,28 @@ def normal(stddev: float) -> nnx.Initializer:
     def init(
         key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     ) -> jax.Array:
-        return jnp.asarray(stddev * _numpy_rng(key).standard_normal(shape), dtype)
+        return _draw(lambda rng: stddev * rng.standard_normal(shape), key, shape, dtype)
 
     return init
 
 
-def _numpy_rng(key: jax.Array) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+def _draw(
+    draw: Callable[[np.random.Generator], np.ndarray],
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """What `draw` returns, eagerly or inside a traced function."""
+
+    def drawn(data: jax.Array) -> jax.Array:
+        return jnp.asarray(
+            draw(np.random.default_rng(np.asarray(data).tolist())), dtype
+        )
+
+    data = jax.random.key_data(key)
+    if isinstance(data, jax.core.Tracer):
+        return jax.pure_callback(drawn, jax.ShapeDtypeStruct(shape, dtype), data)
+    return drawn(data)
 
 
 class SqueezeExcitation(nnx.Module):

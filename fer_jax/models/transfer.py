@@ -57,7 +57,7 @@ def fill(
             f"{where} holds the tensor {surplus[0]}, which the network does not have; "
             "export the model again"
         )
-    leaves = [jnp.asarray(tensors[name], jnp.float32) for name in expected]
+    leaves = [jnp.asarray(tensors[name].astype(np.float32)) for name in expected]
     filled = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return filled["params"], filled["batch_stats"]
 

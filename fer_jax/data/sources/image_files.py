@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -127,7 +128,9 @@ def read_picture(path: Path, mode: str = "RGB") -> tuple[Image.Image, str]:
 @functools.cache
 def _readable() -> tuple[str, ...]:
     """The formats of `_FORMATS` that the installed Pillow and its plugins read."""
-    Image.init()
+    for name in ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP"):
+        with contextlib.suppress(ImportError):  # an older Pillow has no AVIF
+            importlib.import_module(f"PIL.{name}ImagePlugin")
     with contextlib.suppress(ImportError):
         import pillow_heif
 
