@@ -32,8 +32,8 @@ from fer_jax import config as config_lib
 from fer_jax.audit import cli as audit
 from fer_jax.batch import cli as batch
 from fer_jax.batch.plan import find_configs
+from fer_jax.compare.folders import load_runs
 from fer_jax.compare.predictions import load_predictions
-from fer_jax.compare.results import load_runs
 from fer_jax.errors import run_command
 from fer_jax.inference import cli as predict
 from fer_jax.inference import export

@@ -225,6 +225,7 @@ def _experiment(
         runs=runs,
         scores=_scores(data, e),
         versus=versus,
+        predicted=classes.astype(np.uint8),
         confusion=confusion_matrix(every_label, classes.ravel(), len(data.classes)),
         reliability=reliability(sure.ravel(), correct.ravel()),
         ece=mean(errors),

@@ -7,29 +7,20 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from fer_jax.compare import content, export
-from fer_jax.compare.analysis import summarise
-from fer_jax.compare.predictions import only_clean
-from fer_jax.compare.publish import publish
-from fer_jax.compare.report import write_report
-from fer_jax.compare.results import (
-    LABEL_SETS,
-    SPLITS,
-    FinishedRun,
-    load_runs,
-    shortlist,
-)
+from fer_jax.compare import export, outputs
+from fer_jax.compare.against import got_worse, read, sheet, since
+from fer_jax.compare.comparison import Comparison, load
+from fer_jax.compare.results import LABEL_SETS, SPLITS, FinishedRun, shortlist
 from fer_jax.compare.summary import BASELINE, SORTS, Summary
 from fer_jax.compare.terminal import Terminal
 from fer_jax.compare.watch import watch
 from fer_jax.errors import UserError, run_command
 from fer_jax.system.arguments import Parser, typed
 from fer_jax.system.console import make_console
-from fer_jax.system.files import check_target, write_whole
+from fer_jax.system.files import check_target
 
 _EXAMPLES = """
   %                                     all runs, on val
@@ -38,20 +29,27 @@ _EXAMPLES = """
   % --experiment loss_focal baseline    two of them in depth
   % --watch --report report.html        while a batch runs
   % --publish results/mine              small copies of the runs, to share
+  % results/fer2013 runs                somebody's runs, and yours
+  % --against last_week.json            did the change help since then?
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command with `argv` (default: the process's own); returns 0."""
+    """Runs the command with `argv` (default: the process's own).
+
+    Returns 0, or 1 if something got worse since `--against`.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
+    if args.folders and args.runs_dir:
+        raise UserError("name the folders of the runs once, without --runs_dir")
+    args.folders = args.folders or [args.runs_dir or Path("runs")]
     _check_options(args)  # before any work
     console = make_console(color=not args.no_color)
     args.command = f"{typed('compare')} {shlex.join(argv)}".rstrip()
     if args.watch:
-        watch(console, args.runs_dir, lambda: _compare(console, args))
-    _compare(console, args)
-    return 0
+        watch(console, args.folders, lambda: _compare(console, args))
+    return _compare(console, args)
 
 
 def show(
@@ -68,28 +66,53 @@ def show(
     Raises:
       UserError: no run has results on `split`, or predictions cannot be used.
     """
-    _check_split(runs, split)
-    summary = summarise(runs, split, sort, baseline)
-    Terminal(console, summary, runs, unfinished).everything()
+    comparison = Comparison(
+        runs, unfinished, split=split, sort=sort, baseline=baseline
+    ).replace()
+    Terminal(console, comparison.summary, runs, unfinished).everything()
 
 
-def _compare(console: Console, args: argparse.Namespace) -> None:
-    """Reads, writes and prints, once."""
-    runs, unfinished = load_runs(
-        args.runs_dir, args.filter, mixed=args.mixed, labels=args.labels
-    )
-    if args.clean:
-        runs = [only_clean(run) for run in runs]
-    if args.experiment:
-        runs, unfinished = _pick(runs, args.experiment), []
-    _check_split(runs, args.split)
-    baseline = args.experiment[1] if args.experiment else args.baseline or BASELINE
-    summary = summarise(runs, args.split, args.sort, baseline)
+def _compare(console: Console, args: argparse.Namespace) -> int:
+    """Prints and writes, once; returns 1 if something got worse since `--against`."""
+    comparison = _load(args)
+    summary, runs = comparison.summary, comparison.finished
     _check_view(summary, args)
-    terminal = Terminal(console, summary, runs, unfinished)
-    written = _write(args, terminal)  # first: the reader of a pipe may go away
+    earlier = read(args.against, summary) if args.against else {}
+    terminal = Terminal(console, summary, runs, comparison.unfinished)
+    try:
+        _print(terminal, args)
+        found = since(earlier, summary) if args.against else []
+        if args.against:
+            terminal.show(sheet(found, summary, args.against))
+        console.file.flush()
+    except OSError:  # a reader that has seen enough, a full disk: write all the same
+        outputs.write(comparison, args)
+        raise
+    for line in outputs.write(comparison, args):
+        terminal.say(f"\n{line}")
+    return 1 if got_worse(found) else 0
+
+
+def _load(args: argparse.Namespace) -> Comparison:
+    """The runs that are asked for."""
+    comparison = load(
+        *args.folders,
+        split=args.split,
+        filter=args.filter,
+        sort=args.sort,
+        labels=args.labels,
+        clean=args.clean,
+        mixed=args.mixed,
+    )
     if args.experiment:
-        by_name = {each.name: each for each in summary.experiments}
+        picked = _pick(comparison.finished, args.experiment)
+        return comparison.replace(runs=picked, baseline=args.experiment[1])
+    return comparison.replace(baseline=args.baseline)
+
+
+def _print(terminal: Terminal, args: argparse.Namespace) -> None:
+    if args.experiment:
+        by_name = {each.name: each for each in terminal.summary.experiments}
         terminal.pair(*(by_name[name] for name in args.experiment))
     elif args.emotion:
         terminal.emotion(args.emotion)
@@ -97,43 +120,6 @@ def _compare(console: Console, args: argparse.Namespace) -> None:
         terminal.short()
     else:
         terminal.everything()
-    for path in written:
-        terminal.say(f"\nwritten: {path}")
-    if args.publish:
-        copies = publish([run.folder for run in runs], args.publish)
-        terminal.say(f"\nwritten: {len(copies)} runs below {args.publish}")
-
-
-def _write(args: argparse.Namespace, shown: Terminal) -> list[Path]:
-    """Writes what `--export` and `--report` ask for; returns the files."""
-    whole: dict[str, Any] = {}
-    summary, runs = shown.summary, shown.runs
-    if args.report or any(path.suffix == ".json" for path in args.export):
-        splits = [s for s in SPLITS if any(s in run.scores for run in runs)]
-        summaries = {
-            split: summarise(runs, split, summary.sort, summary.baseline)
-            for split in splits
-            if split != args.split
-        }
-        whole = content.build(
-            summaries | {args.split: summary},
-            runs,
-            shown.unfinished,
-            split=args.split,
-            command=args.command,
-        )
-    for path in args.export:
-        if path.suffix == ".csv":
-            text = export.per_run_csv(runs, args.split)
-        elif path.suffix == ".json":
-            text = export.to_json(whole)
-        else:
-            sheets = export.sheets(summary)
-            text = export.SHEETS[path.suffix](sheets, content.notes(summary))
-        write_whole(path, text)
-    if args.report:
-        write_report(args.report, whole)
-    return [*args.export, *([args.report] if args.report else [])]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--split", choices=SPLITS, default="val", help="what to compare on (val)")
-    add("--runs_dir", type=Path, default=Path("runs"), help="the runs' folder (runs)")
+    add(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="RUNS",
+        help="folders of runs (runs); an experiment that is in several is shown under "
+        "the name of each",
+    )
+    add("--runs_dir", type=Path, help="the same, for one folder")
     add(
         "--filter",
         metavar="PREFIX",
@@ -162,10 +156,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         action="append",
         default=[],
-        help=".csv: one row per run; .json: everything; .md, .tex, .html: the tables; "
-        "may repeat",
+        help=".csv, .parquet: one row per run; .json: everything; .md, .tex, .html: "
+        "the tables; may repeat",
     )
-    add("--report", type=Path, metavar="FILE.html", help="write a page with charts")
+    add("--report", type=Path, metavar="FILE.html", help="write a page with figures")
+    add(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="write each figure as HTML, SVG, PDF and PNG (extra [figures])",
+    )
+    add(
+        "--against",
+        type=Path,
+        metavar="FILE.json",
+        help="test what changed since an earlier --export of the same data; the exit "
+        "status is 1 if something got significantly worse",
+    )
+    add(
+        "--mlflow",
+        metavar="URI",
+        help="log the runs to MLflow, as http://127.0.0.1:5000 (extra [mlflow])",
+    )
     add(
         "--publish",
         type=Path,
@@ -221,15 +233,6 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.experiment and args.baseline:
         raise UserError(
             "--experiment A B compares A with B; leave --baseline out, or give B"
-        )
-
-
-def _check_split(runs: Sequence[FinishedRun], split: str) -> None:
-    if not any(split in run.scores for run in runs):
-        others = sorted({name for run in runs for name in run.scores})
-        raise UserError(
-            f"no run has {split} results: the data set has no {split} split; "
-            f"use --split {' or '.join(others)}"
         )
 
 

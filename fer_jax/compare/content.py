@@ -13,6 +13,7 @@ import numpy as np
 
 from fer_jax import __version__
 from fer_jax.compare import statistics
+from fer_jax.compare.against import pack
 from fer_jax.compare.changes import changed_settings
 from fer_jax.compare.findings import findings, seeds_note
 from fer_jax.compare.results import (
@@ -207,6 +208,10 @@ def _split(summary: Summary) -> dict[str, Any]:
             label: rows(each.versus)
             for label, each in experiments.items()
             if each.versus
+        },
+        "predicted": {
+            label: [pack(run) for run in each.predicted]
+            for label, each in experiments.items()
         },
         "confusion": {label: each.confusion for label, each in experiments.items()},
         "calibration": {label: _calibration(e) for label, e in experiments.items()},

@@ -1,10 +1,10 @@
-"""Writes a comparison to a file, whose suffix says how: csv, json, md, tex or html."""
+"""A comparison as the content of a file: json, parquet, md, tex or html."""
 
 import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import tables
 from fer_jax.compare.layout import Sheet
@@ -12,18 +12,24 @@ from fer_jax.compare.results import FinishedRun
 from fer_jax.compare.summary import Summary
 from fer_jax.metrics import CLASS_METRICS, METRICS
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def per_run_csv(runs: Sequence[FinishedRun], split: str) -> str:
-    """One row for each run that has `split`, with every setting and score.
 
-    Columns: name, seed, the data, split, each setting under its dotted key, the
-    metrics, `precision_`, `recall_`, `f1_` and `support_` of each class, selection,
-    epochs, parameters, timing and device.
-    """
-    import pandas as pd  # half a second, which --help can do without
+def to_parquet(runs: "pd.DataFrame") -> bytes:
+    """A table of runs; a setting of several types becomes text."""
+    mixed = [
+        name
+        for name in runs
+        if runs[name].dtype == object and not _is_of_one(runs[name])
+    ]
+    text = {str(name): runs[name].map(str, na_action="ignore") for name in mixed}
+    return runs.assign(**text).to_parquet(index=False)
 
-    rows = [_row(run, split) for run in runs if split in run.scores]
-    return pd.DataFrame(rows).to_csv(index=False)
+
+def _is_of_one(column: "pd.Series[Any]") -> bool:
+    kinds = {type(value) for value in column.dropna()}
+    return len(kinds) < 2 and not kinds & {list, dict, tuple}
 
 
 def to_json(content: Mapping[str, Any]) -> str:
@@ -100,7 +106,7 @@ SHEETS: dict[str, Callable[[Sequence[Sheet], Sequence[str]], str]] = {
     ".tex": to_latex,
     ".html": to_html,
 }
-SUFFIXES = (".csv", ".json", *SHEETS)
+SUFFIXES = (".csv", ".parquet", ".json", *SHEETS)
 
 
 def _texts(sheet: Sheet) -> list[list[str]]:
@@ -109,7 +115,8 @@ def _texts(sheet: Sheet) -> list[list[str]]:
     return [[str(cell).replace("\n", " ").strip() for cell in row] for row in rows]
 
 
-def _row(run: FinishedRun, split: str) -> dict[str, Any]:
+def run_row(run: FinishedRun, split: str) -> dict[str, Any]:
+    """A run as a row of a table; `frames.runs` has the columns."""
     scores = run.scores[split]
     head = {
         "name": run.name,

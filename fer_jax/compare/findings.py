@@ -1,8 +1,8 @@
 """What the tests say in words: a sentence for each question that the experiments ask.
 
-The config's `asks` says which scores answer its description. "better" and "worse" stand
-for what is significant after Holm's correction. All figures are differences from the
-baseline in points.
+The config's `asks` says which scores answer its description. "improved" and "lowered"
+stand for what is significant after Holm's correction. All figures are differences from
+the baseline in points.
 """
 
 import math
@@ -12,21 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from fer_jax.compare.results import shortlist
+from fer_jax.compare.statistics import LEVEL
 from fer_jax.compare.summary import BASELINE, Comparison, Experiment, Summary
 from fer_jax.compare.wording import (
     BETTER,
     NOT_SIGNIFICANT,
     WORSE,
+    capital,
     p_value,
     percent,
+    points,
     verdict,
-    with_interval,
     words,
 )
 from fer_jax.config import RARE, Asks
 from fer_jax.emotions import emotion
 
 MIXED = "mixed"
+_LEVEL = f"{100 * LEVEL:.0f} %"
 _RARE = 0.5  # an emotion with less than this share of an even one is rare
 _ALIKE = 1.25  # training times within this factor are not mentioned
 
@@ -36,7 +39,7 @@ class Finding:
     """One question and its answer."""
 
     question: str
-    answer: str  # a sentence
+    answer: str  # in sentences
     # better or worse if all decisive scores are, n.s. if none is significant, or mixed
     verdict: str
     experiments: list[str]  # that it rests on, by their labels
@@ -90,16 +93,20 @@ def _overall(summary: Summary, tested: Sequence[Experiment]) -> Finding:
     parts = []
     for word in (BETTER, WORSE):
         if names := [name for name, row in rows.items() if verdict(row) == word]:
-            parts.append(f"{word}: {shortlist(names, 12)}")
+            be = "is" if len(names) == 1 else "are"
+            parts.append(f"{shortlist(names, 12)} {be} {word} than {summary.baseline}")
     if rest := sum(not row.significant for row in rows.values()):
-        part = f"{rest} of {len(rows)} n.s."
+        part = f"{rest} of {len(rows)} do not differ measurably from it"
+        if not parts:
+            part = f"none of {len(rows)} differs measurably from {summary.baseline}"
         sizes = [row.detectable for row in rows.values() if row.detectable > 0]
         if sizes:
-            part += f" (minimum detectable effect {percent(np.median(sizes))} points)"
+            size = percent(np.median(sizes))
+            part += f" (minimum detectable effect {size} points)"
         parts.append(part)
     return Finding(
         "Which experiments differ from the baseline?",
-        f"By macro F1 against {summary.baseline}, {'; '.join(parts)}",
+        f"By macro F1, {'; '.join(parts)}.",
         _verdict(list(rows.values())),
         list(rows),
     )
@@ -112,24 +119,30 @@ def _answer(
     answers, decisive = [], []
     for each in experiments:
         asks = each.runs[0].asks if summary.baseline == BASELINE else Asks()
-        clauses, rows = _clauses(each, asks)
-        clauses += _time(each, summary)
-        answers.append(f"{summary.label(each)}: {', '.join(clauses)}")
+        note, told, rows = _asked(each, asks)
+        answers += [note, _sentence(summary.label(each), each, told)]
+        answers.append(_time(each, summary))
         decisive += rows
     labels = [summary.label(each) for each in experiments]
-    return Finding(question, "; ".join(answers), _verdict(decisive), labels)
+    return Finding(
+        question, " ".join(filter(None, answers)), _verdict(decisive), labels
+    )
 
 
-def _clauses(each: Experiment, asks: Asks) -> tuple[list[str], list[Comparison]]:
-    """What one experiment answers, and the comparisons that decide the verdict."""
+def _asked(each: Experiment, asks: Asks) -> tuple[str, list[str], list[Comparison]]:
+    """What cannot be answered, the metrics that answer, and what decides."""
     emotions, has_rare = _asked_emotions(each, asks)
     if not emotions:
-        clauses = [_clause(each, metric, detectable=True) for metric in asks.metrics]
+        note = ""
         if has_rare:
-            clauses.insert(0, "no emotion is rare here")
+            note = "No emotion is rare here."
         elif asks.emotions:
-            clauses.insert(0, f"there is no class {' or '.join(asks.emotions)} here")
-        return clauses, [each.versus[metric] for metric in asks.metrics]
+            note = f"There is no class {' or '.join(asks.emotions)} here."
+        return (
+            note,
+            list(asks.metrics),
+            [each.versus[metric] for metric in asks.metrics],
+        )
     kinds = ("f1", "recall", "precision") if has_rare else ("f1",)
     asked = [f"{kind}_{emotion}" for emotion in emotions for kind in kinds]
     more = [
@@ -138,36 +151,60 @@ def _clauses(each: Experiment, asks: Asks) -> tuple[list[str], list[Comparison]]
         for metric in (f"recall_{emotion}", f"precision_{emotion}")
         if metric not in asked and each.versus[metric].significant
     ]
-    clauses = [_clause(each, metric) for metric in [*asked, *more, *asks.metrics]]
-    return clauses, [each.versus[metric] for metric in asked]
+    told = [*asked, *more, *asks.metrics]
+    return "", told, [each.versus[metric] for metric in asked]
 
 
-def _clause(each: Experiment, metric: str, *, detectable: bool = False) -> str:
-    """One difference and its test, perhaps with the minimum detectable effect."""
-    row = each.versus[metric]
-    if math.isnan(row.value):
-        return f"{words(metric)} is undefined without images"
-    text = f"{words(metric)} {with_interval(row, signed=True)} {verdict(row)}"
+def _sentence(name: str, each: Experiment, metrics: Sequence[str]) -> str:
+    """What an experiment did to some metrics, by what the tests say of them."""
+    verbs = {
+        BETTER: "improved",
+        WORSE: "lowered",
+        NOT_SIGNIFICANT: "did not measurably change",
+    }
+    parts = []
+    for word, verb in verbs.items():
+        same = [metric for metric in metrics if verdict(each.versus[metric]) == word]
+        if same:
+            told = [
+                f"{words(metric)} {_figures(each.versus[metric])}" for metric in same
+            ]
+            parts.append(f"{verb} {_list(told)}")
+    unknown = [words(m) for m in metrics if math.isnan(each.versus[m].value)]
+    sentences = [f"{name} {'; it '.join(parts)}."] if parts else []
+    if unknown:
+        be = "is" if len(unknown) == 1 else "are"
+        sentences.append(f"{capital(_list(unknown))} {be} undefined without images.")
+    return " ".join(sentences)
+
+
+def _list(texts: Sequence[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _figures(row: Comparison) -> str:
+    """A difference in brackets, with its interval and what a reader weighs it by."""
+    if row.value == 0 and math.isnan(row.low):
+        return "(their predictions do not differ)"
+    low, high = points(row.low), points(row.high)
+    text = f"{points(row.value)}, {_LEVEL} interval {low} to {high}"
     if row.significant:
         p = p_value(row.p_holm)
-        return f"{text}, p {p if p[0] == '<' else f'= {p}'}"
-    if not detectable:
-        return text
-    if row.value == 0 and math.isnan(row.low):
-        return f"{text} (their predictions do not differ)"
+        return f"({text}; p {p if p[0] == '<' else f'= {p}'})"
     if math.isnan(row.detectable):
-        return f"{text} (these data can detect no difference)"
-    return f"{text} (minimum detectable effect {percent(row.detectable)})"
+        return f"({text}; these data can detect no difference)"
+    return f"({text}; minimum detectable effect {percent(row.detectable)})"
 
 
-def _time(each: Experiment, summary: Summary) -> list[str]:
+def _time(each: Experiment, summary: Summary) -> str:
     """How the training time compares with the baseline's, where that matters."""
     key = (summary.baseline, each.fingerprint)
     base = next(e for e in summary.experiments if (e.name, e.fingerprint) == key)
     ratio = each.minutes() / base.minutes() if base.minutes() else 1.0
     if 1 / _ALIKE < ratio < _ALIKE or each.devices() != base.devices():
-        return []
-    return [f"training {ratio:.1f} times as long"]
+        return ""
+    return f"Training took {ratio:.1f} times as long."
 
 
 def _verdict(rows: Sequence[Comparison]) -> str:

@@ -1,6 +1,5 @@
-"""Reads finished runs, and refuses those that must not be averaged."""
+"""Reads the result of one finished run, and checks it."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +15,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fer_jax.config import Asks, compared_settings, differing_keys, flatten
+from fer_jax.config import Asks, compared_settings, flatten
 from fer_jax.errors import UserError
 from fer_jax.metrics import from_confusion
-from fer_jax.runs.folder import RESULT, failure, is_finished, read_result
-from fer_jax.system.arguments import typed
+from fer_jax.runs.folder import RESULT, read_result
 
 SPLITS = ("val", "test")
 LABEL_SETS = ("fer2013", "ferplus_majority", "agreed")
-_TRAIN_FIRST = f"train first ({typed('train')} baseline) or give --runs_dir"
-
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # larger ones overflow floats
 
@@ -166,53 +162,6 @@ class FinishedRun:
         return replace(self, scores=scores, data=data, label_set=label_set)
 
 
-def load_runs(
-    runs_dir: str | Path,
-    filters: Sequence[str] = (),
-    *,
-    mixed: bool = False,
-    labels: str | None = None,
-) -> tuple[list[FinishedRun], list[Path]]:
-    """Reads the finished runs below `runs_dir`.
-
-    Args:
-      runs_dir: the folder that holds `<name>/seed_<n>/result.json`.
-      filters: prefixes of experiment names, any of which may match. Default: all runs.
-      mixed: allow runs of different data sets.
-      labels: one of `LABEL_SETS` to score all runs by. Default: those each run chose.
-
-    Returns:
-      The finished runs by name and seed, and the folders of the unfinished ones.
-
-    Raises:
-      UserError: there is no finished run, a result is unreadable, runs are of
-        different data (unless `mixed`), or runs of one experiment differ in settings.
-    """
-    runs_dir = Path(runs_dir)
-    if not runs_dir.is_dir():
-        raise UserError(f"there is no folder {runs_dir}: {_TRAIN_FIRST}")
-    folders = sorted(
-        (path for path in runs_dir.glob("*/seed_*") if path.is_dir()),
-        key=lambda path: (path.parent.name, len(path.name), path.name),
-    )
-    chosen = [
-        path
-        for path in folders
-        if not filters or path.parent.name.startswith(tuple(filters))
-    ]
-    finished = [path for path in chosen if is_finished(path)]
-    unfinished = [path for path in chosen if not is_finished(path)]
-    if not finished:
-        raise UserError(_nothing_found(runs_dir, filters, folders, unfinished))
-    runs = [read_run(path) for path in finished]
-    if labels:
-        runs = [run.scored_by(labels) for run in runs]
-    if not mixed:
-        _check_data(runs)
-    _check_settings(runs)
-    return runs, unfinished
-
-
 def read_run(run_dir: Path) -> FinishedRun:
     """The run of `run_dir/result.json`.
 
@@ -222,7 +171,7 @@ def read_run(run_dir: Path) -> FinishedRun:
     path, values = run_dir / RESULT, read_result(run_dir)
     try:
         result = _Result.model_validate(values)
-        classes = result.data.class_names
+        classes = [_writable(name) for name in result.data.class_names]
         scores = {s: _rescored(values[s], classes) for s in SPLITS if s in values}
     except ValidationError as error:
         places = (".".join(map(str, each["loc"])) for each in error.errors())
@@ -233,6 +182,8 @@ def read_run(run_dir: Path) -> FinishedRun:
             f"{path} lacks {keys}, or has an impossible value there; repeat that run "
             "with --force"
         ) from None
+    # A folder of a class may have a name that no encoding can write.
+    result.data.class_names = classes
     same = {"name", "seed", "data", "selection", "timing", "epochs_run", "overrides"}
     run = FinishedRun(
         folder=run_dir,
@@ -287,61 +238,11 @@ def _rescored(stored: Mapping[str, Any], classes: Sequence[str]) -> dict[str, An
     return {**stored, **from_confusion(matrix, classes), "label_sets": rescored}
 
 
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def _one_line(text: str, longest: int = 200) -> str:
     """A config's text in one printable line, cut where it is too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
-
-
-def _nothing_found(
-    runs_dir: Path,
-    filters: Sequence[str],
-    folders: Sequence[Path],
-    unfinished: Sequence[Path],
-) -> str:
-    if unfinished:
-        labels = shortlist(
-            run_name(path) + (f", which failed: {error}" if error else "")
-            for path, error in ((path, failure(path)) for path in unfinished)
-        )
-        return (
-            f"{runs_dir} holds no finished run (not finished: {labels}): wait for "
-            "them, or start them again to resume"
-        )
-    if folders:
-        names = shortlist(sorted({path.parent.name for path in folders}), limit=20)
-        return (
-            f"no experiment in {runs_dir} has a name that begins with "
-            f"{' or '.join(filters)}: there are {names}"
-        )
-    return f"{runs_dir} holds no run (<name>/seed_<n>/result.json): {_TRAIN_FIRST}"
-
-
-def _check_data(runs: Sequence[FinishedRun]) -> None:
-    by_data: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for run in runs:
-        by_data[run.fingerprint, run.data["description"]].append(run.label)
-    if len({fingerprint for fingerprint, _ in by_data}) > 1:
-        sets = "; ".join(
-            f"{fingerprint} '{description}': {shortlist(labels)}"
-            for (fingerprint, description), labels in by_data.items()
-        )
-        raise UserError(
-            f"the runs are of different data and do not compare: {sets}; choose with "
-            "--filter or --runs_dir, or keep them apart in each table with --mixed"
-        )
-
-
-def _check_settings(runs: Sequence[FinishedRun]) -> None:
-    first_of: dict[str, FinishedRun] = {}
-    for run in runs:
-        first = first_of.setdefault(run.name, run)
-        if keys := differing_keys([first.settings(), run.settings()]):
-            values = shortlist(
-                f"{key} is {first.config.get(key)} and {run.config.get(key)}"
-                for key in keys
-            )
-            raise UserError(
-                f"{first.label} and {run.label} are not seeds of one experiment: "
-                f"{values}; give one of them another name, or train {run.name} again"
-            )

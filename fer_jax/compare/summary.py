@@ -46,6 +46,7 @@ class Experiment:
     runs: list[FinishedRun]  # by seed
     scores: dict[str, Score]  # by metric
     versus: dict[str, Comparison]  # the baseline, by metric; empty where there is none
+    predicted: np.ndarray  # uint8 `[seeds, N]`, the predicted classes
     confusion: np.ndarray  # int `[C, C]`, summed over seeds; rows are true classes
     reliability: Reliability  # of the predictions of all seeds together
     ece: float  # expected calibration error, the mean over seeds

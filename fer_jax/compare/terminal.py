@@ -73,6 +73,10 @@ class Terminal:
         self._print(changes.changes(self.summary, self.runs))
         self._findings()
 
+    def show(self, sheet: Sheet) -> None:
+        """One table."""
+        self._print(sheet)
+
     def say(self, text: str, style: str = "") -> None:
         """Prints a line, in which square brackets are no markup."""
         self.console.print(Text(text, style=style))

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -16,8 +16,10 @@ from fer_jax.runs.folder import FAILED, RESULT
 _INTERVAL_S = 2.0  # between two looks at the folder
 
 
-def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
-    """Draws at once and after each change below `runs_dir`, until Ctrl-C.
+def watch(
+    console: Console, folders: Sequence[Path], draw: Callable[[], object]
+) -> None:
+    """Draws at once and after each change below the folders, until Ctrl-C.
 
     A terminal is cleared first. Where nothing can be drawn, as before the first run
     has finished, the reason is shown.
@@ -33,10 +35,11 @@ def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
         raise KeyboardInterrupt
 
     seen: object = None
+    places = ", ".join(map(str, folders))
     before = signal.signal(signal.SIGINT, handle)
     try:
         while not noted:
-            if (now := _state(runs_dir)) != seen:
+            if (now := _state(folders)) != seen:
                 seen = now
                 if console.is_terminal:
                     console.clear()
@@ -44,7 +47,7 @@ def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
                     draw()
                 except UserError as error:
                     console.print(Text(f"nothing to show yet: {error}", style="yellow"))
-                line = f"{time.strftime('%H:%M:%S')}  watching {runs_dir}; Ctrl-C ends"
+                line = f"{time.strftime('%H:%M:%S')}  watching {places}; Ctrl-C ends"
                 console.print(Text(line, style="dim"))
             time.sleep(_INTERVAL_S)
         raise KeyboardInterrupt
@@ -52,11 +55,11 @@ def watch(console: Console, runs_dir: Path, draw: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _state(runs_dir: Path) -> list[tuple[str, int]]:
+def _state(folders: Sequence[Path]) -> list[tuple[str, int]]:
     """What the output depends on: the runs, their results and their failures."""
-    state = [(str(path), 0) for path in runs_dir.glob("*/seed_*")]
+    state = [(str(path), 0) for each in folders for path in each.glob("*/seed_*")]
     for name in (RESULT, FAILED):
-        for path in runs_dir.glob(f"*/seed_*/{name}"):
+        for path in (p for each in folders for p in each.glob(f"*/seed_*/{name}")):
             with contextlib.suppress(OSError):  # gone by now, as with --force
                 state.append((str(path), path.stat().st_mtime_ns))
     return sorted(state)

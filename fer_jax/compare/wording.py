@@ -34,10 +34,21 @@ def with_interval(row: Score | Comparison, *, signed: bool = False) -> str:
     """`84.9 [83.0, 86.8]`, in percent; with a sign for differences."""
     if math.isnan(row.value):
         return ABSENT
-    value, low, high = (100 * end for end in row[:3])
+    value = points(row.value) if signed else percent(row.value)
+    return f"{value} {interval(row.low, row.high, signed=signed)}"
+
+
+def points(difference: float) -> str:
+    """A difference as it is printed, in points."""
+    return ABSENT if math.isnan(difference) else f"{100 * difference:+.1f}"
+
+
+def interval(low: float, high: float, *, signed: bool = False) -> str:
+    """`[83.0, 86.8]`, in percent; with signs for differences."""
     sign = "+" if signed else ""
-    ends = "[-]" if math.isnan(low) else f"[{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{value:{sign}.1f} {ends}"
+    if math.isnan(low):
+        return "[-]"
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def p_value(p: float) -> str:
@@ -56,6 +67,30 @@ def verdict(row: Comparison) -> str:
     return BETTER if row.value > 0 else WORSE
 
 
+def capital(text: str) -> str:
+    """A text with a capital, as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def count(n: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+# What a reader must know once.
+TERMS = {
+    "95 % interval": "The values that fit the data: computed again and again on other "
+    "images and seeds, 95 of 100 such intervals would hold the true value.",
+    "significant": "p (Holm) < 0.05: by chance alone, so large a difference would "
+    "arise in fewer than 5 of 100 cases, corrected for how many are tested (Holm). "
+    "Only then does an answer say improved or lowered.",
+    "n.s.": "Not significant. That does not mean equal; look at the minimum detectable "
+    "effect.",
+    "minimum detectable effect": "The true difference that this test finds in 80 of "
+    "100 cases. A smaller one would often go unseen.",
+    "macro F1": "F1 is the harmonic mean of precision and recall; macro F1 is its mean "
+    "over the emotions, which all count alike.",
+    "clean": "Scored without the images that have a copy in train.",
+    "ECE": "Expected calibration error: how far the stated confidence is from the "
+    "share that is right.",
+}

@@ -62,10 +62,12 @@ def check_target(path: Path, option: str, suffixes: Sequence[str]) -> None:
         raise UserError(f"{option} {path} is a folder; name a file in it")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file atomically; a UserError says why it cannot be written."""
+    if isinstance(content, str):
+        content = content.encode()
     try:
         with replacing(path.resolve()) as partial:  # keep symbolic links
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -39,7 +39,7 @@ def test_two_experiments_in_depth(tmp_path, capsys):
     assert row(block, "accuracy")[3].startswith("+")
     assert float(row(block, "accuracy")[4]) < 0.05
     assert len(rows(section(text, "a: taken for"))) == 7
-    assert "a: macro F1 +" in text.replace("What this says", "")
+    assert "a improved macro F1 (+" in text.replace("What this says", "")
 
 
 def test_two_runs_in_depth_go_by_their_labels(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import stat
@@ -10,7 +11,7 @@ import pytest
 from fake_runs import OTHER, make_config, make_many, make_result, write
 
 from fer_jax.compare import main
-from fer_jax.compare.export import to_html, to_latex, to_markdown
+from fer_jax.compare.export import to_html, to_latex, to_markdown, to_parquet
 from fer_jax.compare.layout import Sheet
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
@@ -170,7 +171,7 @@ def test_what_would_break_out_is_escaped():
 
 @pytest.mark.parametrize("name", ["x", "x.pdf", "x.CSV"])
 def test_other_suffixes_are_refused_before_reading(tmp_path, name):
-    with pytest.raises(UserError, match=r"--export writes \.csv, \.json"):
+    with pytest.raises(UserError, match=r"--export writes \.csv, \.parquet, \.json"):
         main(["--runs_dir", "nowhere", "--export", str(tmp_path / name)])
     with pytest.raises(UserError, match=r"--report writes \.html"):
         main(["--runs_dir", "nowhere", "--report", str(tmp_path / "x.csv")])
@@ -252,14 +253,33 @@ def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
     write(tmp_path / "runs", make_result("a", 1))
     path = tmp_path / "x.csv"
     path.write_text("old")
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def fail(self, text, **options):
-        write_text(self, text[:100], **options)
+    def fail(self, content):
+        write_bytes(self, content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(UserError, match=r"x\.csv cannot be written: No space left"):
         save(tmp_path / "runs", path)
     assert path.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "x.csv"]
+
+
+def test_parquet_holds_the_rows_of_csv(many, tmp_path):
+    for name in ("x.csv", "x.parquet"):
+        assert main([str(many), "--export", str(tmp_path / name)]) == 0
+    table, text = (
+        pd.read_parquet(tmp_path / "x.parquet"),
+        pd.read_csv(tmp_path / "x.csv"),
+    )
+    assert [*table] == [*text] and len(table) == len(text) == 24
+    for name in ("name", "seed", "macro_f1", "training.lr", "stopped_early"):
+        assert table[name].tolist() == text[name].tolist()
+
+
+def test_a_setting_of_several_types_is_text_in_parquet():
+    frame = pd.DataFrame({"a": [None, [1, 2]], "b": [1, "all"], "c": [0.5, 1.0]})
+    back = pd.read_parquet(io.BytesIO(to_parquet(frame)))
+    assert back["a"].tolist()[1] == "[1, 2]" and back["b"].tolist() == ["1", "all"]
+    assert back["c"].tolist() == [0.5, 1.0]

@@ -52,16 +52,20 @@ def test_a_real_gain_is_better_and_noise_is_not_shown(tmp_path):
     assert found["does less skill hurt?"].verdict == "worse"
     nothing = found["does nothing help?"]
     assert nothing.verdict == "n.s."
-    assert nothing.answer.startswith("same: macro F1 ")
-    assert "n.s. (minimum detectable effect " in nothing.answer
+    assert nothing.answer.startswith("same did not measurably change macro F1 (")
+    assert "; minimum detectable effect " in nothing.answer
     overall = found["Which experiments differ from the baseline?"]
-    assert "better: gain; worse: loss; 1 of 3 n.s. (minimum det" in overall.answer
+    assert overall.answer.startswith(
+        "By macro F1, gain is better than baseline; loss is worse than baseline; "
+        "1 of 3 do not differ measurably from it (minimum detectable effect "
+    )
     assert overall.verdict == "mixed"
     # The figures in words are those of the tests.
     gain = next(each for each in summary.experiments if each.name == "gain")
     row = gain.versus["macro_f1"]
-    told = f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, "
-    assert told in found["does skill help?"].answer
+    told = f"{100 * row.value:+.1f}, 95 % interval {100 * row.low:+.1f} to "
+    assert f"gain improved macro F1 ({told}" in found["does skill help?"].answer
+    assert "loss lowered macro F1 (" in found["does less skill hurt?"].answer
 
 
 def test_the_emotions_that_are_asked_about_are_answered(tmp_path):
@@ -69,11 +73,12 @@ def test_the_emotions_that_are_asked_about_are_answered(tmp_path):
     run(tmp_path, "baseline")
     run(tmp_path, "focal", "Does focal loss help?", better=FEAR, asks=asks)
     finding = found_in(tmp_path)[0]["Does focal loss help?"]
-    assert "fear F1 +" in finding.answer and "disgust F1 " in finding.answer
+    improved, _, rest = finding.answer.partition("; it did not measurably change ")
+    assert "fear F1 (+" in improved and "disgust F1 (" in rest
     assert "happy" not in finding.answer
-    assert "fear recall +" in finding.answer  # it is significant
+    assert "fear recall (+" in improved  # it is significant
     assert "disgust recall" not in finding.answer  # it is not
-    assert ", macro F1 +" in finding.answer
+    assert "macro F1 (+" in finding.answer
     assert finding.verdict == "mixed"  # fear is better, disgust n.s.
 
 
@@ -85,7 +90,7 @@ def test_rewording_a_question_does_not_change_its_answer(tmp_path):
     plain, reworded = found["does it help?"], found[words]
     assert plain.verdict == reworded.verdict == "better"
     for finding, name in ((plain, "a"), (reworded, "b")):
-        assert finding.answer.startswith(f"{name}: macro F1 +")
+        assert finding.answer.startswith(f"{name} improved macro F1 (+")
         assert "accuracy" not in finding.answer and "fear" not in finding.answer
 
 
@@ -101,7 +106,9 @@ def test_a_question_of_rare_ones_tells_recall_and_precision(tmp_path):
     run(tmp_path / "even", "baseline")
     run(tmp_path / "even", "b", "Do weights help?", asks=rare["asks"])
     answer = found_in(tmp_path / "even")[0]["Do weights help?"].answer
-    assert answer.startswith("b: no emotion is rare here, macro F1 ")
+    assert answer.startswith(
+        "No emotion is rare here. b did not measurably change macro F1 ("
+    )
 
 
 def test_the_metrics_that_are_asked_about_are_answered(tmp_path):
@@ -111,10 +118,11 @@ def test_the_metrics_that_are_asked_about_are_answered(tmp_path):
     run(tmp_path, "both", "both?", asks=both)
     found, _ = found_in(tmp_path)
     answer = found["accuracy?"].answer
-    assert answer.startswith("batch: accuracy ") and "macro F1" not in answer
+    assert "batch did not measurably change accuracy (" in answer
+    assert "macro F1" not in answer
     answer = found["both?"].answer
-    assert answer.startswith("both: there is no class boredom here, accuracy ")
-    assert ", balanced accuracy " in answer and "macro F1" not in answer
+    assert answer.startswith("There is no class boredom here. both ")
+    assert " and balanced accuracy (" in answer and "macro F1" not in answer
 
 
 def test_an_unknown_metric_in_a_result_is_named(tmp_path):
@@ -138,7 +146,9 @@ def test_the_time_is_told_where_it_differs(tmp_path):
     run(tmp_path, "long", "do longer runs help?", minutes=3)
     run(tmp_path, "alike", "and this?", minutes=1.1)
     found, _ = found_in(tmp_path)
-    assert found["do longer runs help?"].answer.endswith(", training 3.0 times as long")
+    assert found["do longer runs help?"].answer.endswith(
+        " Training took 3.0 times as long."
+    )
     assert "as long" not in found["and this?"].answer
 
 
@@ -194,3 +204,13 @@ def test_odd_descriptions_are_one_printable_line(tmp_path):
     assert "does [31mit help?" in questions
     assert "b against baseline?" in questions
     assert max(map(len, questions)) <= 200
+
+
+def test_an_emotion_without_images_is_undefined(tmp_path):
+    kept = LABELS[LABELS != DISGUST]
+    asks = {"emotions": ["disgust", "fear"]}
+    run(tmp_path, "baseline", labels=kept, seeds=(1,))
+    run(tmp_path, "a", "?", labels=kept, seeds=(1,), asks=asks)
+    answer = found_in(tmp_path)[0]["?"].answer
+    assert answer.endswith(" Disgust F1 is undefined without images.")
+    assert answer.startswith("a did not measurably change fear F1 (")

@@ -43,7 +43,7 @@ def test_it_draws_when_something_has_changed_and_only_then(tmp_path, monkeypatch
     monkeypatch.setattr(time, "sleep", sleep)
     console = Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
     with pytest.raises(Stop):
-        watch.watch(console, tmp_path, draw)
+        watch.watch(console, [tmp_path], draw)
     assert drawn == [0, 1, 1, 1]
     assert "nothing to show yet: no finished run" in console.export_text()
 
