@@ -40,8 +40,11 @@ class Tally(NamedTuple):
     support: np.ndarray  # float32 `[G, 1, C]`, images
 
     def weighted(self, weights: np.ndarray) -> "Tally":
-        """Sums over the groups under each row of float32 `[B, G]`: `[B, ...]`."""
-        flat = (weights @ part.reshape(len(part), -1) for part in self)
+        """Sums over the groups under each row of float32 `[B, G]`: `[B, ...]`.
+
+        In memory the rows are last: NumPy is slow where its inner loop is over classes.
+        """
+        flat = ((part.reshape(len(part), -1).T @ weights.T).T for part in self)
         shapes = ((len(weights), *part.shape[1:]) for part in self)
         return Tally._make(x.reshape(s) for x, s in zip(flat, shapes, strict=True))
 
@@ -229,14 +232,16 @@ def _swap(
     places = range(math.lcm(len(one), len(other)))
     mine = [one[i % len(one)] for i in places]
     theirs = [other[i % len(other)] for i in places]
+    by_run = [np.moveaxis(part, 0, -1) for part in kept[:2]]  # `[R, C, B]`, as it lies
+    *whole_split, support = (part.astype(np.float32) for part in total)
 
     def mean_score(stay: list[int], come: list[int]) -> np.ndarray:
         hits, predicted = (
-            part[:, stay] + whole[come].astype(np.float32) - part[:, come]
-            for part, whole in zip(kept[:2], total[:2], strict=True)
+            part[stay] - part[come] + whole[come, :, None]
+            for part, whole in zip(by_run, whole_split, strict=True)
         )
-        support = total.support[None].astype(np.float32)
-        return scores_of_counts(hits, predicted, support).mean(axis=1)
+        swapped = hits.swapaxes(1, 2), predicted.swapaxes(1, 2)  # `[places, B, C]`
+        return scores_of_counts(*swapped, support).mean(axis=0)
 
     return mean_score(mine, theirs) - mean_score(theirs, mine)
 
