@@ -192,6 +192,10 @@ def _compare(
     for family in families:
         p = np.array([p_values[pair][k] for pair, k in family])
         size = max(int(np.count_nonzero(~np.isnan(p))), 1)
+        detectable = {
+            pair: differences[pair].detectable(size)
+            for pair in dict.fromkeys(pair for pair, _ in family)
+        }
         for (pair, k), holm in zip(family, statistics.holm(p).tolist(), strict=True):
             difference = differences[pair]
             exact = data.one_seed_each and k == _ACCURACY
@@ -201,7 +205,7 @@ def _compare(
                 high=float(difference.high[k]),
                 p=float(p_values[pair][k]),
                 p_holm=holm,
-                detectable=float(difference.detectable(size)[k]),
+                detectable=float(detectable[pair][k]),
                 significant=holm < statistics.ALPHA,
                 test="McNemar" if exact else "permutation",
             )
