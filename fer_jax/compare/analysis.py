@@ -7,6 +7,7 @@ import numpy as np
 
 from fer_jax.compare import statistics
 from fer_jax.compare.calibration import reliability
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.predictions import Predictions, load_predictions
 from fer_jax.compare.results import FinishedRun
 from fer_jax.compare.statistics import Replicates, Tally
@@ -156,7 +157,7 @@ def _p_values(
 ) -> dict[_Pair, np.ndarray]:
     """The p-values `[K]` of each pair of experiments, before any correction."""
     draws = statistics.enough_draws(len(pairs) * len(data.classes))
-    found = statistics.permutation_tests(
+    found = permutation_tests(
         data.counts, data.members, pairs, data.replicates, rng, draws
     )
     if data.one_seed_each:

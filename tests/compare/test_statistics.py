@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
 
 from fer_jax.compare import calibration, statistics
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.statistics import Replicates, Tally
 from fer_jax.metrics import metric_names, scores_of_counts
 
@@ -230,7 +231,7 @@ def test_a_class_of_three_images_is_compared_with_what_it_has():
     np.testing.assert_allclose(macro[gone], mean[gone], rtol=1e-5)
     assert not np.isnan(replicates.seed_variance).any()
     found = statistics.difference(replicates, 0, 1)
-    p = statistics.permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
+    p = permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
     for name in ("f1_d", "recall_d"):
         k = where.index(name)
         assert found.low[k] < found.value[k] <= found.high[k]
@@ -269,9 +270,7 @@ def test_the_permutation_test_over_all_ways_is_scipys():
         student=np.zeros((2**8, 2)),
     )
     members, pairs = [[0], [1]], [(0, 1)]
-    p = statistics.permutation_tests(
-        counts, members, pairs, still, AllWays(8), draws=2**8
-    )[0]
+    p = permutation_tests(counts, members, pairs, still, AllWays(8), draws=2**8)[0]
     for k, metric in enumerate([accuracy, macro_f1]):
         reference = stats.permutation_test(
             predicted,
@@ -297,7 +296,7 @@ def test_unequal_numbers_of_seeds_swap_alike():
         counts = tally(labels, predicted[[0, *order]])
         members = [[0], range(1, 6)]
         replicates = statistics.bootstrap(counts, members, np.random.default_rng(0))
-        return statistics.permutation_tests(
+        return permutation_tests(
             counts, members, [(0, 1)], replicates, np.random.default_rng(1)
         )[0]
 
@@ -318,9 +317,7 @@ def test_swapping_keeps_identical_images_and_all_seeds_together():
     counts = tally(labels, predicted, np.zeros(6, int))  # one image, six times
     replicates = statistics.bootstrap(counts, [[0, 1], [2, 3]], np.random.default_rng())
     rng = np.random.default_rng(0)
-    p = statistics.permutation_tests(
-        counts, [[0, 1], [2, 3]], [(0, 1)], replicates, rng
-    )
+    p = permutation_tests(counts, [[0, 1], [2, 3]], [(0, 1)], replicates, rng)
     assert p[0, 0] == 1  # swapped or not, all or nothing is right
 
 
@@ -363,7 +360,7 @@ def figures(classes=C, draws=600):
     counts = statistics.tally(labels, ids, predicted, classes)
     members, pairs = [[0, 1, 2], [3], [4, 2]], [(1, 0), (2, 0), (2, 1)]
     replicates = statistics.bootstrap(counts, members, rng)
-    p = statistics.permutation_tests(counts, members, pairs, replicates, rng, draws)
+    p = permutation_tests(counts, members, pairs, replicates, rng, draws)
     found = [statistics.difference(replicates, *pair) for pair in pairs]
     return found, np.nan_to_num(p * (draws + 1), nan=-1).round(6)
 
