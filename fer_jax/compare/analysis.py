@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fer_jax.compare import statistics
 from fer_jax.compare.calibration import reliability
@@ -73,7 +74,9 @@ def summarise(
     experiments, leaders, images = [], [], {}
     for fingerprint, group in by_data.items():
         predictions = load(group, split)
-        found, best = _analyse(group, predictions, split, baseline)
+        # BLAS threads slow down many small products, tenfold on a busy machine.
+        with threadpool_limits(1, "blas"):
+            found, best = _analyse(group, predictions, split, baseline)
         images[fingerprint] = _images(group[0], predictions, split)
         experiments += _in_order(found, sort)
         leaders += best
