@@ -46,12 +46,15 @@ def scores_of_counts(
     classes = present.sum(axis=-1)
     overall = (
         ratio(hits.sum(axis=-1), support.sum(axis=-1)),
-        ratio((f1 * present).sum(axis=-1), classes),
-        ratio((recall * present).sum(axis=-1), classes),
+        ratio(_sum(f1), classes),
+        ratio(_sum(recall), classes),
     )
-    absent = np.where(support > 0, 0, np.float32(np.nan))
-    by_class = (each + absent for each in (f1, precision, recall))
-    return np.concatenate([np.stack(overall, axis=-1), *by_class], axis=-1)
+    by_class = [f1, precision, recall]
+    if not (support > 0).all():
+        absent = np.where(support > 0, 0, np.float32(np.nan))
+        by_class = [each + absent for each in by_class]
+    # Unlike `np.stack`, this keeps the order in which the counts lie in memory.
+    return np.concatenate([*(each[..., None] for each in overall), *by_class], axis=-1)
 
 
 def confusion_matrix(
@@ -102,11 +105,14 @@ def from_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, 0 where the denominator is 0."""
-    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
-    zeros = np.zeros(shape, np.result_type(numerator, denominator, np.float32))
-    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The share of counts that a part of them is; 0 where there are none."""
+    return part / np.maximum(whole, 1)  # twice as fast as a division with a mask
+
+
+def _sum(by_class: np.ndarray) -> np.ndarray:
+    """The sum over the classes, rounded alike in whatever order they lie in memory."""
+    return np.ascontiguousarray(by_class).sum(axis=-1)
 
 
 def score(

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fer_jax.compare import statistics
 from fer_jax.compare.calibration import reliability
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.predictions import Predictions, load_predictions
 from fer_jax.compare.results import FinishedRun
 from fer_jax.compare.statistics import Replicates, Tally
@@ -72,7 +74,9 @@ def summarise(
     experiments, leaders, images = [], [], {}
     for fingerprint, group in by_data.items():
         predictions = load(group, split)
-        found, best = _analyse(group, predictions, split, baseline)
+        # BLAS threads slow down many small products, tenfold on a busy machine.
+        with threadpool_limits(1, "blas"):
+            found, best = _analyse(group, predictions, split, baseline)
         images[fingerprint] = _images(group[0], predictions, split)
         experiments += _in_order(found, sort)
         leaders += best
@@ -156,7 +160,7 @@ def _p_values(
 ) -> dict[_Pair, np.ndarray]:
     """The p-values `[K]` of each pair of experiments, before any correction."""
     draws = statistics.enough_draws(len(pairs) * len(data.classes))
-    found = statistics.permutation_tests(
+    found = permutation_tests(
         data.counts, data.members, pairs, data.replicates, rng, draws
     )
     if data.one_seed_each:
@@ -192,6 +196,10 @@ def _compare(
     for family in families:
         p = np.array([p_values[pair][k] for pair, k in family])
         size = max(int(np.count_nonzero(~np.isnan(p))), 1)
+        detectable = {
+            pair: differences[pair].detectable(size)
+            for pair in dict.fromkeys(pair for pair, _ in family)
+        }
         for (pair, k), holm in zip(family, statistics.holm(p).tolist(), strict=True):
             difference = differences[pair]
             exact = data.one_seed_each and k == _ACCURACY
@@ -201,7 +209,7 @@ def _compare(
                 high=float(difference.high[k]),
                 p=float(p_values[pair][k]),
                 p_holm=holm,
-                detectable=float(difference.detectable(size)[k]),
+                detectable=float(detectable[pair][k]),
                 significant=holm < statistics.ALPHA,
                 test="McNemar" if exact else "permutation",
             )

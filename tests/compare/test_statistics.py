@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
 
 from fer_jax.compare import calibration, statistics
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.statistics import Replicates, Tally
 from fer_jax.metrics import metric_names, scores_of_counts
 
@@ -230,7 +231,7 @@ def test_a_class_of_three_images_is_compared_with_what_it_has():
     np.testing.assert_allclose(macro[gone], mean[gone], rtol=1e-5)
     assert not np.isnan(replicates.seed_variance).any()
     found = statistics.difference(replicates, 0, 1)
-    p = statistics.permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
+    p = permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
     for name in ("f1_d", "recall_d"):
         k = where.index(name)
         assert found.low[k] < found.value[k] <= found.high[k]
@@ -269,9 +270,7 @@ def test_the_permutation_test_over_all_ways_is_scipys():
         student=np.zeros((2**8, 2)),
     )
     members, pairs = [[0], [1]], [(0, 1)]
-    p = statistics.permutation_tests(
-        counts, members, pairs, still, AllWays(8), draws=2**8
-    )[0]
+    p = permutation_tests(counts, members, pairs, still, AllWays(8), draws=2**8)[0]
     for k, metric in enumerate([accuracy, macro_f1]):
         reference = stats.permutation_test(
             predicted,
@@ -297,7 +296,7 @@ def test_unequal_numbers_of_seeds_swap_alike():
         counts = tally(labels, predicted[[0, *order]])
         members = [[0], range(1, 6)]
         replicates = statistics.bootstrap(counts, members, np.random.default_rng(0))
-        return statistics.permutation_tests(
+        return permutation_tests(
             counts, members, [(0, 1)], replicates, np.random.default_rng(1)
         )[0]
 
@@ -318,9 +317,7 @@ def test_swapping_keeps_identical_images_and_all_seeds_together():
     counts = tally(labels, predicted, np.zeros(6, int))  # one image, six times
     replicates = statistics.bootstrap(counts, [[0, 1], [2, 3]], np.random.default_rng())
     rng = np.random.default_rng(0)
-    p = statistics.permutation_tests(
-        counts, [[0, 1], [2, 3]], [(0, 1)], replicates, rng
-    )
+    p = permutation_tests(counts, [[0, 1], [2, 3]], [(0, 1)], replicates, rng)
     assert p[0, 0] == 1  # swapped or not, all or nothing is right
 
 
@@ -346,6 +343,85 @@ def test_holm_is_statsmodels_and_passes_over_what_has_no_test():
     kept = ~np.isnan(p)
     expected = multipletests(p[kept], method="holm")[1]
     np.testing.assert_allclose(adjusted[kept], expected, atol=1e-9, rtol=0)
+
+
+# --- the figures of one set, to the digit -------------------------------------------
+
+
+def figures(classes=C, draws=600):
+    """Five runs of three experiments, of which none ever finds class 2; some copies."""
+    rng = np.random.default_rng(21)
+    labels, ids = rng.integers(classes, size=90), rng.integers(70, size=90)
+    skills = np.array([0.5, 0.6, 0.55, 0.7, 0.4])[:, None]
+    guesses = rng.integers(classes, size=(5, 90))
+    predicted = np.where(rng.random((5, 90)) < skills, labels, guesses)
+    predicted = np.where(predicted == 2, 1, predicted)
+    labels = np.where(labels == 0, 1, labels)  # and class 0 has no images
+    counts = statistics.tally(labels, ids, predicted, classes)
+    members, pairs = [[0, 1, 2], [3], [4, 2]], [(1, 0), (2, 0), (2, 1)]
+    replicates = statistics.bootstrap(counts, members, rng)
+    p = permutation_tests(counts, members, pairs, replicates, rng, draws)
+    found = [statistics.difference(replicates, *pair) for pair in pairs]
+    return found, np.nan_to_num(p * (draws + 1), nan=-1).round(6)
+
+
+# Of each pair: the draws that differ as much, of 601; -1 without a test.
+MORE = [
+    [437, 285, 391, -1, 297, 601, 253, -1, 111, 601, 210, -1, 601, 601, 440],
+    [420, 411, 392, -1, 541, 601, 355, -1, 593, 601, 390, -1, 499, 601, 351],
+    [359, 243, 334, -1, 330, 601, 204, -1, 210, 601, 188, -1, 475, 601, 268],
+]
+# Of each pair: differences, ends, errors of the overall metrics; detectable accuracy.
+FIGURES = [
+    (
+        [0.018518518518518545, 0.05271409412220829, 0.020933977455716568],
+        [-0.1066159480483894, -0.1336702307009497, -0.08321682675755665],
+        [0.13723548920613524, 0.2282673545150308, 0.10975850507267865],
+        [0.050393626125449655, 0.060542141998021784, 0.04471111071563947],
+        [0.1454927786892206, 0.19746194058904676],
+    ),
+    (
+        [-0.025925925925925908, -0.03090644537875825, -0.02797906602254424],
+        [-0.1883818246929859, -0.2351459625231548, -0.18198011727827756],
+        [0.15165115231765447, 0.1814212222459227, 0.13231718089850109],
+        [0.05987752323895859, 0.06991984183610774, 0.05704659471120496],
+        [0.19442473851241387, 0.30497494157130756],
+    ),
+    (
+        [-0.04444444444444445, -0.08362053950096654, -0.04891304347826081],
+        [-0.23997653765557034, -0.332600663983791, -0.2161918958897038],
+        [0.1480073772985255, 0.1700764289206692, 0.12410722127554814],
+        [0.07114508045311428, 0.08242613083008003, 0.06644916936550563],
+        [0.21966913272465904, 0.32294303697943333],
+    ),
+]
+MORE_OF_NINE = [
+    [385, 326, 355, -1, 317, 601, 391, 371, 537, 321, 40, 444],
+    [419, 341, 355, -1, 561, 601, 178, 337, 583, 410, 259, 398],
+    [318, 242, 283, -1, 335, 601, 195, 587, 587, 227, 58, 327],
+]
+
+
+def test_figures_are_those_of_the_first_version():
+    """Recorded once: a faster way to compute them must not change them."""
+    found, more = figures()
+    np.testing.assert_array_equal(more, MORE)
+    for difference, (value, low, high, error, detectable) in zip(
+        found, FIGURES, strict=True
+    ):
+        overall = slice(0, 3)
+        np.testing.assert_allclose(difference.value[overall], value, rtol=1e-12)
+        np.testing.assert_allclose(difference.low[overall], low, rtol=1e-12)
+        np.testing.assert_allclose(difference.high[overall], high, rtol=1e-12)
+        np.testing.assert_allclose(difference.error[overall], error, rtol=1e-12)
+        sizes = [difference.detectable(n)[0] for n in (1, 11)]
+        np.testing.assert_allclose(sizes, detectable, rtol=1e-12)
+
+
+def test_p_values_of_nine_classes_are_those_of_the_first_version():
+    """From eight terms on, NumPy's sum over a last axis adds them in pairs."""
+    more = figures(classes=9)[1]
+    np.testing.assert_array_equal(more[:, :12], MORE_OF_NINE)
 
 
 # --- calibration --------------------------------------------------------------------

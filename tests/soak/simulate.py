@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fer_jax.compare import statistics
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.emotions import EMOTIONS
 from fer_jax.metrics import metric_names, scores_of_counts
 
@@ -104,7 +105,7 @@ def simulate(world, rng, *, seeds, experiments, rounds, truth, more_skill=0.0):
         found = statistics.difference(replicates, 1, 0)
         real = better - base
         held_difference = held_difference + ((found.low <= real) & (real <= found.high))
-        p = statistics.permutation_tests(
+        p = permutation_tests(
             counts, members, [(1, 0)], replicates, rng, statistics.DRAWS
         )[0]
         if seeds == 1:
