@@ -15,6 +15,7 @@ import numpy as np
 
 from fer_jax.compare import statistics
 from fer_jax.compare.layout import Cell, Sheet
+from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.predictions import load_predictions
 from fer_jax.compare.results import shortlist
 from fer_jax.compare.summary import Summary
@@ -129,7 +130,7 @@ def since(before: Mapping[str, Sequence[np.ndarray]], summary: Summary) -> list[
     replicates = statistics.bootstrap(counts, members, rng)
     pairs = [(2 * e, 2 * e + 1) for e in range(len(names))]
     draws = statistics.enough_draws(len(pairs) * len(classes))
-    p = statistics.permutation_tests(counts, members, pairs, replicates, rng, draws)
+    p = permutation_tests(counts, members, pairs, replicates, rng, draws)
     first = len(METRICS)
     found = []
     for columns in ([_MACRO_F1], range(first, first + len(classes))):
