@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from fer_jax.compare import figure_style, figures, frames
 from fer_jax.compare.analysis import summarise
 from fer_jax.compare.findings import Finding, findings
@@ -19,6 +17,7 @@ from fer_jax.compare.summary import Summary
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 

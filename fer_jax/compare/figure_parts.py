@@ -1,14 +1,17 @@
 """The traces and axes that the figures are made of, as dicts for plotly."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import figure_style as style
 from fer_jax.compare.figure_style import label, looks, safe
 from fer_jax.compare.wording import interval, percent, points
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROW, _EDGES = 34, 120  # pixels of an experiment's row, and above and below the rows
 
@@ -121,7 +124,7 @@ def colour_axis() -> dict[str, Any]:
 
 
 def line_trace(
-    name: str, values: pd.Series, line: Mapping[str, Any], **more: Any
+    name: str, values: pd.Series[Any], line: Mapping[str, Any], **more: Any
 ) -> dict[str, Any]:
     """A line through values by their index."""
     plain = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "meta": name}

@@ -6,10 +6,10 @@ as well; `comparison.Figures` gives those. A trace is of one experiment, whose n
 `layout.meta` is the figure's main fact in a sentence, for those who cannot see it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import figure_style as style
 from fer_jax.compare.figure_parts import (
@@ -27,6 +27,9 @@ from fer_jax.compare.figure_parts import (
 )
 from fer_jax.compare.figure_style import looks
 from fer_jax.compare.wording import interval, percent, points, words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Drawing = dict[str, Any]
 
@@ -261,9 +264,8 @@ def reliability(found: pd.DataFrame, *, split: str = "") -> Drawing:
         gap = (own["confidence"] - own["accuracy"]) * own["images"]
         gaps[name] = 100 * float(gap.sum() / own["images"].sum())
         many = own[own["images"] >= _FEW]
-        curve = pd.Series(
-            (100 * many["accuracy"]).to_numpy(), (100 * many["confidence"]).to_numpy()
-        )
+        curve = 100 * many.set_index("confidence")["accuracy"]
+        curve.index = 100 * curve.index
         line = {"color": look[name].colour, "dash": look[name].dash, "width": 2}
         told = hover(name, "%{y:.1f} % right at a confidence of %{x:.1f} %")
         shown = {"showlegend": True, "hovertemplate": told, "mode": "lines+markers"}

@@ -5,11 +5,12 @@ is not is NaN or None. `experiment` is the name, with a letter such as `[A]` whe
 of several data sets are kept apart.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fer_jax.compare.changes import changed_settings
 from fer_jax.compare.export import run_row
@@ -18,6 +19,9 @@ from fer_jax.compare.summary import Experiment, Score, Summary
 from fer_jax.errors import UserError
 from fer_jax.metrics import CLASS_METRICS, METRICS
 from fer_jax.runs.folder import read_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def runs(found: Sequence[FinishedRun], split: str) -> pd.DataFrame:
@@ -29,7 +33,7 @@ def runs(found: Sequence[FinishedRun], split: str) -> pd.DataFrame:
     selection_split, selection_metric, selection_epoch, selection_value; epochs_run,
     stopped_early, parameters, device, wall_s and train_s (seconds), images_per_s.
     """
-    return pd.DataFrame([run_row(run, split) for run in found if split in run.scores])
+    return _table([run_row(run, split) for run in found if split in run.scores])
 
 
 def experiments(summary: Summary) -> pd.DataFrame:
@@ -41,7 +45,7 @@ def experiments(summary: Summary) -> pd.DataFrame:
     train); ece and ece_sd (expected calibration error); minutes (of training a run),
     images_per_s, best_epoch, epochs_run (means over seeds), parameters, device.
     """
-    return pd.DataFrame([_experiment(summary, each) for each in summary.experiments])
+    return _table([_experiment(summary, each) for each in summary.experiments])
 
 
 def emotions(summary: Summary) -> pd.DataFrame:
@@ -60,7 +64,7 @@ def emotions(summary: Summary) -> pd.DataFrame:
                 score = each.scores[f"{metric}_{name}"]
                 rows.append(head | {"metric": metric} | score._asdict())
     columns = ("experiment", "emotion", "images", "metric", *Score._fields)
-    return pd.DataFrame(rows, columns=columns)
+    return _table(rows, columns=columns)
 
 
 def differences(summary: Summary) -> pd.DataFrame:
@@ -81,7 +85,7 @@ def differences(summary: Summary) -> pd.DataFrame:
                 head | {"metric": metric, "emotion": emotion} | tested._asdict()
             )
     columns = "experiment baseline metric emotion value low high p p_holm detectable "
-    return pd.DataFrame(rows, columns=(columns + "significant test").split())
+    return _table(rows, columns=(columns + "significant test").split())
 
 
 def changes(summary: Summary) -> pd.DataFrame:
@@ -98,7 +102,7 @@ def changes(summary: Summary) -> pd.DataFrame:
         if each.name != base
         for key, there, here in changed_settings(each.runs[0], firsts, base)
     ]
-    return pd.DataFrame(rows, columns=["experiment", "key", "baseline", "value"])
+    return _table(rows, columns=["experiment", "key", "baseline", "value"])
 
 
 def history(summary: Summary) -> pd.DataFrame:
@@ -115,7 +119,7 @@ def history(summary: Summary) -> pd.DataFrame:
         for run in each.runs
         for row in _epochs(run)
     ]
-    return pd.DataFrame(rows, columns=None if rows else ["experiment", "seed", "epoch"])
+    return _table(rows, columns=None if rows else ["experiment", "seed", "epoch"])
 
 
 def confusion(summary: Summary) -> pd.DataFrame:
@@ -136,7 +140,7 @@ def confusion(summary: Summary) -> pd.DataFrame:
                 cell = {"images": int(counts[t, p]), "rate": float(rates[t, p])}
                 pair = {"true": true, "predicted": predicted}
                 rows.append(_head(summary, each) | pair | cell)
-    return pd.DataFrame(rows)
+    return _table(rows)
 
 
 def reliability(summary: Summary) -> pd.DataFrame:
@@ -145,7 +149,7 @@ def reliability(summary: Summary) -> pd.DataFrame:
     Columns: experiment, confidence (the mean probability of the predicted class),
     accuracy (the share that is right), images (predictions, of all seeds).
     """
-    return pd.DataFrame(
+    return _table(
         [
             _head(summary, each)
             | {"confidence": float(sure), "accuracy": float(right), "images": int(n)}
@@ -154,6 +158,14 @@ def reliability(summary: Summary) -> pd.DataFrame:
             if n
         ]
     )
+
+
+def _table(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    import pandas as pd  # half a second, which `bin/compare` often does without
+
+    return pd.DataFrame(rows, columns=[*columns] if columns else None)
 
 
 def _head(summary: Summary, each: Experiment) -> dict[str, Any]:

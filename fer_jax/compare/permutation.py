@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy import nan
@@ -34,10 +35,8 @@ def permutation_tests(
     total, values = counts.total(), replicates.values
     more = np.ones((len(pairs), values.shape[1]))  # the observed draw
     spread = np.sqrt(replicates.seed_variance)
-    for start in range(0, draws, CHUNK):
-        size = (min(CHUNK, draws - start), len(counts.support))
-        kept = counts.weighted(rng.integers(2, size=size).astype(np.float32))
-        student = student_draws(replicates.degrees, (size[0], len(experiments)), rng)
+
+    def count(kept: Tally, student: np.ndarray) -> None:
         for p, (one, other) in enumerate(pairs):
             null = _swap(kept, total, experiments[one], experiments[other])
             null += student[:, one, None] * spread[one]
@@ -45,6 +44,19 @@ def permutation_tests(
             observed = np.abs(values[one] - values[other])
             # Ties are common among counts; rounding must not break them.
             more[p] += (~(np.abs(null) < observed - 1e-6)).sum(axis=0)
+
+    with ThreadPoolExecutor(1) as pool:  # counts while the next draws are made
+        counted: Future[None] | None = None
+        for start in range(0, draws, CHUNK):
+            size = (min(CHUNK, draws - start), len(counts.support))
+            kept = counts.weighted(rng.integers(2, size=size).astype(np.float32))
+            seeds = (size[0], len(experiments))
+            student = student_draws(replicates.degrees, seeds, rng)
+            if counted:
+                counted.result()
+            counted = pool.submit(count, kept, student)
+        if counted:
+            counted.result()
     return np.where(np.isnan(values[0]), nan, more / (draws + 1))
 
 
