@@ -12,6 +12,9 @@ from pathlib import Path
 # XLA's optimisations take most of a test's time and no test is about them. Child
 # processes inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Threads of NumPy's products wait for each other where the suite's processes have all
+# cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and output in a pipe is as wide
 
 import jax
