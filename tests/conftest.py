@@ -4,6 +4,7 @@ The tiny set has 16 x 16 images whose classes differ by a bright bar, so that th
 network learns them within three epochs.
 """
 
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 # XLA's optimisations take most of a test's time and no test is about them. Child
 # processes inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Threads of NumPy's products wait for each other where the suite's processes have all
+# cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and output in a pipe is as wide
 
 import jax
@@ -20,9 +24,13 @@ import yaml
 from child import tiny_network
 
 from fer_jax import config as config_lib
+from fer_jax import data
 from fer_jax.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
+FER2013 = Path(
+    os.environ.get("FER2013_CSV", ROOT.parent / "shared/fer2013/fer2013.csv.xz")
+)
 OPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # in child processes that compute
 SIDE, COUNTS = 16, (20, 8, 16, 30, 20, 16, 18)
 LEAKED = 7  # images of val that are in train too
@@ -45,15 +53,17 @@ TINY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory, pytestconfig):
-    """Prepared data go to a folder that ends with the tests.
+    """Prepared data go to a folder that ends with the tests, and all processes share.
 
     Compiled programs stay in pytest's own cache (.pytest_cache), so that the next
     `pytest` need not compile them again; `pytest --cache-clear` forgets them.
     """
-    folder = tmp_path_factory.mktemp("caches")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     compiled = pytestconfig.cache.mkdir("xla")
     own = {
-        "FER_CACHE_DIR": str(folder / "data"),
+        "FER_CACHE_DIR": str(folder / "prepared"),
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -65,16 +75,25 @@ def caches(tmp_path_factory, pytestconfig):
         for name, value in own.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(CHILD), prepend=os.pathsep)
+        yield Path(own["FER_CACHE_DIR"])
+
+
+@contextlib.contextmanager
+def optimising():
+    """For what computes more than it compiles."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
         yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
 def optimised():
     """For tests that compute more than they compile."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with optimising():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,6 +142,12 @@ def write_tiny_configs(folder: Path, experiments: dict, **training) -> Path:
         described = {"extends": "baseline.yaml", "name": name, "description": "?"}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(described | change))
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """The embedded set by split. Drawing it takes long; the prepared copy is shared."""
+    return data.load(None).splits
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import sys
 from conftest import OPTIMISED, ROOT, environment
 
 
-def soak(name, *arguments):
+def soak(name, *arguments, optimised=True):
     return subprocess.run(
         [sys.executable, ROOT / "tests/soak" / name, *map(str, arguments)],
-        env=environment() | OPTIMISED, capture_output=True, text=True, timeout=600,
+        env=environment() | (OPTIMISED if optimised else {}),
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -509,11 +509,19 @@ def tree(folder):
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A folder for prepared data in which no other process writes."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_CACHE_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture
-def answer(tmp_path, capsys, monkeypatch):
+def answer(cache, tmp_path, capsys, monkeypatch):
     """Runs a function as a command in the test's folder; checks all but its words."""
     monkeypatch.chdir(tmp_path)
-    cache = Path(os.environ["FER_CACHE_DIR"])
 
     def hang(*_):
         pytest.fail(f"it hangs: {PATIENCE} s without an answer")

@@ -1,21 +1,28 @@
 """The soaks of tests/soak in a short form."""
 
+import re
+
 import pytest
+from conftest import TINY
 from run_soak import soak
 
 pytestmark = pytest.mark.slow
 
 
 def test_killed_runs_and_batches_end_like_undisturbed_ones():
-    done = soak("kills.py", "--kills", 3, "--seed", 2, "--only", "balance_sampler")
+    done = soak("kills.py", "--kills", 3, "--seed", 2, "--only", "balance_sampler",
+                "--tiny", optimised=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills in " in done.stdout
-    assert "2 runs ended like their undisturbed twins, bit for bit" in done.stdout
+    same = r"(\d+) runs ended like their undisturbed twins, bit for bit"
+    assert int(re.search(same, done.stdout)[1]) >= 2
 
 
 def test_long_runs_do_not_grow(tiny_csv):
+    plain = [part for item in TINY if item.startswith("augmentation.")
+             for part in ("--set", item)]  # fmt: skip
     done = soak("growth.py", "--epochs", 40, "--from", 15, "--image_size", 16,
-                "--data_root", tiny_csv)  # fmt: skip
+                "--data_root", tiny_csv, *plain)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 

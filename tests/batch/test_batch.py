@@ -38,7 +38,7 @@ def configs(tmp_path_factory):
         # Long enough to be interrupted in the middle.
         "loss_focal": {
             "loss": {"type": "focal"},
-            "training": {"epochs": 30, "patience": 0},
+            "training": {"epochs": 20, "patience": 0},
         },
     }
     folder = tmp_path_factory.mktemp("configs")

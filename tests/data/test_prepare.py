@@ -402,17 +402,12 @@ def test_the_embedded_set_is_the_default(monkeypatch):
     assert_equal(dataset, load(None))
 
 
-@pytest.fixture(scope="session")
-def session_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("fer2013")
-
-
 @pytest.mark.slow  # unpacks and checks 32,298 rows
 @pytest.mark.skipif(
     not (FER2013 / "fer2013.csv.xz").exists(), reason="needs ../shared/fer2013"
 )
-def test_fer2013_has_the_published_counts(session_cache, monkeypatch):
-    monkeypatch.setenv("FER_CACHE_DIR", str(session_cache))
+def test_fer2013_has_the_published_counts(caches, monkeypatch):
+    monkeypatch.setenv("FER_CACHE_DIR", str(caches))  # others read this set, too
     dataset = load(str(FER2013))
     assert dataset.description == "fer2013.csv.xz" and dataset.notes == ()
     train, val = dataset.splits["train"], dataset.splits["val"]

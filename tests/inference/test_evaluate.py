@@ -13,7 +13,6 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import fer_jax
 from fer_jax import data
-from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 from fer_jax.inference import evaluate, from_run, scoring
@@ -39,10 +38,10 @@ def model(finished_run, tiny_csv, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
+def faces(drawn, tmp_path_factory):
     """A flat folder of class folders; one class is unknown to every model."""
     root = tmp_path_factory.mktemp("faces") / "mine"
-    images, labels = drawn_faces.generate("val")[:2]
+    images, labels = np.asarray(drawn["val"].images)[..., 0], drawn["val"].labels
     names = ("Anger", "disgust", "bored", "happy", "sad", "surprise", "neutral")
     for n, (image, label) in enumerate(zip(images[:140], labels[:140], strict=True)):
         folder = root / names[int(label)]
@@ -173,9 +172,9 @@ def test_the_held_out_part_of_undivided_data_is_the_runs(tiny_folder_run, capsys
 
 
 @pytest.fixture(scope="module")
-def tiny_folder_run(tmp_path_factory):
+def tiny_folder_run(drawn, tmp_path_factory):
     root = tmp_path_factory.mktemp("flat")
-    images, labels = drawn_faces.generate("val")[:2]
+    images, labels = np.asarray(drawn["val"].images)[..., 0], drawn["val"].labels
     for n in np.flatnonzero(np.isin(labels, (0, 3)))[:120]:
         folder = root / "faces" / EMOTIONS[labels[n]]
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Models for other programs: the same probabilities, for any number of images."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import FER2013, ROOT, environment
 from PIL import Image
 
 import fer_jax
-from fer_jax import data, models
+from fer_jax import models
 from fer_jax.errors import UserError
 from fer_jax.inference import export as export_lib
 from fer_jax.inference.export import export
@@ -25,9 +24,6 @@ from fer_jax.pretrained.model_file import Description, ModelFile
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
-FER2013 = Path(
-    os.environ.get("FER2013_CSV", ROOT.parent / "shared/fer2013/fer2013.csv.xz")
-)
 
 
 def invented(arch, channels=1, crop_size=0, views="flip", **shape):
@@ -194,9 +190,8 @@ def test_wilsons_interval_is_statsmodels():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FER2013.exists(), reason="needs FER2013: name it FER2013_CSV")
-def test_all_of_publictest_is_the_same_in_onnx(exported):
-    images = np.asarray(data.load(str(FER2013)).splits["val"].images)[..., 0]
-    expected = np.asarray(fer_jax.load_pretrained().predict(images))
+def test_all_of_publictest_is_the_same_in_onnx(exported, publictest):
+    images, _, expected = publictest
     session = onnxruntime.InferenceSession(exported / "onnx" / "model.onnx")
     found = np.concatenate(
         [session.run(None, {"images": part})[0] for part in np.array_split(images, 30)]

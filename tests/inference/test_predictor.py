@@ -1,7 +1,6 @@
 """The exported model: the run's own numbers, one sentence for what is wrong."""
 
 import copy
-import functools
 import json
 import os
 import pickle
@@ -23,7 +22,6 @@ from scipy.special import softmax
 import fer_jax
 from fer_jax import data, models
 from fer_jax.compare.calibration import fit_temperature
-from fer_jax.data.sources import drawn_faces
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
 from fer_jax.inference import from_run, predictor
@@ -35,15 +33,6 @@ from fer_jax.training.evaluate import tta_views
 
 SIDE = 16
 SIZES = ((16, 16), (31, 57), (90, 40), (7, 5), (200, 200), (1, 1), (3, 80))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def faces():
-    """Draws the faces that models are compared on once."""
-    with pytest.MonkeyPatch.context() as patch:
-        drawn = functools.cache(drawn_faces.generate)
-        patch.setattr(drawn_faces, "generate", drawn)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -438,9 +427,9 @@ def test_the_launchers_start(name, words):
     assert done.returncode == 0 and words in " ".join(done.stdout.split())
 
 
-def test_a_predictor_is_copied_pickled_and_used_in_threads():
+def test_a_predictor_is_copied_pickled_and_used_in_threads(drawn):
     model = fer_jax.load_pretrained()
-    faces = drawn_faces.generate("val")[0][:4]
+    faces = np.asarray(drawn["val"].images)[:4, :, :, 0]
     expected = model.predict(faces)
     copies = [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     with ThreadPoolExecutor(4) as pool:

@@ -33,9 +33,7 @@ def measure() -> dict[str, float]:
     }
 
 
-def train(
-    epochs: int, image_size: int, data_root: str | None
-) -> list[dict[str, float]]:
+def train(settings: list[str], data_root: str | None) -> list[dict[str, float]]:
     """Trains in a temporary folder; what was measured after each epoch."""
     from fer_jax import train
     from fer_jax.system.console import TrainingBar
@@ -48,7 +46,6 @@ def train(
             measured.append(measure())
 
     TrainingBar.on_epoch = noting
-    settings = (f"training.epochs={epochs}", f"data.image_size={image_size}")
     argv = [str(ROOT / "configs/baseline.yaml"), "--set", "training.patience=0"]
     for item in settings:
         argv += ["--set", item]
@@ -69,9 +66,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--from", dest="first", type=int, default=20)
     parser.add_argument("--image_size", type=int, default=48)
     parser.add_argument("--data_root")
+    parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args(argv)
     began = time.monotonic()
-    measured = train(args.epochs, args.image_size, args.data_root)
+    settings = [f"training.epochs={args.epochs}", f"data.image_size={args.image_size}"]
+    measured = train([*settings, *args.set], args.data_root)
     minutes = (time.monotonic() - began) / 60
     early, late = (
         {name: statistics.median(each[name] for each in some) for name in measured[0]}

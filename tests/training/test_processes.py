@@ -74,15 +74,14 @@ class Pair:
         return list(zip(statuses, *zip(*ended, strict=True), strict=True))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_csv, tmp_path_factory):
-    pair = Pair(tiny_csv, tmp_path_factory.mktemp("pair"))
-    return pair.folder, pair.end()
-
-
 @pytest.mark.slow
-def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
-    folder, ((status, output, errors), (other, silent, more)) = undisturbed
+def test_two_processes_train_one_run_and_a_disturbed_pair_ends_like_them(
+    tiny_csv, tmp_path
+):
+    undisturbed = Pair(tiny_csv, tmp_path / "undisturbed")
+    folder = undisturbed.folder
+    # The first speaks.
+    (status, output, errors), (other, silent, more) = undisturbed.end()
     assert (status, other) == (0, 0), errors + more
     assert "float32 on 4 x cpu in 2 processes" in output
     # That the second is connected, JAX itself says there.
@@ -90,12 +89,8 @@ def test_two_processes_train_one_run_and_the_first_speaks(undisturbed):
     assert len(rows(folder)) == 6
     assert (folder / "result.json").is_file()
 
-
-@pytest.mark.slow
-def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
-    undisturbed, tiny_csv, tmp_path
-):
-    """With the images streamed at first: each process reads its own part of them."""
+    # One is killed, and both are stopped, with the images streamed: each process reads
+    # its own part of them.
     streamed = "data.stream=always"
     pair = Pair(tiny_csv, tmp_path, streamed)
     pair.wait_for_epoch(1)
@@ -117,7 +112,7 @@ def test_a_pair_that_was_killed_and_stopped_ends_like_an_undisturbed_one(
     pair = Pair(tiny_csv, tmp_path)
     ended = pair.end()
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert_same_run(pair.folder, undisturbed[0], tiny_csv)
+    assert_same_run(pair.folder, folder, tiny_csv)
 
 
 @pytest.mark.slow

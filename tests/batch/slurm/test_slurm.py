@@ -55,7 +55,7 @@ def slurm():
 def configs(tmp_path_factory):
     """A short experiment, one that can be met in the middle, and one that fails."""
     folder = tmp_path_factory.mktemp("configs")
-    changes = {"long": {"epochs": 80}, "huge": {"batch_size": 4096}}
+    changes = {"long": {"epochs": 40}, "huge": {"batch_size": 4096}}
     changes = {name: {"training": change} for name, change in changes.items()}
     return write_tiny_configs(folder, changes, epochs=2, patience=0)
 

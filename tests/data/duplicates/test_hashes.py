@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from fer_jax.data.duplicates import hashes
-from fer_jax.data.sources import drawn_faces
 
 
 @pytest.fixture(scope="module")
-def faces():
-    return drawn_faces.generate("val")[0][..., None]
+def faces(drawn):
+    return np.asarray(drawn["val"].images)
 
 
 @pytest.fixture(scope="module")

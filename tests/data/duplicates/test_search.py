@@ -13,7 +13,6 @@ from fer_jax.data.duplicates import candidates
 from fer_jax.data.duplicates import search as duplicates
 from fer_jax.data.duplicates.cells import Cells
 from fer_jax.data.duplicates.filters import luma
-from fer_jax.data.sources import drawn_faces as embedded
 
 ORIGINALS, PLANTED = 400, 12 * len(TRANSFORMATIONS)
 
@@ -26,8 +25,8 @@ def one_blas_thread():
 
 
 @pytest.fixture(scope="module")
-def faces():
-    return embedded.generate("val")[0][:ORIGINALS, :, :, None]
+def faces(drawn):
+    return np.asarray(drawn["val"].images)[:ORIGINALS]
 
 
 @pytest.fixture(scope="module")

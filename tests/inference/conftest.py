@@ -1,0 +1,31 @@
+import functools
+
+import numpy as np
+import pytest
+from conftest import FER2013, optimising
+
+import fer_jax
+from fer_jax import data
+from fer_jax.data.sources import drawn_faces
+
+DRAWN = functools.cache(drawn_faces.generate)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def draw_once():
+    """The faces that a model and its exported copy are compared on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn_faces, "generate", DRAWN)
+        yield
+
+
+@pytest.fixture(scope="session")
+def publictest():
+    """FER2013's PublicTest: images, labels, the shipped model's probabilities."""
+    model = fer_jax.load_pretrained()
+    size, channels = model.image_size, model.channels
+    dataset = data.load(str(FER2013), image_size=size, channels=channels)
+    val = dataset.splits["val"]  # by FER2013's own labels
+    images = np.asarray(val.images)[..., 0]
+    with optimising():
+        return images, val.labels, np.asarray(model.predict(images))
