@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,17 @@ from fer_jax.compare.layout import Cell, Sheet
 from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.predictions import load_predictions
 from fer_jax.compare.results import shortlist
-from fer_jax.compare.summary import Summary
-from fer_jax.compare.wording import NOT_SIGNIFICANT, p_value, percent, points, words
-from fer_jax.compare.wording import interval as ends
+from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.wording import (
+    BETTER,
+    NOT_SIGNIFICANT,
+    WORSE,
+    interval,
+    p_value,
+    percent,
+    points,
+    words,
+)
 from fer_jax.errors import UserError
 from fer_jax.metrics import METRICS, metric_names
 
@@ -87,14 +95,30 @@ def read(path: Path, summary: Summary) -> dict[str, list[np.ndarray]]:
             f"--against {path} is no FILE.json of --export ({error}); {again}"
         ) from None
     own = [*summary.images]
-    if data != own or len(own) > 1:
+    if len(own) > 1:
+        raise UserError(
+            "--against needs runs of one data set, and these are of "
+            f"{len(own)}; choose with --filter"
+        )
+    if data != own:
         raise UserError(
             f"--against {path} is of data {shortlist(data)}, the runs are of "
             f"{shortlist(own)}: a comparison needs the same images and labels"
         )
     (images,) = summary.images.values()
-    if any(len(run) != images.n for runs in found.values() for run in runs):
+    classes = len(summary.experiments[0].class_names)
+    whole = all(
+        runs and all(len(run) == images.n and run.max() < classes for run in runs)
+        for runs in found.values()
+    )
+    if not whole:
         raise UserError(f"--against {path} is damaged; {again}")
+    if not found.keys() & {each.name for each in summary.experiments}:
+        names = shortlist(each.name for each in summary.experiments)
+        raise UserError(
+            f"--against {path} has {shortlist(found)}, the runs are of {names}: no "
+            "experiment is in both"
+        )
     return found
 
 
@@ -102,81 +126,106 @@ def since(before: Mapping[str, Sequence[np.ndarray]], summary: Summary) -> list[
     """The changes of the experiments that both have: macro F1, then F1 by emotion.
 
     Tests as in `analysis`: bootstrap intervals and permutation tests, paired by images.
-
-    Raises:
-      UserError: they have no experiment in common.
+    An experiment whose predictions are the same as before is not tested, and counts in
+    no correction.
     """
-    now = {each.name: each.runs for each in summary.experiments}
-    names = [name for name in now if name in before]
-    if not names:
-        raise UserError(
-            f"--against has {shortlist(before)}, the runs are of {shortlist(now)}: no "
-            "experiment is in both"
-        )
-    runs = [run for name in names for run in now[name]]
-    own = load_predictions(runs, summary.split)
+    own = load_predictions(
+        [run for each in summary.experiments for run in each.runs], summary.split
+    )
+    changed: list[Experiment] = []
     rows: list[np.ndarray] = []
-    members = []
-    for name in names:
-        for group in (
-            [own.classes[runs.index(run)] for run in now[name]],
-            before[name],
-        ):
-            members.append([*range(len(rows), len(rows) + len(group))])
-            rows += group
-    classes = summary.experiments[0].class_names
+    members: list[list[int]] = []
+
+    def add(run: np.ndarray) -> int:
+        """The place of a run's predictions; those of one run count once."""
+        same = (n for n, other in enumerate(rows) if np.array_equal(run, other))
+        place = next(same, len(rows))
+        if place == len(rows):
+            rows.append(run)
+        return place
+
+    for each in summary.experiments:
+        earlier = before.get(each.name, ())
+        if earlier and not _same([*each.predicted], earlier):
+            changed.append(each)
+            members += [
+                [add(run) for run in group] for group in (each.predicted, earlier)
+            ]
+    if not changed:
+        return []
+    classes = changed[0].class_names
     counts = statistics.tally(own.labels, own.image_ids, np.stack(rows), len(classes))
     rng = np.random.default_rng(_SEED)
     replicates = statistics.bootstrap(counts, members, rng)
-    pairs = [(2 * e, 2 * e + 1) for e in range(len(names))]
+    pairs = [(2 * e, 2 * e + 1) for e in range(len(changed))]
     draws = statistics.enough_draws(len(pairs) * len(classes))
     p = permutation_tests(counts, members, pairs, replicates, rng, draws)
-    first = len(METRICS)
+    first, names = len(METRICS), metric_names(classes)
     found = []
     for columns in ([_MACRO_F1], range(first, first + len(classes))):
         corrected = statistics.holm(p[:, columns])
-        for e, pair in enumerate(pairs):
-            difference = statistics.difference(replicates, *pair)
+        for e, (now, then) in enumerate(pairs):
+            difference = statistics.difference(replicates, now, then)
             for c, k in enumerate(columns):
-                found.append(
-                    Since(
-                        names[e],
-                        metric_names(classes)[k],
-                        before=float(replicates.values[pair[1], k]),
-                        now=float(replicates.values[pair[0], k]),
-                        low=float(difference.low[k]),
-                        high=float(difference.high[k]),
-                        p_holm=float(corrected[e, c]),
-                    )
+                row = Since(
+                    changed[e].name,
+                    names[k],
+                    before=float(replicates.values[then, k]),
+                    now=float(replicates.values[now, k]),
+                    low=float(difference.low[k]),
+                    high=float(difference.high[k]),
+                    p_holm=float(corrected[e, c]),
                 )
+                found.append(row)
     return found
 
 
-def sheet(found: Sequence[Since], summary: Summary, path: Path) -> Sheet:
+def _same(now: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> bool:
+    """Whether two experiments predict the same, run by run."""
+    kept = sorted(run.tobytes() for run in now)
+    return kept == sorted(run.tobytes() for run in before)
+
+
+def sheet(
+    found: Sequence[Since],
+    before: Mapping[str, Sequence[np.ndarray]],
+    summary: Summary,
+    path: Path,
+) -> Sheet:
     """Macro F1 of each experiment, and by emotion what changed significantly."""
     rows: list[list[Cell]] = []
     for each in found:
         if each.metric != "macro_f1" and not each.significant:
             continue
         change = each.now - each.before
-        verdict = "better" if change > 0 else "worse"
+        verdict = BETTER if change > 0 else WORSE
         rows.append(
             [
                 each.experiment,
                 words(each.metric),
                 percent(each.before),
                 percent(each.now),
-                f"{points(change)} {ends(each.low, each.high, signed=True)}",
+                f"{points(change)} {interval(each.low, each.high, signed=True)}",
                 p_value(each.p_holm),
                 verdict if each.significant else NOT_SIGNIFICANT,
             ]
         )
     headers = ["experiment", "score", "before", "now", "difference", "p (Holm)", ""]
     caption = f"{summary.split}: since {path}, in % and points [95 % interval]"
-    note = "all macro F1, and the F1 of emotions that changed significantly"
-    return Sheet(caption, headers, "llrrrrr", rows, note)
+    names = [each.name for each in summary.experiments]
+    changed = {each.experiment for each in found}
+    groups = {
+        "unchanged": [name for name in names if name in before and name not in changed],
+        "only now": [name for name in names if name not in before],
+        f"only in {path}": [name for name in before if name not in names],
+    }
+    told = [
+        f"{word}: {shortlist(group, 12)}" for word, group in groups.items() if group
+    ]
+    what = "all macro F1, and the F1 of emotions that changed significantly"
+    return Sheet(caption, headers, "llrrrrr", rows, "; ".join([*told, what]))
 
 
-def got_worse(found: Sequence[Since]) -> list[dict[str, Any]]:
-    """What is significantly worse than before."""
-    return [e._asdict() for e in found if e.significant and e.now < e.before]
+def got_worse(found: Sequence[Since]) -> bool:
+    """Whether anything is significantly worse than before."""
+    return any(each.significant and each.now < each.before for each in found)

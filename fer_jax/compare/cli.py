@@ -83,7 +83,7 @@ def _compare(console: Console, args: argparse.Namespace) -> int:
         _print(terminal, args)
         found = since(earlier, summary) if args.against else []
         if args.against:
-            terminal.show(sheet(found, summary, args.against))
+            terminal.show(sheet(found, earlier, summary, args.against))
         console.file.flush()
     except OSError:  # a reader that has seen enough, a full disk: write all the same
         outputs.write(comparison, args)
@@ -226,10 +226,12 @@ def _check_options(args: argparse.Namespace) -> None:
         check_target(path, "--export", export.SUFFIXES)
     if args.report:
         check_target(args.report, "--report", (".html",))
-    files = Counter(path.resolve() for path in [*args.export, args.report] if path)
-    for path, times in files.items():
+    if args.figures and args.figures.exists() and not args.figures.is_dir():
+        raise UserError(f"--figures {args.figures} is a file; name a folder")
+    given = [*args.export, args.report, args.against]
+    for path, times in Counter(path.resolve() for path in given if path).items():
         if times > 1:
-            raise UserError(f"{path} is to be written twice; name two files")
+            raise UserError(f"{path} is named twice; name two files")
     if args.experiment and args.baseline:
         raise UserError(
             "--experiment A B compares A with B; leave --baseline out, or give B"
@@ -242,11 +244,6 @@ def _check_view(summary: Summary, args: argparse.Namespace) -> None:
     for name in args.experiment or ():
         if name not in names:
             raise UserError(f"{name} has no {split} results; use another --split")
-    if args.baseline and not summary.has_baseline:
-        raise UserError(
-            f"--baseline {args.baseline}: no experiment of that name has {split} "
-            f"results; there are {shortlist(dict.fromkeys(names), 20)}"
-        )
     if args.emotion and not summary.support(args.emotion):
         present = [name for name in summary.emotions if summary.support(name)]
         raise UserError(

@@ -12,8 +12,8 @@ from fer_jax.compare.analysis import summarise
 from fer_jax.compare.findings import Finding, findings
 from fer_jax.compare.folders import check_split, load_runs, usual_baseline
 from fer_jax.compare.predictions import only_clean
-from fer_jax.compare.results import FinishedRun
-from fer_jax.compare.summary import Summary
+from fer_jax.compare.results import LABEL_SETS, SPLITS, FinishedRun, shortlist
+from fer_jax.compare.summary import SORTS, Summary
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ def load(
       UserError: there is no finished run, a file is damaged, the runs do not compare,
         or none has the split.
     """
+    for what, value, known in (
+        ("split", split, SPLITS),
+        ("sort", sort, SORTS),
+        ("labels", labels, (None, *LABEL_SETS)),
+    ):
+        if value not in known:
+            names = ", ".join(name for name in known if name)
+            raise UserError(f"{what} is {value!r}; choose one of {names}")
     prefixes = [filter] if isinstance(filter, str) else filter
     runs, unfinished = load_runs(
         folders or "runs", prefixes, mixed=mixed, labels=labels
@@ -58,10 +66,8 @@ def load(
         runs = [only_clean(run) for run in runs]
     check_split(runs, split)
     base = baseline or usual_baseline(runs)
-    if baseline and not any(run.name == baseline for run in runs):
-        names = ", ".join(dict.fromkeys(run.name for run in runs))
-        raise UserError(f"there is no experiment {baseline}; there are {names}")
-    return Comparison(runs, unfinished, split=split, sort=sort, baseline=base)
+    made = Comparison(runs, unfinished, split=split, sort=sort, baseline=base)
+    return made.replace(baseline=baseline)
 
 
 class Comparison:
@@ -112,13 +118,20 @@ class Comparison:
         """The same with other runs, on another split, or with another baseline.
 
         Raises:
-          UserError: no run has the split.
+          UserError: no run, or none of the baseline, has the split.
         """
-        chosen, where = runs or self.finished, split or self.split
+        chosen = self.finished if runs is None else runs
+        where = split or self.split
         check_split(chosen, where)
+        names = dict.fromkeys(run.name for run in chosen if where in run.scores)
+        if baseline and baseline not in names:
+            raise UserError(
+                f"the baseline {baseline} is no experiment with {where} results; "
+                f"there are {shortlist(names, 20)}"
+            )
         return Comparison(
             chosen,
-            [] if runs else self.unfinished,
+            self.unfinished if runs is None else [],
             split=where,
             sort=self._sort,
             baseline=baseline or self._baseline,

@@ -47,9 +47,10 @@ def write_figures(folder: Path, comparison: Comparison) -> tuple[int, str]:
         heights = [figure.layout.height for figure in each]
         plotly.io.write_images(each, files, width=_WIDTH, height=heights, scale=_SCALE)
     except OSError as error:
-        raise UserError(f"--figures {folder}: {error.strerror}") from None
-    except RuntimeError:  # plotly's, if kaleido or the browser is missing
-        return len(made), LACKING
+        raise UserError(f"--figures {folder}: {error.strerror or error}") from None
+    except RuntimeError as error:  # plotly's, if kaleido or the browser is missing
+        reason = str(error).strip().partition("\n")[0]
+        return len(made), f"{LACKING} ({reason})"
     return len(made), ""
 
 
@@ -69,4 +70,9 @@ def _all(comparison: Comparison) -> dict[str, "go.Figure"]:
     for name in summary.emotions:
         if summary.support(name):
             made[f"precision_recall_{name}"] = draw.precision_recall(name)
-    return {re.sub(r"[^\w.-]+", "_", name): each for name, each in made.items()}
+    files: dict[str, go.Figure] = {}
+    for name, each in made.items():
+        plain = re.sub(r"[^\w.-]+", "_", name)
+        taken = sum(other.rstrip("_") == plain for other in files)
+        files[plain + "_" * taken] = each
+    return files

@@ -8,7 +8,7 @@ as well; `comparison.Figures` gives those. A trace is of one experiment, whose n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import figure_style as style
@@ -26,7 +26,9 @@ from fer_jax.compare.figure_parts import (
     with_legend,
 )
 from fer_jax.compare.figure_style import looks
-from fer_jax.compare.wording import interval, percent, points, words
+from fer_jax.compare.wording import count, interval, percent, points, words
+from fer_jax.errors import UserError
+from fer_jax.metrics import CLASS_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,9 @@ _CURVES = {
 }
 
 
+_OVERALL = ("macro_f1", "accuracy", "balanced_accuracy")
+
+
 def scores(
     experiments: pd.DataFrame, metric: str = "macro_f1", *, split: str = ""
 ) -> Drawing:
@@ -53,6 +58,7 @@ def scores(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
+    _check("metric", metric, _OVERALL)
     columns = {metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}
     rows = experiments.rename(columns=columns).pipe(records)
     best = max(rows, key=lambda row: row["value"])
@@ -84,6 +90,9 @@ def differences(
       emotion: of the last three.
       split: that the title names.
     """
+    _check("metric", metric, CLASS_METRICS if emotion else _OVERALL)
+    if emotion:
+        _check("emotion", emotion, found["emotion"].dropna())
     same = found["emotion"].isna() if emotion is None else found["emotion"] == emotion
     rows = found[same & (found["metric"] == metric)].pipe(records)
     traces = []
@@ -115,6 +124,7 @@ def emotions(found: pd.DataFrame, metric: str = "f1", *, split: str = "") -> Dra
       metric: f1, precision or recall.
       split: that the title names.
     """
+    _check("metric", metric, CLASS_METRICS)
     table = found[found["metric"] == metric]
     names = [*dict.fromkeys(table["experiment"])]
     columns = [*dict.fromkeys(table["emotion"])]
@@ -122,7 +132,8 @@ def emotions(found: pd.DataFrame, metric: str = "f1", *, split: str = "") -> Dra
     values = values.reindex(index=names, columns=columns)
     at = "<b>%{y}</b><br>%{x}: %{z:.1f} %<extra></extra>"
     heat = heat_map(values, meta=names, hovertemplate=at)
-    best = values.dropna(axis=1, how="all").idxmax()
+    known = values.dropna(axis=1, how="all")
+    best = known.loc[:, (known != known.max()).any() | (len(known) < 2)].idxmax()
     told = (f"{emotion} {name}" for emotion, name in best.items())
     return _figure(
         [heat],
@@ -142,6 +153,7 @@ def confusion(found: pd.DataFrame, experiment: str, *, split: str = "") -> Drawi
       experiment: its label.
       split: that the title names.
     """
+    _check("experiment", experiment, found["experiment"])
     own = found[found["experiment"] == experiment]
     names = [*dict.fromkeys(own["true"])]
     rates = own.pivot(index="true", columns="predicted", values="rate")
@@ -185,6 +197,7 @@ def curves(history: pd.DataFrame, metric: str = "val_macro_f1") -> Drawing:
       history: from `frames.history`.
       metric: val_macro_f1, val_accuracy, val_loss or train_loss.
     """
+    _check("curve", metric, _CURVES)
     scale = 1 if metric.endswith("loss") else 100
     look, traces, ends = looks(history["experiment"]), [], []
     for name in look:
@@ -227,6 +240,7 @@ def precision_recall(found: pd.DataFrame, emotion: str, *, split: str = "") -> D
       emotion: a class.
       split: that the title names.
     """
+    _check("emotion", emotion, found["emotion"])
     own = found[found["emotion"] == emotion]
     table = 100 * own.pivot(index="experiment", columns="metric", values="value")
     names = [*dict.fromkeys(own["experiment"])]
@@ -296,6 +310,7 @@ def cost(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
+    _check("metric", metric, _OVERALL)
     table = experiments.set_index("experiment")
     score = 100 * table[metric]
     rows = records(experiments)
@@ -313,6 +328,12 @@ def cost(
         xaxis={"title": {"text": "minutes of training"}, "rangemode": "tozero"},
         yaxis={"title": {"text": f"{words(metric)}, %"}},
     )
+
+
+def _check(what: str, value: str, known: Iterable[str]) -> None:
+    names = dict.fromkeys(known)
+    if value not in names:
+        raise UserError(f"there is no {what} {value!r}; there are {', '.join(names)}")
 
 
 def _figure(
@@ -338,8 +359,8 @@ def _differences_fact(rows: Sequence[dict[str, Any]], name: str) -> str:
         f"{interval(row['low'], row['high'], signed=True)}"
         for row in ends
     )
+    ends_are = "highest and lowest: " if len(order) > 1 else ""
     return (
-        f"{sure or 'None'} of {len(known)} differences in {name} "
-        f"{'are' if sure > 1 else 'is'} significant; highest and lowest: "
-        f"{', '.join(told)}."
+        f"{sure or 'None'} of {count(len(known), 'difference')} in {name} "
+        f"{'are' if sure > 1 else 'is'} significant; {ends_are}{', '.join(told)}."
     )

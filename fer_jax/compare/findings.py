@@ -204,6 +204,8 @@ def _time(each: Experiment, summary: Summary) -> str:
     ratio = each.minutes() / base.minutes() if base.minutes() else 1.0
     if 1 / _ALIKE < ratio < _ALIKE or each.devices() != base.devices():
         return ""
+    if ratio < 1:
+        return f"Training took {100 * ratio:.0f} % of the time."
     return f"Training took {ratio:.1f} times as long."
 
 

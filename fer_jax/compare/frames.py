@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_HISTORY = (
+    *("step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("val_macro_f1", "val_balanced_accuracy", "images_per_s", "wall_s"),
+)
+
+
 def runs(found: Sequence[FinishedRun], split: str) -> pd.DataFrame:
     """A row for each run that has the split.
 
@@ -80,7 +86,8 @@ def differences(summary: Summary) -> pd.DataFrame:
     for each in summary.experiments:
         for key, tested in each.versus.items():
             metric, emotion = (key, None) if key in METRICS else key.split("_", 1)
-            head = _head(summary, each) | {"baseline": summary.baseline}
+            base = summary.marked(summary.baseline, each.fingerprint)
+            head = _head(summary, each) | {"baseline": base}
             rows.append(
                 head | {"metric": metric, "emotion": emotion} | tested._asdict()
             )
@@ -119,7 +126,7 @@ def history(summary: Summary) -> pd.DataFrame:
         for run in each.runs
         for row in _epochs(run)
     ]
-    return _table(rows, columns=None if rows else ["experiment", "seed", "epoch"])
+    return _table(rows, ["experiment", "seed", "epoch", *_HISTORY])
 
 
 def confusion(summary: Summary) -> pd.DataFrame:
@@ -191,6 +198,9 @@ def _epochs(run: FinishedRun) -> Iterator[dict[str, Any]]:
         rows = read_metrics(run.folder)
     except UserError:
         return
-    for row in rows:
-        if isinstance(row, dict) and "epoch" in row:
-            yield row
+    good = (row for row in rows if isinstance(row, dict))
+    by_epoch = {row["epoch"]: row for row in good if type(row.get("epoch")) is int}
+    for epoch, row in by_epoch.items():
+        values = {key: row.get(key) for key in _HISTORY}
+        known = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        yield {"epoch": epoch} | {key: known.get(key, np.nan) for key in _HISTORY}

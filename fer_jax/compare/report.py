@@ -62,7 +62,7 @@ def render(splits: Mapping[str, Comparison], *, split: str, command: str) -> str
     """The page as HTML; see `write_report`."""
     script = f"(() => {{\n'use strict';\n{_read('report.js')}}})();"
     drawn = {name: _figures(each) for name, each in splits.items()}
-    drawn["any"] = _curves(splits[split])
+    drawn["any"] = _curves(max(splits.values(), key=lambda each: len(each.history)))
     content = {
         "split": split,
         "templates": {
@@ -70,7 +70,6 @@ def render(splits: Mapping[str, Comparison], *, split: str, command: str) -> str
             "dark": figure_style.template(dark=True),
         },
     }
-    first = splits[split].summary
     values = {
         "policy": _policy(script),
         "style": Markup(_read("style.css")),
@@ -78,7 +77,6 @@ def render(splits: Mapping[str, Comparison], *, split: str, command: str) -> str
         "plotly": _packed_plotly(),
         "figures": _packed(json.dumps(plain(drawn), allow_nan=False)),
         "content": Markup(_as_data(content)),
-        "title": f"fer_jax: {count(len(first.experiments), 'experiment')}",
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": __version__,
         "command": command,
@@ -89,6 +87,7 @@ def render(splits: Mapping[str, Comparison], *, split: str, command: str) -> str
         "terms": TERMS,
         **_runs(splits),
     }
+    values["title"] = f"fer_jax: {count(len(values['experiments']), 'experiment')}"
     values["contents"] = _contents(values, drawn)
     page = _environment().get_template("template.html").render(values)
     # A folder's name may hold what no encoding can write.
@@ -102,6 +101,7 @@ def _split(comparison: Comparison) -> dict[str, Any]:
     return {
         "name": summary.split,
         "selected_here": any(run.selection["split"] == summary.split for run in runs),
+        "has_baseline": summary.has_baseline,
         "findings": comparison.answers,
         "seeds_note": seeds_note(summary),
         "notes": notes(summary),

@@ -1,5 +1,7 @@
 """Hands finished runs over to an MLflow server or folder: settings, curves, scores."""
 
+import hashlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +42,7 @@ def log(runs: Sequence[FinishedRun], uri: str) -> tuple[int, int]:
             "--mlflow needs MLflow, which is not installed: "
             'pip install "fer_jax[mlflow]"'
         ) from None
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # not two minutes
     try:
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(EXPERIMENT)
@@ -53,17 +56,20 @@ def log(runs: Sequence[FinishedRun], uri: str) -> tuple[int, int]:
         else:
             told = error.message.split(" (Caused by")[0]
         raise UserError(f"--mlflow {uri}: {told}") from None
+    except OSError as error:
+        raise UserError(f"--mlflow {uri}: {error.strerror or error}") from None
     return len(new), len(runs) - len(new)
 
 
 def _is_there(client: Any, place: str, run: FinishedRun) -> bool:
-    query = f"tags.`{_KEY}` = '{_identity(run)}'"
+    query = f"tags.`{_KEY}` = '{_identity(run)}' and attributes.status = 'FINISHED'"
     return bool(client.search_runs([place], filter_string=query, max_results=1))
 
 
 def _identity(run: FinishedRun) -> str:
-    """A run that was trained again is another one."""
-    return f"{run.label} {run.fingerprint} {run.timing['wall_s']}"
+    """A digest, in which a run that was trained again is another one."""
+    text = f"{run.label} {run.fingerprint} {run.timing['wall_s']}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _log_run(client: Any, place: str, run: FinishedRun) -> None:

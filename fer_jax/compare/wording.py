@@ -80,7 +80,8 @@ def count(n: int, noun: str) -> str:
 # What a reader must know once.
 TERMS = {
     "95 % interval": "The values that fit the data: computed again and again on other "
-    "images and seeds, 95 of 100 such intervals would hold the true value.",
+    "images and seeds, 95 of 100 such intervals would hold the true value. It is not "
+    "corrected, so it may exclude zero where p (Holm) is not below 0.05.",
     "significant": "p (Holm) < 0.05: by chance alone, so large a difference would "
     "arise in fewer than 5 of 100 cases, corrected for how many are tested (Holm). "
     "Only then does an answer say improved or lowered.",

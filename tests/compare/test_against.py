@@ -59,8 +59,36 @@ def test_what_got_worse_is_named_and_is_the_exit_status(tmp_path, last_week, cap
 def test_the_same_runs_are_no_worse(tmp_path, last_week, capsys):
     capsys.readouterr()
     assert main([str(tmp_path / "old"), "--against", str(last_week)]) == 0
-    rows = rows_of(capsys.readouterr().out)
-    assert [row[-1] for row in rows] == ["n.s.", "n.s."]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "unchanged: baseline, lr_low; all macro F1" in shown
+
+
+def test_experiments_that_did_not_change_count_in_no_correction(tmp_path, capsys):
+    for k in range(8):
+        for place in ("old", "new"):
+            train(tmp_path / place, f"same_{k}", guess(0.6, k))
+    train(tmp_path / "old", "z", guess(0.70, 20))
+    train(tmp_path / "new", "z", guess(0.62, 21))
+    path = tmp_path / "old.json"
+    assert main([str(tmp_path / "old"), "--export", str(path)]) == 0
+    shown = []
+    for more in ((), ("--filter", "z")):
+        capsys.readouterr()
+        main([str(tmp_path / "new"), "--against", str(path), *more])
+        text = capsys.readouterr().out
+        shown.append(rows_of(text))
+    assert shown[0] == shown[1] and shown[0][0][0] == "z"
+
+
+def test_what_is_gone_or_new_is_named(tmp_path, last_week, capsys):
+    train(tmp_path / "new", "baseline", guess(0.7))
+    train(tmp_path / "new", "fresh", guess(0.7))
+    capsys.readouterr()
+    assert main([str(tmp_path / "new"), "--against", str(last_week)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"only now: fresh; only in {last_week}: lr_low; all" in shown.replace(
+        "last_ week", "last_week"
+    )
 
 
 def test_one_emotion_that_got_worse_is_enough(tmp_path, last_week, capsys):
@@ -92,6 +120,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path, last_week):
     refused("is no FILE.json of --export", content=json.dumps(content))
     content["splits"]["val"]["predicted"]["baseline"] = [pack(LABELS[:9])]
     refused("is damaged; write it again", content=json.dumps(content))
+    content["splits"]["val"]["predicted"]["baseline"] = [pack(LABELS + 7)]
+    refused("is damaged; write it again", content=json.dumps(content))
+    content["splits"]["val"]["predicted"]["baseline"] = []
+    refused("is damaged; write it again", content=json.dumps(content))
+    with pytest.raises(UserError, match="is named twice"):
+        main([old, "--against", str(path), "--export", str(path)])
     write(tmp_path / "b", make_result("baseline", 1, data=OTHER))
     refused("a comparison needs the same", str(tmp_path / "b"), last_week.read_text())
     train(tmp_path / "c", "other", guess(0.5))

@@ -73,7 +73,7 @@ def test_findings_are_text_and_other_splits_and_baselines_are_one_call_away(many
     assert other.split == "val" and other.summary.baseline == "lr_low"
     assert (found.experiments["macro_f1"] != other.experiments["macro_f1"]).all()
     with pytest.raises(
-        UserError, match="no experiment nope; there are lr_high, lr_low"
+        UserError, match="nope is no experiment with val results; there are lr_h"
     ):
         load(many, filter="lr_", baseline="nope")
 
@@ -106,7 +106,7 @@ def test_a_run_without_curves_or_baseline_has_empty_frames(tmp_path):
     found = load(tmp_path)
     assert len(found.history) == len(found.differences) == len(found.changes) == 0
     assert found.findings == ""
-    assert list(found.history) == ["experiment", "seed", "epoch"]
+    assert list(found.history)[:4] == ["experiment", "seed", "epoch", "step"]
 
 
 def test_the_command_takes_folders_or_runs_dir(tmp_path, capsys):
@@ -117,3 +117,39 @@ def test_the_command_takes_folders_or_runs_dir(tmp_path, capsys):
     assert "x/a" in shown and "y/a" in shown
     with pytest.raises(UserError, match="name the folders of the runs once"):
         compare.main([str(tmp_path / "x"), "--runs_dir", str(tmp_path / "y")])
+
+
+def test_a_damaged_history_leaves_gaps_and_no_traceback(tmp_path):
+    path = write(tmp_path, make_result("a", 1)) / "metrics.jsonl"
+    rows = ['{"epoch": 1, "val_loss": "x"}', '{"epoch": 2, "val_loss": 1.0}', "[1]"]
+    rows += ['{"epoch": 2, "val_loss": 2.0}', '{"epoch": "3"}', "{}"]
+    path.write_text("\n".join(rows))
+    found = load(tmp_path)
+    assert found.history["epoch"].tolist() == [1, 2]
+    assert found.history["val_loss"].tolist()[1] == 2.0
+    assert np.isnan(found.history["val_loss"][0])
+    for metric in ("val_loss", "val_macro_f1"):
+        assert found.figures.curves(metric).layout.meta
+
+
+def test_wrong_names_are_sentences(many):
+    for options, told in (
+        ({"split": "train"}, "split is 'train'; choose one of val, test"),
+        ({"sort": "f1"}, "sort is 'f1'; choose one of macro_f1, accuracy"),
+        ({"labels": "x"}, "labels is 'x'; choose one of fer2013, "),
+    ):
+        with pytest.raises(UserError, match=told):
+            load(many, **options)
+    draw = load(many).figures
+    for call, told in (
+        (lambda: draw.scores("ece"), "no metric 'ece'; there are macro_f1, accuracy"),
+        (lambda: draw.differences("f1"), "no metric 'f1'; there are macro_f1"),
+        (lambda: draw.differences("f1", "x"), "no emotion 'x'; there are angry"),
+        (lambda: draw.emotions("macro_f1"), "no metric 'macro_f1'; there are "),
+        (lambda: draw.confusion("x"), "no experiment 'x'; there are "),
+        (lambda: draw.curves("lr"), "no curve 'lr'; there are val_macro_f1"),
+        (lambda: draw.precision_recall("x"), "no emotion 'x'; there are angry"),
+        (lambda: draw.cost("x"), "no metric 'x'; there are "),
+    ):
+        with pytest.raises(UserError, match=told):
+            call()

@@ -105,7 +105,7 @@ def test_several_files_at_once_but_none_twice(many, tmp_path):
     save(many, paths[0], "--export", str(paths[1]))
     assert all(path.stat().st_size for path in paths)
     again = ["--report", str(tmp_path / "x.html"), "--export", str(tmp_path / "x.html")]
-    with pytest.raises(UserError, match="is to be written twice"):
+    with pytest.raises(UserError, match="is named twice"):
         main(["--runs_dir", str(many), *again])
     assert not (tmp_path / "x.html").exists()
 

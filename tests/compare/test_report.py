@@ -218,7 +218,8 @@ class Browser:
         )
 
     def draw_all(self):
-        self.js("dispatchEvent(new Event('beforeprint'))")
+        for event in ("beforeprint", "afterprint"):
+            self.js("dispatchEvent(new Event(arguments[0]))", event)
 
     def traces(self, figure):
         """The names of the experiments in a figure."""
@@ -280,6 +281,42 @@ def test_split_switch_changes_tables_answers_and_figures(page, many):
         assert ("selected the checkpoints" in " ".join(warned.split())) == (
             split == "val"
         )
+
+
+def test_figures_keep_their_height_and_print_on_white_in_the_width_of_paper(page):
+    plot = "document.querySelector('[data-figure=scores] .plot')"
+
+    def sizes():
+        code = f"const p = {plot}; const s = p.querySelector('svg');"
+        return page.js(
+            code + "return [p.clientHeight, s.clientHeight, s.clientWidth,"
+            "p._fullLayout.paper_bgcolor]"
+        )
+
+    page.size(1000)
+    page.until(f"{plot}.querySelector('svg').clientWidth < 950")
+    box, drawn, _, _ = sizes()
+    assert box == drawn > 400
+    page.js("document.documentElement.dataset.theme = 'dark'")
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    _, _, width, ground = sizes()
+    assert (width, ground) == (660, "#ffffff")
+    page.js("dispatchEvent(new Event('afterprint'))")
+    assert sizes()[3] != "#ffffff"
+    page.js("delete document.documentElement.dataset.theme")
+    page.size(1280)
+    page.draw_all()
+
+
+def test_text_sorts_both_ways_and_every_row_says_whose_it_is(page):
+    table = "#settings [data-split=val] .scroll:last-child"
+    names = page.texts(f"{table} tbody th")
+    assert all(names) and len(names) > len(set(names))
+    for sort, reverse in (("ascending", False), ("descending", True)):
+        page.click(f"{table} thead th button")
+        assert page.texts(f"{table} tbody th") == sorted(names, reverse=reverse)
+        head = f"document.querySelector('{table} thead th')"
+        assert page.js(f"return {head}.ariaSort") == sort
 
 
 def test_table_sorts_by_click_and_by_keys(page, many):

@@ -55,3 +55,20 @@ def test_runs_are_logged_once_with_settings_curves_and_files(
     files = {each.path for each in client.list_artifacts(run.info.run_id)}
     there = {path.name for path in folder.iterdir()}
     assert files == there & {"config.yaml", "result.json", "metrics.jsonl"}
+
+
+def test_a_log_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    write(tmp_path / "runs", make_result("it's", 1))
+    found, uri = load(tmp_path / "runs"), (tmp_path / "mlruns").as_uri()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_artifact", stop)
+        with pytest.raises(KeyboardInterrupt):
+            log(found.finished, uri)
+    assert log(found.finished, uri) == (1, 0)
+    assert log(found.finished, uri) == (0, 1)

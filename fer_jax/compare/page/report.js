@@ -1,15 +1,17 @@
 // Sorts and chooses among the tables of the page, and draws its figures by plotly.js.
 
 const page = JSON.parse(document.getElementById("content").textContent);
+const PAPER = 660; // pixels of a figure in print
 const root = document.documentElement;
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 const $ = (id) => document.getElementById(id);
 const darkSystem = matchMedia("(prefers-color-scheme: dark)");
 let figures = {}; // by split, name and variant
-const state = { split: page.split, left_out: new Set() };
+const state = { split: page.split, left_out: new Set(), printing: false };
 
 const isDark = () =>
-  root.dataset.theme ? root.dataset.theme === "dark" : darkSystem.matches;
+  !state.printing &&
+  (root.dataset.theme ? root.dataset.theme === "dark" : darkSystem.matches);
 
 // Figures.
 
@@ -30,14 +32,19 @@ function draw(figure) {
   const key = figure.querySelector("select")?.value ?? Object.keys(variants ?? {})[0];
   const [fact, plot] = [figure.querySelector(".fact"), figure.querySelector(".plot")];
   const made = variants?.[key];
-  plot.hidden = !made;
-  fact.textContent = made ? made.layout.meta : `There is none on ${state.split}.`;
-  if (!made || !window.Plotly) return;
+  const traces = made?.data.flatMap(chosen) ?? [];
+  plot.hidden = !traces.length;
+  const whole = state.left_out.size ? "Of all experiments: " : "";
+  fact.textContent = made ? whole + made.layout.meta : `There is none on ${state.split}.`;
+  if (!traces.length || !window.Plotly) return;
   plot.classList.remove("waiting");
-  plot.ariaLabel = `${made.layout.title.text}. ${made.layout.meta}`;
-  const layout = { ...made.layout, template: page.templates[isDark() ? "dark" : "light"] };
-  window.Plotly.react(plot, made.data.flatMap(chosen), structuredClone(layout), {
-    responsive: true,
+  plot.ariaLabel = `${made.layout.title.text}. ${fact.textContent}`;
+  const layout = structuredClone(made.layout);
+  layout.template = page.templates[isDark() ? "dark" : "light"];
+  if (state.printing) layout.width = PAPER;
+  plot.style.height = `${layout.height}px`;
+  window.Plotly.react(plot, traces, layout, {
+    responsive: !state.printing,
     displaylogo: false,
     modeBarButtons: [["toImage"]],
     toImageButtonOptions: { filename: `${name}_${key}`, scale: 2 },
@@ -66,32 +73,33 @@ function redraw() {
 
 // Tables.
 
-// A cell's first number; text where it has none, and last what there is not.
-function sortKey(cell) {
-  const text = cell.textContent.trim();
-  const number = text.match(/^[<+]?\s*(-?[\d,]+(\.\d+)?)/);
-  return number ? Number(number[1].replaceAll(",", "")) : text;
+const NUMBER = /^[<+]?\s*(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?=$|[\s/*[%+-])/;
+
+// A cell's first number; NaN where it has none.
+function numberIn(cell) {
+  const found = cell.textContent.trim().match(NUMBER);
+  return found ? Number(found[1].replaceAll(",", "")) : NaN;
 }
 
-function byKey(a, b) {
-  if (typeof a === typeof b) {
-    return typeof a === "number" ? b - a : a.localeCompare(b);
-  }
-  return typeof a === "number" ? -1 : 1;
-}
-
+// Numbers fall at first, and what has none comes last; text rises at first.
 function sortBy(table, head) {
   const column = [...head.parentElement.children].indexOf(head);
-  const first = head.ariaSort === "none";
-  const falling = first || head.ariaSort === "ascending";
-  const body = table.tBodies[0];
-  const rows = [...body.rows].map((row) => [sortKey(row.cells[column]), row]);
-  rows.sort(([a], [b]) => byKey(a, b));
-  const known = rows.filter(([key]) => typeof key === "number");
-  if (!falling) rows.splice(0, known.length, ...known.reverse());
+  const cell = (row) => row.cells[column];
+  const rows = [...table.tBodies[0].rows];
+  const known = head.classList.contains("text")
+    ? []
+    : rows.filter((row) => !Number.isNaN(numberIn(cell(row))));
+  const order = known.length ? ["descending", "ascending"] : ["ascending", "descending"];
+  const next = head.ariaSort === order[0] ? order[1] : order[0];
+  const sign = next === "ascending" ? 1 : -1;
+  known.sort((a, b) => sign * (numberIn(cell(a)) - numberIn(cell(b))));
+  const others = rows.filter((row) => !known.includes(row));
+  if (!known.length) {
+    others.sort((a, b) => sign * cell(a).textContent.localeCompare(cell(b).textContent));
+  }
   for (const other of all("thead th", table)) other.ariaSort = "none";
-  head.ariaSort = falling ? "descending" : "ascending";
-  body.append(...rows.map(([, row]) => row));
+  head.ariaSort = next;
+  table.tBodies[0].append(...known, ...others);
 }
 
 function makeSortable(table) {
@@ -161,7 +169,12 @@ function listen() {
   for (const figure of all("figure")) {
     figure.querySelector("select")?.addEventListener("change", () => drawAt(figure));
   }
-  addEventListener("beforeprint", () => all("figure").forEach(drawAt));
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      state.printing = printing;
+      all("figure").forEach(drawAt);
+    });
+  }
   const wide = matchMedia("(min-width: 80rem)"); // there the contents have a column
   const follow = () => {
     document.querySelector("nav details").open = wide.matches;
