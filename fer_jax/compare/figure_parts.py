@@ -1,14 +1,15 @@
-"""The traces and axes that the figures are made of, as dicts for plotly."""
+"""What the figures are made of: traces and axes, as dicts for plotly, and facts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import figure_style as style
 from fer_jax.compare.figure_style import label, looks, safe
-from fer_jax.compare.wording import interval, percent, points
+from fer_jax.compare.wording import count, interval, percent, points
+from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,6 +176,33 @@ def marks(
 def with_legend(n: int) -> int:
     """The height of a figure whose legend has so many entries."""
     return 420 + 12 * n
+
+
+def check_name(what: str, value: str, known: Iterable[str]) -> None:
+    """Raises a UserError for a name that there is not."""
+    names = dict.fromkeys(known)
+    if value not in names:
+        raise UserError(f"there is no {what} {value!r}; there are {', '.join(names)}")
+
+
+def differences_fact(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """How many differences are significant, and the largest of them."""
+    known = [row for row in rows if row["value"] == row["value"]]
+    if not known:
+        return "There is no difference to show."
+    sure = sum(row["significant"] for row in known)
+    order = sorted(known, key=lambda row: -row["value"])
+    ends = order[:1] if len(order) == 1 else [order[0], order[-1]]
+    told = (
+        f"{row['experiment']} {points(row['value'])} "
+        f"{interval(row['low'], row['high'], signed=True)}"
+        for row in ends
+    )
+    ends_are = "highest and lowest: " if len(order) > 1 else ""
+    return (
+        f"{sure or 'None'} of {count(len(known), 'difference')} in {name} "
+        f"{'are' if sure > 1 else 'is'} significant; {ends_are}{', '.join(told)}."
+    )
 
 
 def _scatter(**options: Any) -> dict[str, Any]:

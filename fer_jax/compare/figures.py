@@ -8,13 +8,15 @@ as well; `comparison.Figures` gives those. A trace is of one experiment, whose n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_jax.compare import figure_style as style
 from fer_jax.compare.figure_parts import (
+    check_name,
     colour_axis,
     detectable_trace,
+    differences_fact,
     heat_map,
     hover,
     interval_trace,
@@ -26,8 +28,7 @@ from fer_jax.compare.figure_parts import (
     with_legend,
 )
 from fer_jax.compare.figure_style import looks
-from fer_jax.compare.wording import count, interval, percent, points, words
-from fer_jax.errors import UserError
+from fer_jax.compare.wording import interval, percent, words
 from fer_jax.metrics import CLASS_METRICS
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def scores(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
-    _check("metric", metric, _OVERALL)
+    check_name("metric", metric, _OVERALL)
     columns = {metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}
     rows = experiments.rename(columns=columns).pipe(records)
     best = max(rows, key=lambda row: row["value"])
@@ -90,9 +91,9 @@ def differences(
       emotion: of the last three.
       split: that the title names.
     """
-    _check("metric", metric, CLASS_METRICS if emotion else _OVERALL)
+    check_name("metric", metric, CLASS_METRICS if emotion else _OVERALL)
     if emotion:
-        _check("emotion", emotion, found["emotion"].dropna())
+        check_name("emotion", emotion, found["emotion"].dropna())
     same = found["emotion"].isna() if emotion is None else found["emotion"] == emotion
     rows = found[same & (found["metric"] == metric)].pipe(records)
     traces = []
@@ -108,7 +109,7 @@ def differences(
     return _figure(
         traces,
         title=f"{_on(split)}{name} less {baseline}'s, points",
-        fact=_differences_fact(rows, name),
+        fact=differences_fact(rows, name),
         xaxis={"title": {"text": f"points; {_LINES}"}},
         **row_layout([row["experiment"] for row in rows]),
         shapes=[zero | {"layer": "below", "line": {"color": style.NEUTRAL}}],
@@ -124,7 +125,7 @@ def emotions(found: pd.DataFrame, metric: str = "f1", *, split: str = "") -> Dra
       metric: f1, precision or recall.
       split: that the title names.
     """
-    _check("metric", metric, CLASS_METRICS)
+    check_name("metric", metric, CLASS_METRICS)
     table = found[found["metric"] == metric]
     names = [*dict.fromkeys(table["experiment"])]
     columns = [*dict.fromkeys(table["emotion"])]
@@ -153,7 +154,7 @@ def confusion(found: pd.DataFrame, experiment: str, *, split: str = "") -> Drawi
       experiment: its label.
       split: that the title names.
     """
-    _check("experiment", experiment, found["experiment"])
+    check_name("experiment", experiment, found["experiment"])
     own = found[found["experiment"] == experiment]
     names = [*dict.fromkeys(own["true"])]
     rates = own.pivot(index="true", columns="predicted", values="rate")
@@ -197,7 +198,7 @@ def curves(history: pd.DataFrame, metric: str = "val_macro_f1") -> Drawing:
       history: from `frames.history`.
       metric: val_macro_f1, val_accuracy, val_loss or train_loss.
     """
-    _check("curve", metric, _CURVES)
+    check_name("curve", metric, _CURVES)
     scale = 1 if metric.endswith("loss") else 100
     look, traces, ends = looks(history["experiment"]), [], []
     for name in look:
@@ -240,7 +241,7 @@ def precision_recall(found: pd.DataFrame, emotion: str, *, split: str = "") -> D
       emotion: a class.
       split: that the title names.
     """
-    _check("emotion", emotion, found["emotion"])
+    check_name("emotion", emotion, found["emotion"])
     own = found[found["emotion"] == emotion]
     table = 100 * own.pivot(index="experiment", columns="metric", values="value")
     names = [*dict.fromkeys(own["experiment"])]
@@ -310,7 +311,7 @@ def cost(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
-    _check("metric", metric, _OVERALL)
+    check_name("metric", metric, _OVERALL)
     table = experiments.set_index("experiment")
     score = 100 * table[metric]
     rows = records(experiments)
@@ -330,12 +331,6 @@ def cost(
     )
 
 
-def _check(what: str, value: str, known: Iterable[str]) -> None:
-    names = dict.fromkeys(known)
-    if value not in names:
-        raise UserError(f"there is no {what} {value!r}; there are {', '.join(names)}")
-
-
 def _figure(
     traces: Sequence[Mapping[str, Any]], *, title: str, fact: str, **layout: Any
 ) -> Drawing:
@@ -345,22 +340,3 @@ def _figure(
 
 def _on(split: str) -> str:
     return f"{split}: " if split else ""
-
-
-def _differences_fact(rows: Sequence[dict[str, Any]], name: str) -> str:
-    known = [row for row in rows if row["value"] == row["value"]]
-    if not known:
-        return "There is no difference to show."
-    sure = sum(row["significant"] for row in known)
-    order = sorted(known, key=lambda row: -row["value"])
-    ends = order[:1] if len(order) == 1 else [order[0], order[-1]]
-    told = (
-        f"{row['experiment']} {points(row['value'])} "
-        f"{interval(row['low'], row['high'], signed=True)}"
-        for row in ends
-    )
-    ends_are = "highest and lowest: " if len(order) > 1 else ""
-    return (
-        f"{sure or 'None'} of {count(len(known), 'difference')} in {name} "
-        f"{'are' if sure > 1 else 'is'} significant; {ends_are}{', '.join(told)}."
-    )
