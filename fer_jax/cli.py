@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("fer_jax.inference.cli", "the emotions of images, by a trained model"),
     "evaluate": ("fer_jax.inference.evaluate", "judge a model on labelled images"),
     "export": ("fer_jax.inference.export", "write a finished run as a model"),
+    "targets": ("fer_jax.inference.targets", "what runs teach: soft targets"),
     "configs": ("fer_jax.list_configs", "list the experiments, or copy them"),
     "recipe": ("fer_jax.recipes.cli", "find what helps most"),
     "bench": ("fer_jax.bench.cli", "measure fer_jax beside PyTorch"),

@@ -75,6 +75,9 @@ class Loss(_Section):
     focal_gamma: float = Field(ge=0, le=20)  # used when type is focal
     bootstrap: float = Field(ge=0, lt=1)  # share of a target that is the prediction
     use_class_weights: bool
+    # The share of a target that is the teacher's; null: 0.5. With data.soft_targets.
+    teacher_weight: float | None = Field(default=None, ge=0, le=1)
+    teacher_temperature: float | None = Field(default=None, gt=0, le=100)  # null: 1
 
 
 class Augmentation(_Section):
@@ -108,6 +111,7 @@ class Data(_Section):
     fold: int = Field(ge=0, le=5)  # this fifth of train becomes val; 0: off
     train_subset: int = Field(ge=0)  # number of train images, stratified; 0: all
     weighted_sampler: bool  # weight 1 / count, with replacement
+    soft_targets: str | None = None  # a file of a teacher's probabilities of train
     stream: Literal["auto", "always", "never"]  # auto: if the images do not fit
 
 

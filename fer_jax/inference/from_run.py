@@ -6,7 +6,7 @@ the checkpoint's.
 
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fer_jax.errors import UserError
 from fer_jax.pretrained import model_file
 from fer_jax.runs.lock import locked
 from fer_jax.system.console import make_console
+
+if TYPE_CHECKING:
+    from fer_jax.data import Dataset
 
 # Of a probability, between the checkpoint's float32 and the model's float16.
 TOLERANCE = 0.01
@@ -43,6 +46,11 @@ class FromRun(NamedTuple):
     tensors: dict[str, np.ndarray]  # float32, by name
     hashes: np.ndarray | None  # of the train images; None: not asked for
     difference: float  # of probabilities, between float16 and the checkpoint
+
+    def as_file(self) -> model_file.ModelFile:
+        """The model as if it were read from a file."""
+        description = model_file.Description.model_validate({"sha256": "", **self.info})
+        return model_file.ModelFile(Path(), self.info, description, self.tensors)
 
 
 def read_model(
@@ -130,13 +138,13 @@ def _calibration(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _train_hashes(run_dir: Path, result: dict[str, Any], data_root: str) -> np.ndarray:
-    """Returns the hashes of the train images of a run, uint64 `[N, 2]`.
+def data_of(result: dict[str, Any], data_root: str | None) -> "Dataset":
+    """Returns the data of a run, by its result.
 
-    Those of the model that it started from are among them.
+    Raises:
+      UserError: for other data.
     """
     from fer_jax import config as config_lib
-    from fer_jax.data.duplicates import hashes
     from fer_jax.training import run as run_lib
     from fer_jax.training.result import describe as describe_data
 
@@ -153,6 +161,17 @@ def _train_hashes(run_dir: Path, result: dict[str, Any], data_root: str) -> np.n
                 f"expected {expected[key]}): it was {expected['description']}; name "
                 "that, or leave --data_root out"
             )
+    return dataset
+
+
+def _train_hashes(run_dir: Path, result: dict[str, Any], data_root: str) -> np.ndarray:
+    """Returns the hashes of the train images of a run, uint64 `[N, 2]`.
+
+    Those of the model that it started from are among them.
+    """
+    from fer_jax.data.duplicates import hashes
+
+    dataset = data_of(result, data_root)
     own = hashes.of_images(dataset.splits["train"].images)
     if "pretrained" not in result["model"]:
         return own

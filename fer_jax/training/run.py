@@ -11,7 +11,7 @@ from rich.console import Console
 from fer_jax import config as config_lib
 from fer_jax import data, models, runs
 from fer_jax.config import Config
-from fer_jax.data import folds
+from fer_jax.data import folds, soft_targets
 from fer_jax.data.duplicates.audit import Audit, audit
 from fer_jax.errors import UserError
 from fer_jax.runs.lock import LOCK, locked
@@ -102,6 +102,7 @@ def load_data(
     find_copies = functools.partial(audit, dataset, console)
     look = functools.cache(lambda: processes.in_turn(find_copies))
     selected = data.select_images(dataset, config.data, look)
+    selected = soft_targets.mixed_in(selected, config)
     undivided = dataset.undivided
     return selected, folds.assign(look(), config.data.fold, undivided=undivided)
 

@@ -25,7 +25,7 @@ def test_another_baseline(tmp_path, capsys):
     text = command_text(capsys, tmp_path, "--baseline", "b")
     block = section(text, "val: macro F1 against b")
     assert sorted(line.split()[0] for line in rows(block)) == ["a", "c"]
-    with pytest.raises(UserError, match="the baseline d is no experiment .* there are "):
+    with pytest.raises(UserError, match="baseline d is no experiment .* there are "):
         main(["--runs_dir", str(tmp_path), "--baseline", "d"])
 
 

@@ -1,0 +1,164 @@
+"""The command `fer-jax targets`: finished runs in, soft targets for training out.
+
+A run that was trained on an image has learned its label, so it knows little beyond it.
+The runs of five folds (`data.fold` 1 to 5) each leave a fifth of train out; what they
+say of that fifth is out of fold, and needs no network: it is in their predictions.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+from fer_jax import runs
+from fer_jax.compare.calibration import fit_temperature
+from fer_jax.compare.predictions import read_file
+from fer_jax.compare.results import shortlist
+from fer_jax.data import soft_targets
+from fer_jax.data.soft_targets import SoftTargets
+from fer_jax.errors import UserError, run_command
+from fer_jax.system.arguments import Parser
+from fer_jax.system.console import make_console
+from fer_jax.system.files import check_target
+
+_EXAMPLES = """
+  % runs/baseline/seed_* --data_root fer2013.csv --to targets.npz
+  % runs/fold_*/seed_42 --to targets.npz     out of fold: data.fold 1 to 5
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (default: the process's own); returns 0."""
+    parser = Parser(
+        "targets",
+        "Write what finished runs say of the train images, as soft targets for another "
+        "run (data.soft_targets).",
+        _EXAMPLES,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE.npz", required=True, help="what to write"
+    )
+    parser.add_argument(
+        "--data_root", help="the data of the runs; not needed for those of folds"
+    )
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    check_target(args.to, "--to", (".npz",))
+    found = from_runs(args.runs, args.data_root)
+    soft_targets.write(args.to, found)
+    make_console().print(
+        f"written: {args.to}, of {len(found.rows):,} train images by "
+        f"{shortlist(found.teachers)}"
+    )
+    return 0
+
+
+def from_runs(folders: Sequence[Path], data_root: str | None) -> SoftTargets:
+    """The mean of the runs' calibrated probabilities of the train images.
+
+    Each run's are scaled by the temperature that fits its val (Guo et al. 2017).
+
+    Args:
+      folders: of finished runs on one data set; either all have `data.fold`, and their
+        folds together are all of train, or none has.
+      data_root: of the runs' data; not used for folds.
+
+    Raises:
+      UserError: a run is unfinished or damaged, they are of different data or classes,
+        or folds are missing.
+    """
+    results = {folder: _result(folder) for folder in folders}
+    first = results[folders[0]]
+    for folder, result in results.items():
+        for key in ("source_fingerprint", "class_names"):
+            if result["data"][key] != first["data"][key]:
+                raise UserError(
+                    f"{folder} and {folders[0]} have another {key}; name runs of the "
+                    "same data and labels"
+                )
+    folds = {
+        folder: result["config"]["data"]["fold"] for folder, result in results.items()
+    }
+    if any(folds.values()) and not all(folds.values()):
+        raise UserError(
+            "some of the runs are of folds and some are not; name runs of one kind"
+        )
+    if all(folds.values()):
+        if missing := sorted({1, 2, 3, 4, 5} - set(folds.values())):
+            raise UserError(
+                f"there is no run with data.fold={', '.join(map(str, missing))}, so "
+                "its images would have no target; train the missing folds, too"
+            )
+        parts = [_of_fold(folder) for folder in folders]
+    else:
+        parts = [_of_train(folder, each, data_root) for folder, each in results.items()]
+    rows, probabilities = _mean(parts)
+    data = first["data"]
+    return SoftTargets(
+        fingerprint=data["source_fingerprint"],
+        class_names=tuple(data["class_names"]),
+        rows=rows,
+        probabilities=probabilities,
+        teachers=tuple(
+            f"{each['name']}/seed_{each['seed']}" for each in results.values()
+        ),
+    )
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    if not runs.is_finished(folder):
+        raise UserError(
+            f"{folder} holds no finished run (no {runs.RESULT}); name run folders such "
+            "as runs/baseline/seed_42"
+        )
+    return runs.read_result(folder)
+
+
+def _of_fold(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the fold that a run left out, and its probabilities of them."""
+    val = read_file(folder / "predictions_val.npz")
+    return val["rows"], _probabilities(val["logits"], val)
+
+
+def _of_train(
+    folder: Path, result: dict[str, Any], data_root: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the images that a run trained on, and its probabilities of them."""
+    from fer_jax.inference.from_run import data_of, read_model
+    from fer_jax.inference.predictor import Predictor
+
+    if data_root is None and result["data"]["source"] != "embedded":
+        raise UserError(
+            f"{folder} was trained on {result['data']['description']}; name it with "
+            "--data_root, or name the runs of five folds"
+        )
+    model = read_model(folder).as_file()
+    train = data_of(result, data_root).splits["train"]
+    predictor, logits = Predictor(model), []
+    for start in range(0, len(train.rows), 256):
+        logits.append(predictor.logits(np.asarray(train.images[start : start + 256])))
+    return train.rows, scipy.special.softmax(np.concatenate(logits), axis=1)
+
+
+def _probabilities(logits: np.ndarray, val: dict[str, np.ndarray]) -> np.ndarray:
+    labelled = val["labels"] >= 0
+    scale = fit_temperature(val["logits"][labelled], val["labels"][labelled])
+    return scipy.special.softmax(logits.astype(np.float64) / scale, axis=1)
+
+
+def _mean(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """All rows, ascending, and the mean of what the parts say of each."""
+    rows = np.unique(np.concatenate([own for own, _ in parts]))
+    total = np.zeros((len(rows), parts[0][1].shape[1]))
+    for own, probabilities in parts:
+        total[np.searchsorted(rows, own)] += probabilities
+    return rows, (total / total.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
