@@ -14,19 +14,18 @@ from typing import NamedTuple
 import numpy as np
 
 from fer_jax.compare import statistics
+from fer_jax.compare.analysis import compare
 from fer_jax.compare.layout import Cell, Sheet
 from fer_jax.compare.permutation import permutation_tests
 from fer_jax.compare.predictions import load_predictions
 from fer_jax.compare.results import shortlist
-from fer_jax.compare.summary import Experiment, Summary
+from fer_jax.compare.summary import Comparison, Experiment, Summary
 from fer_jax.compare.wording import (
-    BETTER,
-    NOT_SIGNIFICANT,
     WORSE,
-    interval,
     p_value,
     percent,
-    points,
+    verdict,
+    with_interval,
     words,
 )
 from fer_jax.errors import UserError
@@ -43,14 +42,7 @@ class Since(NamedTuple):
     metric: str
     before: float  # in 0..1
     now: float
-    low: float  # of the difference's 95 % interval
-    high: float
-    p_holm: float  # after Holm's correction over experiments, and emotions
-
-    @property
-    def significant(self) -> bool:
-        """Whether it is, after the correction."""
-        return self.p_holm < statistics.ALPHA
+    tested: Comparison  # now less before
 
 
 def pack(predicted: np.ndarray) -> str:
@@ -129,9 +121,6 @@ def since(before: Mapping[str, Sequence[np.ndarray]], summary: Summary) -> list[
     An experiment whose predictions are the same as before is not tested, and counts in
     no correction.
     """
-    own = load_predictions(
-        [run for each in summary.experiments for run in each.runs], summary.split
-    )
     changed: list[Experiment] = []
     rows: list[np.ndarray] = []
     members: list[list[int]] = []
@@ -153,6 +142,8 @@ def since(before: Mapping[str, Sequence[np.ndarray]], summary: Summary) -> list[
             ]
     if not changed:
         return []
+    # The true classes are the same for all runs.
+    own = load_predictions(changed[0].runs[:1], summary.split)
     classes = changed[0].class_names
     counts = statistics.tally(own.labels, own.image_ids, np.stack(rows), len(classes))
     rng = np.random.default_rng(_SEED)
@@ -160,24 +151,14 @@ def since(before: Mapping[str, Sequence[np.ndarray]], summary: Summary) -> list[
     pairs = [(2 * e, 2 * e + 1) for e in range(len(changed))]
     draws = statistics.enough_draws(len(pairs) * len(classes))
     p = permutation_tests(counts, members, pairs, replicates, rng, draws)
-    first, names = len(METRICS), metric_names(classes)
-    found = []
-    for columns in ([_MACRO_F1], range(first, first + len(classes))):
-        corrected = statistics.holm(p[:, columns])
-        for e, (now, then) in enumerate(pairs):
-            difference = statistics.difference(replicates, now, then)
-            for c, k in enumerate(columns):
-                row = Since(
-                    changed[e].name,
-                    names[k],
-                    before=float(replicates.values[then, k]),
-                    now=float(replicates.values[now, k]),
-                    low=float(difference.low[k]),
-                    high=float(difference.high[k]),
-                    p_holm=float(corrected[e, c]),
-                )
-                found.append(row)
-    return found
+    f1 = range(len(METRICS), len(METRICS) + len(classes))
+    families = [[(pair, k) for pair in pairs for k in ks] for ks in ([_MACRO_F1], f1)]
+    tested = compare(replicates, families, dict(zip(pairs, p, strict=True)))
+    names, values = metric_names(classes), replicates.values.tolist()
+    return [
+        Since(changed[now // 2].name, names[k], values[then][k], values[now][k], each)
+        for ((now, then), k), each in tested.items()
+    ]
 
 
 def _same(now: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> bool:
@@ -195,19 +176,17 @@ def sheet(
     """Macro F1 of each experiment, and by emotion what changed significantly."""
     rows: list[list[Cell]] = []
     for each in found:
-        if each.metric != "macro_f1" and not each.significant:
+        if each.metric != "macro_f1" and not each.tested.significant:
             continue
-        change = each.now - each.before
-        verdict = BETTER if change > 0 else WORSE
         rows.append(
             [
                 each.experiment,
                 words(each.metric),
                 percent(each.before),
                 percent(each.now),
-                f"{points(change)} {interval(each.low, each.high, signed=True)}",
-                p_value(each.p_holm),
-                verdict if each.significant else NOT_SIGNIFICANT,
+                with_interval(each.tested, signed=True),
+                p_value(each.tested.p_holm),
+                verdict(each.tested),
             ]
         )
     headers = ["experiment", "score", "before", "now", "difference", "p (Holm)", ""]
@@ -228,4 +207,4 @@ def sheet(
 
 def got_worse(found: Sequence[Since]) -> bool:
     """Whether anything is significantly worse than before."""
-    return any(each.significant and each.now < each.before for each in found)
+    return any(verdict(each.tested) == WORSE for each in found)

@@ -1,6 +1,6 @@
 """Analyses the runs of one split: scores with intervals, tests, leaders by emotion."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -117,14 +117,16 @@ def _analyse(
     base = [e for e, name in enumerate(groups) if name == baseline]
     pairs = [(e, b) for b in base for e in range(len(groups)) if e != b]
     p_values = _p_values(data, list(dict.fromkeys([*pairs, *leads.values()])), rng)
-    tested = _compare(data, _families(len(data.classes), pairs), p_values)
+    exact = [_ACCURACY] if data.one_seed_each else []
+    families = _families(len(data.classes), pairs)
+    tested = compare(replicates, families, p_values, exact)
     names = metric_names(data.classes)
     versus: list[dict[str, Comparison]] = [{} for _ in members]
     for ((e, _), k), comparison in tested.items():
         versus[e][names[k]] = comparison
     experiments = [_experiment(data, e, each, split) for e, each in enumerate(versus)]
     duels = [(pair, len(METRICS) + c) for c, pair in leads.items()]
-    margins = _compare(data, [duels], p_values)
+    margins = compare(replicates, [duels], p_values)
     leaders = [
         Leader(
             emotion=data.classes[c],
@@ -183,15 +185,21 @@ def _families(num_classes: int, pairs: Sequence[_Pair]) -> list[list[_Cell]]:
     return [[(pair, k) for pair in pairs for k in family] for family in columns]
 
 
-def _compare(
-    data: _Analysis,
+def compare(
+    replicates: Replicates,
     families: Sequence[Sequence[_Cell]],
     p_values: Mapping[_Pair, np.ndarray],
+    exact: Collection[int] = (),
 ) -> dict[_Cell, Comparison]:
-    """Differences and tests, each family with Holm's correction of its own."""
-    differences = {
-        pair: statistics.difference(data.replicates, *pair) for pair in p_values
-    }
+    """Differences and tests, each family with Holm's correction of its own.
+
+    Args:
+      replicates: of all experiments.
+      families: what is corrected together: pairs of experiments, and a metric's index.
+      p_values: `[K]` of each pair, before any correction.
+      exact: the metrics that McNemar's test is of, and no permutation test.
+    """
+    differences = {pair: statistics.difference(replicates, *pair) for pair in p_values}
     found = {}
     for family in families:
         p = np.array([p_values[pair][k] for pair, k in family])
@@ -202,7 +210,6 @@ def _compare(
         }
         for (pair, k), holm in zip(family, statistics.holm(p).tolist(), strict=True):
             difference = differences[pair]
-            exact = data.one_seed_each and k == _ACCURACY
             found[pair, k] = Comparison(
                 value=float(difference.value[k]),
                 low=float(difference.low[k]),
@@ -211,7 +218,7 @@ def _compare(
                 p_holm=holm,
                 detectable=float(detectable[pair][k]),
                 significant=holm < statistics.ALPHA,
-                test="McNemar" if exact else "permutation",
+                test="McNemar" if k in exact else "permutation",
             )
     return found
 

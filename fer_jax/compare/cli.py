@@ -13,6 +13,7 @@ from rich.console import Console
 from fer_jax.compare import export, outputs
 from fer_jax.compare.against import got_worse, read, sheet, since
 from fer_jax.compare.comparison import Comparison, load
+from fer_jax.compare.folders import check_split
 from fer_jax.compare.results import LABEL_SETS, SPLITS, FinishedRun, shortlist
 from fer_jax.compare.summary import BASELINE, SORTS, Summary
 from fer_jax.compare.terminal import Terminal
@@ -66,9 +67,8 @@ def show(
     Raises:
       UserError: no run has results on `split`, or predictions cannot be used.
     """
-    comparison = Comparison(
-        runs, unfinished, split=split, sort=sort, baseline=baseline
-    ).replace()
+    check_split(runs, split)
+    comparison = Comparison(runs, unfinished, split=split, sort=sort, baseline=baseline)
     Terminal(console, comparison.summary, runs, unfinished).everything()
 
 
@@ -150,6 +150,30 @@ def _parser() -> argparse.ArgumentParser:
     add("--sort", choices=SORTS, default="macro_f1", help="order (macro_f1)")
     add("--baseline", metavar="NAME", help=f"what to compare with ({BASELINE})")
     _add_views(parser)
+    _add_outputs(parser)
+    add(
+        "--mixed",
+        action="store_true",
+        help="allow runs of different data, kept apart in each table",
+    )
+    add(
+        "--clean",
+        action="store_true",
+        help="score only the images without a copy in train, exact or near",
+    )
+    add(
+        "--labels",
+        choices=LABEL_SETS,
+        help="score all runs by FER2013's labels, by FER+'s majority, or on the images "
+        "where the two agree, whichever they were trained on",
+    )
+    add("--no_color", action="store_true", help="no colours")
+    return parser
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that write something."""
+    add = parser.add_argument
     add(
         "--export",
         type=Path,
@@ -185,24 +209,6 @@ def _parser() -> argparse.ArgumentParser:
         help="copy the runs with what a comparison needs, about 90 KB each and without "
         "paths, into a folder for --runs_dir",
     )
-    add(
-        "--mixed",
-        action="store_true",
-        help="allow runs of different data, kept apart in each table",
-    )
-    add(
-        "--clean",
-        action="store_true",
-        help="score only the images without a copy in train, exact or near",
-    )
-    add(
-        "--labels",
-        choices=LABEL_SETS,
-        help="score all runs by FER2013's labels, by FER+'s majority, or on the images "
-        "where the two agree, whichever they were trained on",
-    )
-    add("--no_color", action="store_true", help="no colours")
-    return parser
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:

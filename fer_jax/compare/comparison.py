@@ -64,7 +64,6 @@ def load(
     )
     if clean:
         runs = [only_clean(run) for run in runs]
-    check_split(runs, split)
     base = baseline or usual_baseline(runs)
     made = Comparison(runs, unfinished, split=split, sort=sort, baseline=base)
     return made.replace(baseline=baseline)

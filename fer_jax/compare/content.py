@@ -55,7 +55,6 @@ def build(
       command: what was typed.
     """
     summary = summaries[split]
-    errors = {path: failure(path) for path in unfinished}
     experiments = {
         other.label(each): each
         for other in (*summaries.values(), summary)
@@ -71,24 +70,27 @@ def build(
             "split": split,
             "emotions": summary.emotions,
             "baseline": summary.label(base[0]) if base else None,
-            "data": _data(summary, runs),
+            "data": data_facts(summary, runs),
             "experiments": [
                 _experiment(label, each, summary) for label, each in experiments.items()
             ],
-            "failed": [
-                {"run": run_name(path), "error": error}
-                for path, error in errors.items()
-                if error
-            ],
-            "unfinished": [
-                run_name(path) for path, error in errors.items() if not error
-            ],
+            **left_over(unfinished),
             "splits": {name: _split(each) for name, each in summaries.items()},
         }
     )
 
 
-def _data(summary: Summary, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+def left_over(unfinished: Sequence[Path]) -> dict[str, Any]:
+    """The runs that are in no figure: `failed`, with their errors, and `unfinished`."""
+    errors = {run_name(path): failure(path) for path in unfinished}
+    return {
+        "failed": [{"run": run, "error": each} for run, each in errors.items() if each],
+        "unfinished": [run for run, each in errors.items() if not each],
+    }
+
+
+def data_facts(summary: Summary, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """What the runs say of each of their data sets, with its letter."""
     return [
         {"mark": summary.marks.get(fingerprint, ""), "fingerprint": fingerprint}
         | {key: facts[key] for key in ("description", "source", "notes")}

@@ -38,7 +38,7 @@ Drawing = dict[str, Any]
 
 _LINES = "the lines are 95 % intervals"
 _FEW = 10  # predictions in a bin below which its accuracy says little
-_CURVES = {
+CURVES = {
     "val_macro_f1": "val macro F1, %",
     "val_accuracy": "val accuracy, %",
     "val_loss": "val loss",
@@ -46,7 +46,7 @@ _CURVES = {
 }
 
 
-_OVERALL = ("macro_f1", "accuracy", "balanced_accuracy")
+OVERALL = ("macro_f1", "accuracy", "balanced_accuracy")
 
 
 def scores(
@@ -59,7 +59,7 @@ def scores(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
-    check_name("metric", metric, _OVERALL)
+    check_name("metric", metric, OVERALL)
     columns = {metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}
     rows = experiments.rename(columns=columns).pipe(records)
     best = max(rows, key=lambda row: row["value"])
@@ -91,7 +91,7 @@ def differences(
       emotion: of the last three.
       split: that the title names.
     """
-    check_name("metric", metric, CLASS_METRICS if emotion else _OVERALL)
+    check_name("metric", metric, CLASS_METRICS if emotion else OVERALL)
     if emotion:
         check_name("emotion", emotion, found["emotion"].dropna())
     same = found["emotion"].isna() if emotion is None else found["emotion"] == emotion
@@ -198,7 +198,7 @@ def curves(history: pd.DataFrame, metric: str = "val_macro_f1") -> Drawing:
       history: from `frames.history`.
       metric: val_macro_f1, val_accuracy, val_loss or train_loss.
     """
-    check_name("curve", metric, _CURVES)
+    check_name("curve", metric, CURVES)
     scale = 1 if metric.endswith("loss") else 100
     look, traces, ends = looks(history["experiment"]), [], []
     for name in look:
@@ -223,13 +223,13 @@ def curves(history: pd.DataFrame, metric: str = "val_macro_f1") -> Drawing:
     best = "Lowest" if scale == 1 else "Highest"
     return _figure(
         traces,
-        title=f"{_CURVES[metric]} by epoch",
-        fact=f"{best} mean {_CURVES[metric].removesuffix(', %')}: {told}."
+        title=f"{CURVES[metric]} by epoch",
+        fact=f"{best} mean {CURVES[metric].removesuffix(', %')}: {told}."
         if ends
         else "No run has its learning curve.",
         height=with_legend(len(look)),
         xaxis={"title": {"text": "epoch"}},
-        yaxis={"title": {"text": _CURVES[metric]}, "hoverformat": digits},
+        yaxis={"title": {"text": CURVES[metric]}, "hoverformat": digits},
     )
 
 
@@ -311,7 +311,7 @@ def cost(
       metric: accuracy, macro_f1 or balanced_accuracy.
       split: that the title names.
     """
-    check_name("metric", metric, _OVERALL)
+    check_name("metric", metric, OVERALL)
     table = experiments.set_index("experiment")
     score = 100 * table[metric]
     rows = records(experiments)

@@ -137,11 +137,7 @@ def confusion(summary: Summary) -> pd.DataFrame:
     """
     rows = []
     for each in summary.experiments:
-        names, counts = each.class_names, each.confusion
-        totals = counts.sum(axis=1, keepdims=True)
-        rates = np.divide(
-            counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0
-        )
+        names, counts, rates = each.class_names, each.confusion, each.rates()
         for t, true in enumerate(names):
             for p, predicted in enumerate(names):
                 cell = {"images": int(counts[t, p]), "rate": float(rates[t, p])}

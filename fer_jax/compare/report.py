@@ -25,19 +25,15 @@ from rich.text import Text
 from fer_jax import __version__
 from fer_jax.compare import changes, figure_style, figures, tables
 from fer_jax.compare.comparison import Comparison
-from fer_jax.compare.content import notes, plain
-from fer_jax.compare.figures import Drawing
+from fer_jax.compare.content import data_facts, left_over, notes, plain
+from fer_jax.compare.figures import CURVES, OVERALL, Drawing
 from fer_jax.compare.findings import seeds_note
 from fer_jax.compare.layout import Cell, Sheet
-from fer_jax.compare.results import data_sets, run_name
 from fer_jax.compare.wording import TERMS, count, words
 from fer_jax.metrics import CLASS_METRICS
-from fer_jax.runs.folder import failure
 from fer_jax.system.files import write_whole
 
 _SIGNS = {"better": "▲", "worse": "▼", "n.s.": "◇", "mixed": "◆"}
-_METRICS = ("macro_f1", "accuracy", "balanced_accuracy")
-_CURVES = ("val_macro_f1", "val_accuracy", "val_loss", "train_loss")
 _Variants = dict[str, dict[str, Drawing]]  # by name, and by what a select offers
 
 
@@ -130,7 +126,7 @@ def _figures(comparison: Comparison) -> _Variants:
     """The figures of a split, each with its variants."""
     of, summary, split = comparison, comparison.summary, comparison.split
     made: _Variants = {
-        "scores": {m: figures.scores(of.experiments, m, split=split) for m in _METRICS},
+        "scores": {m: figures.scores(of.experiments, m, split=split) for m in OVERALL},
         "emotions": {
             metric: figures.emotions(of.emotions, metric, split=split)
             for metric in CLASS_METRICS
@@ -145,10 +141,10 @@ def _figures(comparison: Comparison) -> _Variants:
             if summary.support(name)
         },
         "reliability": {"": figures.reliability(of.reliability, split=split)},
-        "cost": {m: figures.cost(of.experiments, m, split=split) for m in _METRICS},
+        "cost": {m: figures.cost(of.experiments, m, split=split) for m in OVERALL},
     }
     if summary.has_tests:
-        asked: list[tuple[str, str | None]] = [(metric, None) for metric in _METRICS]
+        asked: list[tuple[str, str | None]] = [(metric, None) for metric in OVERALL]
         asked += [(m, name) for name in summary.emotions for m in CLASS_METRICS]
         made["differences"] = {
             "_".join(filter(None, pair)): figures.differences(
@@ -163,7 +159,7 @@ def _curves(comparison: Comparison) -> _Variants:
     if not len(comparison.history):
         return {}
     history = comparison.history
-    return {"curves": {metric: figures.curves(history, metric) for metric in _CURVES}}
+    return {"curves": {metric: figures.curves(history, metric) for metric in CURVES}}
 
 
 def _variants(drawn: Mapping[str, _Variants]) -> dict[str, dict[str, str]]:
@@ -181,30 +177,23 @@ def _variants(drawn: Mapping[str, _Variants]) -> dict[str, dict[str, str]]:
 def _words(key: str) -> str:
     """A metric, or a curve such as val_macro_f1, in words."""
     split, _, metric = key.partition("_")
-    return f"{split} {words(metric)}" if key in _CURVES else words(key)
+    return f"{split} {words(metric)}" if key in CURVES else words(key)
 
 
 def _runs(splits: Mapping[str, Comparison]) -> dict[str, Any]:
     """What the page says of all runs, whatever the split."""
     first = next(iter(splits.values()))
-    errors = {run_name(path): failure(path) for path in first.unfinished}
     labels = dict.fromkeys(
         each.summary.label(one)
         for each in splits.values()
         for one in each.summary.experiments
     )
-    marks = first.summary.marks
-    data = [
-        {"mark": marks.get(fingerprint, ""), "fingerprint": fingerprint}
-        | {key: facts.get(key, []) for key in ("description", "source", "notes")}
-        for fingerprint, facts in data_sets(first.finished).items()
-    ]
+    data = data_facts(first.summary, first.finished)
     drawn = any(each["source"] == "embedded" for each in data)
     warning = "Drawn faces, not photographs: no evidence about real data."
     return {
         "experiments": [*labels],
-        "failed": {run: error for run, error in errors.items() if error},
-        "unfinished": [run for run, error in errors.items() if not error],
+        **left_over(first.unfinished),
         "data_sets": data,
         "warnings": [warning] if drawn else [],
     }

@@ -67,6 +67,12 @@ class Experiment:
         """The mean over seeds of a metric; NaN where it has none."""
         return self.scores[metric].value if metric in self.scores else np.nan
 
+    def rates(self) -> np.ndarray:
+        """The confusion matrix as shares of each true class; NaN without images."""
+        totals = self.confusion.sum(axis=1, keepdims=True)
+        empty = np.full(self.confusion.shape, np.nan)
+        return np.divide(self.confusion, totals, out=empty, where=totals > 0)
+
     def devices(self) -> set[str]:
         """The devices its runs were trained on."""
         return {run.device for run in self.runs}

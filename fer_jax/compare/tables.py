@@ -268,7 +268,7 @@ def confusion(experiment: Experiment) -> Sheet:
     """The rates of a confusion matrix in percent: each row adds up to 100."""
     names = experiment.class_names
     rows: list[list[Cell]] = []
-    for name, rates in zip(names, _rates(experiment), strict=True):
+    for name, rates in zip(names, experiment.rates(), strict=True):
         styles = ("bold" if other == name else "" for other in names)
         cells = zip(map(percent, rates), styles, strict=True)
         rows.append([name, *(Text(rate, style) for rate, style in cells)])
@@ -295,18 +295,10 @@ def _p_if_significant(row: Comparison) -> str:
     return p_value(row.p_holm) if known else NOT_SIGNIFICANT
 
 
-def _rates(experiment: Experiment) -> np.ndarray:
-    """The confusion matrix as shares of each true class; NaN for one without images."""
-    counts = experiment.confusion
-    totals = counts.sum(axis=1, keepdims=True)
-    empty = np.full(counts.shape, np.nan)
-    return np.divide(counts, totals, out=empty, where=totals > 0)
-
-
 def _taken_for(experiment: Experiment, emotion: str, most: int = 2) -> str:
     """The classes that an emotion's images are most often taken for, in percent."""
     classes = experiment.class_names
-    rates = _rates(experiment)[classes.index(emotion)]
+    rates = experiment.rates()[classes.index(emotion)]
     rates[classes.index(emotion)] = 0
     order = np.argsort(-rates, kind="stable")[:most]
     return "\n".join(f"{classes[k]} {percent(rates[k])}" for k in order if rates[k] > 0)

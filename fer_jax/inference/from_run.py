@@ -49,8 +49,7 @@ class FromRun(NamedTuple):
 
     def as_file(self) -> model_file.ModelFile:
         """The model as if it were read from a file."""
-        description = model_file.Description.model_validate({"sha256": "", **self.info})
-        return model_file.ModelFile(Path(), self.info, description, self.tensors)
+        return _as_file(self.info, self.tensors)
 
 
 def read_model(
@@ -250,6 +249,13 @@ def _scores(scores: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _as_file(
+    info: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> model_file.ModelFile:
+    description = model_file.Description.model_validate({"sha256": "", **info})
+    return model_file.ModelFile(Path(), info, description, tensors)
+
+
 def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) -> float:
     """Compares the probabilities of float16 and float32 weights on drawn faces.
 
@@ -261,8 +267,7 @@ def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) ->
     from fer_jax.system.compilation_cache import keep_compiled
 
     keep_compiled()
-    description = model_file.Description.model_validate({"sha256": "", **info})
-    exact = model_file.ModelFile(Path(), info, description, tensors)
+    exact = _as_file(info, tensors)
     rounded = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     faces = drawn_faces.generate("val")[0][:_NUM_FACES]
     found, expected = (

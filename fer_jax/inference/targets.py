@@ -18,6 +18,8 @@ from fer_jax.compare.calibration import fit_temperature
 from fer_jax.compare.predictions import read_file
 from fer_jax.compare.results import shortlist
 from fer_jax.data import soft_targets
+from fer_jax.data.folds import FOLDS
+from fer_jax.data.lazy_images import chunks
 from fer_jax.data.soft_targets import SoftTargets
 from fer_jax.errors import UserError, run_command
 from fer_jax.system.arguments import Parser
@@ -87,7 +89,7 @@ def from_runs(folders: Sequence[Path], data_root: str | None) -> SoftTargets:
             "some of the runs are of folds and some are not; name runs of one kind"
         )
     if all(folds.values()):
-        if missing := sorted({1, 2, 3, 4, 5} - set(folds.values())):
+        if missing := sorted({*range(1, FOLDS + 1)} - {*folds.values()}):
             raise UserError(
                 f"there is no run with data.fold={', '.join(map(str, missing))}, so "
                 "its images would have no target; train the missing folds, too"
@@ -137,10 +139,9 @@ def _of_train(
         )
     model = read_model(folder).as_file()
     train = data_of(result, data_root).splits["train"]
-    predictor, logits = Predictor(model), []
-    for start in range(0, len(train.rows), 256):
-        logits.append(predictor.logits(np.asarray(train.images[start : start + 256])))
-    return train.rows, scipy.special.softmax(np.concatenate(logits), axis=1)
+    predictor = Predictor(model)
+    logits = np.concatenate([predictor.logits(each) for each in chunks(train.images)])
+    return train.rows, scipy.special.softmax(logits, axis=1)
 
 
 def _probabilities(logits: np.ndarray, val: dict[str, np.ndarray]) -> np.ndarray:

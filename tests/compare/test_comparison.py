@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import OTHER, make_many, make_result, write
+from fake_runs import OTHER, make_result, write
 
 from fer_jax import compare
 from fer_jax.compare import load
@@ -10,13 +10,6 @@ from fer_jax.errors import UserError
 from fer_jax.metrics import CLASS_METRICS, METRICS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    make_many(folder, seeds=(1, 2))
-    return folder
 
 
 def test_every_frame_is_tidy_and_agrees_with_the_others(many):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import OTHER, make_config, make_many, make_result, write
+from fake_runs import OTHER, make_config, make_result, write
 
 from fer_jax.compare import main
 from fer_jax.compare.export import to_html, to_latex, to_markdown, to_parquet
@@ -20,13 +20,6 @@ HOSTILE = Sheet("50 % of <b> & _x_", ["a|b", "c"], "lr", [["x_1 & {y}", "<script
 
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    make_many(folder, seeds=(1, 2))
-    return folder
 
 
 def save(folder, path, *options):

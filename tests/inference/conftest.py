@@ -7,6 +7,7 @@ from conftest import FER2013, optimising
 import fer_jax
 from fer_jax import data
 from fer_jax.data.sources import drawn_faces
+from fer_jax.inference import from_run
 
 DRAWN = functools.cache(drawn_faces.generate)
 
@@ -16,6 +17,14 @@ def draw_once():
     """The faces that a model and its exported copy are compared on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawn_faces, "generate", DRAWN)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_drawn_faces():
+    """Export compares models on drawn faces; eight are enough for most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_run, "_NUM_FACES", 8)
         yield
 
 

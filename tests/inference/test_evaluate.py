@@ -15,18 +15,12 @@ import fer_jax
 from fer_jax import data
 from fer_jax.emotions import EMOTIONS
 from fer_jax.errors import UserError
-from fer_jax.inference import evaluate, from_run, scoring
+from fer_jax.inference import evaluate, scoring
 from fer_jax.inference.export import export as export_run
 from fer_jax.pretrained import model_file
 from fer_jax.training.run import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_drawn_faces():
-    """Export compares models on drawn faces; eight are enough here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(from_run, "_NUM_FACES", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("few_drawn_faces")
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,7 @@ from fer_jax.inference.predictor import Predictor
 from fer_jax.inference.targets import from_runs, main
 from fer_jax.training.run import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_drawn_faces():
-    """Models are compared on drawn faces; eight are enough here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(from_run, "_NUM_FACES", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("few_drawn_faces")
 
 
 @pytest.fixture(scope="module")
