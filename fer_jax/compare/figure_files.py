@@ -49,7 +49,7 @@ def write_figures(folder: Path, comparison: Comparison) -> tuple[int, str]:
     except OSError as error:
         raise UserError(f"--figures {folder}: {error.strerror or error}") from None
     except RuntimeError as error:  # plotly's, if kaleido or the browser is missing
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(",")
         return len(made), f"{LACKING} ({reason})"
     return len(made), ""
 
