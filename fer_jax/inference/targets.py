@@ -1,8 +1,9 @@
-"""The command `fer-jax targets`: finished runs in, soft targets for training out.
+"""The command `fer-jax targets`: finished runs and votes in, soft targets out.
 
 A run that was trained on an image has learned its label, so it knows little beyond it.
 The runs of five folds (`data.fold` 1 to 5) each leave a fifth of train out; what they
 say of that fifth is out of fold, and needs no network: it is in their predictions.
+Only that can be weighed against the FER+ votes.
 """
 
 import sys
@@ -17,11 +18,12 @@ from fer_jax import runs
 from fer_jax.compare.calibration import fit_temperature
 from fer_jax.compare.predictions import read_file
 from fer_jax.compare.results import shortlist
-from fer_jax.data import soft_targets
+from fer_jax.data import ferplus, load, soft_targets
 from fer_jax.data.folds import FOLDS
 from fer_jax.data.lazy_images import chunks
 from fer_jax.data.soft_targets import SoftTargets
 from fer_jax.errors import UserError, run_command
+from fer_jax.inference import vote_map
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
 from fer_jax.system.files import check_target
@@ -29,27 +31,46 @@ from fer_jax.system.files import check_target
 _EXAMPLES = """
   % runs/baseline/seed_* --data_root fer2013.csv --to targets.npz
   % runs/fold_*/seed_42 --to targets.npz     out of fold: data.fold 1 to 5
+  % runs/fold_*/seed_42 --votes --data_root fer2013.csv --to targets.npz
 """
+_VOTES = "the FER+ votes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own); returns 0."""
     parser = Parser(
         "targets",
-        "Write what finished runs say of the train images, as soft targets for another "
-        "run (data.soft_targets).",
+        "Write what finished runs and the FER+ votes say of the train images, as soft "
+        "targets for another run (data.soft_targets).",
         _EXAMPLES,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
         "--to", type=Path, metavar="FILE.npz", required=True, help="what to write"
     )
     parser.add_argument(
-        "--data_root", help="the data of the runs; not needed for those of folds"
+        "--data_root", help="the data; not needed for runs of folds without --votes"
+    )
+    parser.add_argument(
+        "--votes",
+        action="store_true",
+        help=f"use FER+'s {ferplus.NAME} beside the csv, alone or with runs of folds",
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        default=48,
+        metavar="N",
+        help="data.image_size of the student, for --votes without runs; default: 48",
     )
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     check_target(args.to, "--to", (".npz",))
-    found = from_runs(args.runs, args.data_root)
+    if not args.runs and not args.votes:
+        raise UserError("there is no teacher; name run folders, or give --votes")
+    if args.votes:
+        found = with_votes(args.runs, args.data_root, image_size=args.image_size)
+    else:
+        found = from_runs(args.runs, args.data_root)
     soft_targets.write(args.to, found)
     make_console().print(
         f"written: {args.to}, of {len(found.rows):,} train images by "
@@ -108,6 +129,76 @@ def from_runs(folders: Sequence[Path], data_root: str | None) -> SoftTargets:
             f"{each['name']}/seed_{each['seed']}" for each in results.values()
         ),
     )
+
+
+def with_votes(
+    folders: Sequence[Path], data_root: str | None, *, image_size: int = 48
+) -> SoftTargets:
+    """What FER+'s votes say of FER2013's labels, alone or together with runs of folds.
+
+    The map from both to the labels is fitted to train (`vote_map`).
+
+    Args:
+      folders: as for `from_runs`, of folds; or none.
+      data_root: a FER2013 csv, with FER+'s beside it.
+      image_size: of the data, if there are no runs that say it.
+
+    Raises:
+      UserError: as for `from_runs`, the runs are not of folds, or there are no votes.
+    """
+    results = {folder: _result(folder) for folder in folders}
+    for folder, result in results.items():
+        _check_for_votes(folder, result["config"]["data"])
+    settings = {"image_size": image_size, "channels": 1}
+    for result in results.values():
+        settings = {key: result["config"]["data"][key] for key in settings}
+    dataset = load(
+        data_root,
+        **settings,
+        skip_bad=any(result["data"]["skipped"] for result in results.values()),
+        console=make_console(),
+    )
+    votes = ferplus.load(dataset)
+    if votes is None:
+        raise UserError(
+            f"--votes needs FER+'s {ferplus.NAME} beside a fer2013.csv, and "
+            f"{dataset.path or dataset.description} has none; put it there"
+        )
+    rows, labels = dataset.splits["train"].rows, dataset.splits["train"].labels
+    teacher = from_runs(folders, None) if folders else None
+    if teacher is not None:
+        if teacher.fingerprint != dataset.fingerprint:
+            raise UserError(
+                f"{data_root} is not the data of the runs (fingerprint "
+                f"{dataset.fingerprint}, expected {teacher.fingerprint}); name theirs"
+            )
+        known = np.isin(rows, teacher.rows)
+        rows, labels = rows[known], labels[known]
+    probabilities = vote_map.fitted(
+        votes.counts[rows], labels, None if teacher is None else teacher.probabilities
+    )
+    return SoftTargets(
+        fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names,
+        rows=rows,
+        probabilities=probabilities.astype(np.float32),
+        teachers=(*(() if teacher is None else teacher.teachers), _VOTES),
+    )
+
+
+def _check_for_votes(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises a `UserError` for a run that cannot be weighed against votes."""
+    if not settings["fold"]:
+        raise UserError(
+            f"{folder} was trained on the images that it would be asked about, so it "
+            "is too sure of them to be weighed against votes; name the runs of five "
+            "folds (data.fold 1 to 5)"
+        )
+    if settings["labels"] != "fer2013":
+        raise UserError(
+            f"{folder} was trained on FER+'s labels ({settings['labels']}), and the "
+            "votes are mapped to FER2013's; name runs with data.labels=fer2013"
+        )
 
 
 def _result(folder: Path) -> dict[str, Any]:
