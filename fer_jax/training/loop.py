@@ -7,7 +7,6 @@ killed resumes from its newest one and ends with the same numbers.
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from fer_jax.data import Dataset
 from fer_jax.errors import UserError
 from fer_jax.metrics import score
 from fer_jax.runs.dynamics import open_dynamics, write_epoch
-from fer_jax.system import files
+from fer_jax.system import clock, files
 from fer_jax.system.memory import return_memory
 from fer_jax.system.signals import Interrupted, Stop
 from fer_jax.training import evaluate, processes
@@ -44,7 +43,7 @@ class TrainingRun:
     setup: Setup
     run_dir: Path
     checkpoints: Checkpoints
-    started: float = dataclasses.field(default_factory=lambda: time.monotonic())
+    started: float = dataclasses.field(default_factory=lambda: clock.running_s())
 
 
 class Reporter(Protocol):
@@ -77,9 +76,9 @@ def run_epochs(
     stop, compiled = Stop(alone=processes.are_one()), False
     with contextlib.closing(batches), stop.noting():  # its threads end with the run
         while not is_over(run.config, progress.history):
-            started = time.monotonic()
+            started = clock.running_s()
             steps = _train_epoch(run, progress, batches, stop, reporters, compiled)
-            seconds = time.monotonic() - started
+            seconds = clock.running_s() - started
             progress.train_s += seconds
             if progress.state.step == _epoch_end(run, progress):
                 speed = steps * run.setup.batch_size / seconds

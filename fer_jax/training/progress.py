@@ -1,11 +1,11 @@
 """How far a run is: what a checkpoint holds."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any, Self
 
 from fer_jax.config import Config
+from fer_jax.system import clock
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.setup import Setup
 from fer_jax.training.step import EpochMetrics, TrainState
@@ -18,7 +18,7 @@ class Progress:
     Attributes:
       state: after the steps taken.
       metrics: of the current epoch.
-      started: `time.monotonic()` when the run would have begun without pauses.
+      started: `clock.running_s()` when the run would have begun without pauses.
       train_s: seconds in steps, over all attempts.
       history: a row for each epoch, as in metrics.jsonl.
       environments: what the run was computed with, an entry for each change.
@@ -34,7 +34,7 @@ class Progress:
     @property
     def wall_s(self) -> float:
         """Seconds of all attempts, an earlier one's up to its last checkpoint."""
-        return time.monotonic() - self.started
+        return clock.running_s() - self.started
 
     def save(
         self, checkpoints: Checkpoints, scores: dict[str, float] | None = None

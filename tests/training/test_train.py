@@ -189,7 +189,7 @@ class Clock:
     def __init__(self):
         self.now = 1000.0
 
-    def monotonic(self):
+    def running_s(self):
         return self.now
 
     def taking(self, function, seconds):
@@ -204,7 +204,7 @@ def test_wall_s_is_the_time_of_all_attempts(tiny_csv, tmp_path, monkeypatch):
     """Saving, evaluation and the final predictions count; a pause does not."""
     clock, config = Clock(), tiny_config("training.patience=0")
     for module in (loop, progress_lib):
-        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "clock", clock)
     for owner, name, seconds in (
         (Checkpoints, "save", 100.0),
         (loop, "_train_epoch", 20.0),
