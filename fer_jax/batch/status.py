@@ -6,6 +6,7 @@ No data are loaded and JAX is not imported, so the answer takes half a second.
 
 import contextlib
 import os
+import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,11 @@ def show_status(
     for line in lines:
         console.print(line, soft_wrap=True)
     console.print(f"\n{_summary([*states.values(), *others.values()])}")
+    if seconds := _seconds_left([*states.values()]):
+        console.print(
+            f"about {format_duration(seconds)} of training left, at the pace of the "
+            "finished runs"
+        )
 
 
 def count_finished(configs: Configs, seeds: int, runs_dir: Path) -> tuple[int, str]:
@@ -134,6 +140,23 @@ def _row(run: RunState) -> str:
         f"{100 * run.done:.0f} %" if started else "",
         "" if run.best is None else f"{100 * run.best:.1f}",
         time,
+    )
+
+
+def _seconds_left(planned: Sequence[RunState]) -> float | None:
+    """Returns the time of all that is to be trained; None before a run has finished."""
+    paces = [
+        run.seconds / run.epoch
+        for run in planned
+        if run.state == "finished" and run.seconds and run.epoch
+    ]
+    if not paces:
+        return None
+    pace = statistics.median(paces)
+    return sum(
+        pace * run.epochs * (1 - run.done) if run.seconds is None else run.seconds
+        for run in planned
+        if run.state not in ("finished", "blocked", "damaged") and run.epochs
     )
 
 

@@ -335,6 +335,8 @@ def test_status_shows_every_run_and_counts_them(several):
     assert rest.endswith(
         "\n13 runs: 1 finished, 1 running, 1 queued, 1 lost, 1 failed, 2 stopped, "
         "5 new, 1 damaged\n"
+        # 258 epochs of 12 / 18 minutes, and the 26 minutes of lr_low.
+        "about 3.3 h of training left, at the pace of the finished runs\n"
     )
 
 
