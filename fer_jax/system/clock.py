@@ -8,36 +8,40 @@ import threading
 import time
 
 _TICK_S = 1.0
-_STOPPED_S = 5.0  # a tick that takes longer was a stop, and not a busy machine
+_STOPPED_S = 5.0  # a longer time between two ticks was a stop, and not a busy machine
 
 
-class _Ticks:
-    """A thread that sleeps a second at a time and notes when one took far longer."""
+class _Clock:
+    """Is read each second by its own thread, so that it notices a stop."""
 
     def __init__(self) -> None:
-        self.stopped_s = 0.0
+        self._lock = threading.Lock()
+        self._read, self._stopped_s = time.monotonic(), 0.0
         threading.Thread(target=self._tick, daemon=True, name="clock").start()
 
+    def read(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read > _STOPPED_S:
+                self._stopped_s += now - self._read - _TICK_S
+            self._read = now
+            return now - self._stopped_s
+
     def _tick(self) -> None:
-        before = time.monotonic()
         while True:
             time.sleep(_TICK_S)
-            now = time.monotonic()
-            if now - before > _STOPPED_S:
-                self.stopped_s += now - before - _TICK_S
-            before = now
+            self.read()
 
 
-_ticks: _Ticks | None = None
+_clock: _Clock | None = None
 
 
 def running_s() -> float:
     """Seconds since some moment, less those in which this process was stopped.
 
-    A stop of less than five seconds counts as running, and so does, for a second, one
-    that has just ended. The first call starts the clock.
+    A stop of less than five seconds counts as running. The first call starts the clock.
     """
-    global _ticks
-    if _ticks is None:
-        _ticks = _Ticks()
-    return time.monotonic() - _ticks.stopped_s
+    global _clock
+    if _clock is None:
+        _clock = _Clock()
+    return _clock.read()
