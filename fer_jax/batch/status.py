@@ -81,7 +81,7 @@ def show_status(
     for line in lines:
         console.print(line, soft_wrap=True)
     console.print(f"\n{_summary([*states.values(), *others.values()])}")
-    if seconds := _seconds_left([*states.values()]):
+    if seconds := _training_left([*states.values()]):
         console.print(
             f"about {format_duration(seconds)} of training left, at the pace of the "
             "finished runs"
@@ -143,8 +143,8 @@ def _row(run: RunState) -> str:
     )
 
 
-def _seconds_left(planned: Sequence[RunState]) -> float | None:
-    """Returns the time of all that is to be trained; None before a run has finished."""
+def _training_left(planned: Sequence[RunState]) -> float | None:
+    """Returns the seconds to train what is planned; None before a run has finished."""
     paces = [
         run.seconds / run.epoch
         for run in planned

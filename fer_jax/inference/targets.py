@@ -7,7 +7,7 @@ Only that can be weighed against the FER+ votes.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,19 @@ def from_runs(folders: Sequence[Path], data_root: str | None) -> SoftTargets:
       UserError: a run is unfinished or damaged, they are of different data or classes,
         or folds are missing.
     """
-    results = {folder: _result(folder) for folder in folders}
-    first = results[folders[0]]
+    return _of_runs({folder: _result(folder) for folder in folders}, data_root)
+
+
+def _of_runs(
+    results: Mapping[Path, dict[str, Any]], data_root: str | None
+) -> SoftTargets:
+    """As `from_runs`, of runs whose results are read."""
+    first_folder, first = next(iter(results.items()))
     for folder, result in results.items():
         for key in ("source_fingerprint", "class_names"):
             if result["data"][key] != first["data"][key]:
                 raise UserError(
-                    f"{folder} and {folders[0]} have another {key}; name runs of the "
+                    f"{folder} and {first_folder} have another {key}; name runs of the "
                     "same data and labels"
                 )
     folds = {
@@ -115,7 +121,7 @@ def from_runs(folders: Sequence[Path], data_root: str | None) -> SoftTargets:
                 f"there is no run with data.fold={', '.join(map(str, missing))}, so "
                 "its images would have no target; train the missing folds, too"
             )
-        parts = [_of_fold(folder) for folder in folders]
+        parts = [_of_fold(folder) for folder in results]
     else:
         parts = [_of_train(folder, each, data_root) for folder, each in results.items()]
     rows, probabilities = _mean(parts)
@@ -165,8 +171,10 @@ def with_votes(
             f"{dataset.path or dataset.description} has none; put it there"
         )
     rows, labels = dataset.splits["train"].rows, dataset.splits["train"].labels
-    teacher = from_runs(folders, None) if folders else None
-    if teacher is not None:
+    probabilities: np.ndarray | None = None
+    teachers: tuple[str, ...] = ()
+    if results:
+        teacher = _of_runs(results, None)
         if teacher.fingerprint != dataset.fingerprint:
             raise UserError(
                 f"{data_root} is not the data of the runs (fingerprint "
@@ -174,15 +182,14 @@ def with_votes(
             )
         known = np.isin(rows, teacher.rows)
         rows, labels = rows[known], labels[known]
-    probabilities = vote_map.fitted(
-        votes.counts[rows], labels, None if teacher is None else teacher.probabilities
-    )
+        probabilities, teachers = teacher.probabilities, teacher.teachers
+    fitted = vote_map.fitted(votes.counts[rows], labels, probabilities)
     return SoftTargets(
         fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
         rows=rows,
-        probabilities=probabilities.astype(np.float32),
-        teachers=(*(() if teacher is None else teacher.teachers), _VOTES),
+        probabilities=fitted.astype(np.float32),
+        teachers=(*teachers, _VOTES),
     )
 
 
