@@ -30,7 +30,7 @@ from fer_jax.batch.plan import (
 )
 from fer_jax.batch.slurm import options, queue, record
 from fer_jax.batch.status import count_finished, show_status
-from fer_jax.config import Data
+from fer_jax.config import Config, Data
 from fer_jax.errors import UserError, run_command
 from fer_jax.runs.lock import holder, locked
 from fer_jax.runs.tensorboard import has_board, write_finished
@@ -76,9 +76,9 @@ def prepare_batch(
         has_gpus = queue.has_gpus(args.partition)
         parameters = options.job_parameters(args, has_gpus=has_gpus)
     datasets = _Datasets(args, console)
-    chosen = {config.data: datasets.choose(config.data) for _, config in configs}
+    chosen = {config.name: datasets.choose(config) for _, config in configs}
     planned = [
-        plan_run(path, config, seed, Path(args.runs_dir), chosen[config.data])
+        plan_run(path, config, seed, Path(args.runs_dir), chosen[config.name])
         for seed in range(args.seeds)
         for path, config in configs
     ]
@@ -90,7 +90,8 @@ def prepare_batch(
     if args.executor == "local":
         todo = [run for run in todo if run.label not in left]
     train_images = {
-        data: len(each.splits["train"].labels) for data, each in chosen.items()
+        config.data: len(chosen[config.name].splits["train"].labels)
+        for _, config in configs
     }
     # On a cluster the estimate is for one run after the other.
     at_once = max(1, min(args.jobs or 1, len(todo)))
@@ -137,8 +138,13 @@ class _Datasets:
         first = next(iter(self._loaded.values()))
         return f"{first.description}, {first.fingerprint}"
 
-    def choose(self, settings: Data) -> "Dataset":
-        """Returns the data set with these settings."""
+    def choose(self, config: Config) -> "Dataset":
+        """Returns the data set that a run of the config trains on."""
+        from fer_jax.data import soft_targets
+
+        return soft_targets.mixed_in(self._select(config.data), config)
+
+    def _select(self, settings: Data) -> "Dataset":
         from fer_jax import data
 
         size = settings.image_size, settings.channels

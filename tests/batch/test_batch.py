@@ -12,15 +12,19 @@ import time
 import weakref
 from collections import Counter
 
+import numpy as np
 import pytest
 from conftest import ROOT, environment, write_tiny_configs
 from same_run import assert_same_run
 
 from fer_jax import data, runs
 from fer_jax.batch import cli as batch
+from fer_jax.batch import plan
 from fer_jax.batch.estimate import seconds_per_image
 from fer_jax.batch.local import LocalBatch
+from fer_jax.data import soft_targets
 from fer_jax.errors import UserError, run_command
+from fer_jax.training.run import train
 
 # Until it is told to let go; or for so long that nobody waits any more.
 HOLD = (
@@ -256,6 +260,34 @@ def test_a_blocked_run_is_not_to_do_and_not_finished(
     assert batch.main([*command, "--collect"]) == 1
     assert "0 of 1 planned runs are finished" in capsys.readouterr().out
     assert sorted(runs_dir.rglob("*")) == before
+
+
+def test_a_finished_run_on_soft_targets_is_not_to_do(tiny_csv, tmp_path, capsys):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    rows = dataset.splits["train"].rows
+    targets = soft_targets.SoftTargets(
+        fingerprint=dataset.fingerprint,
+        class_names=tuple(dataset.class_names),
+        rows=rows,
+        probabilities=np.full((len(rows), 7), 1 / 7),
+        teachers=("a/seed_42",),
+    )
+    soft_targets.write(tmp_path / "targets.npz", targets)
+    settings = [f"data.soft_targets={tmp_path / 'targets.npz'}"]
+    folder = write_tiny_configs(tmp_path, {}, epochs=1)
+    ((_, config),) = plan.find_configs(folder, [], overrides=settings)
+    runs_dir = tmp_path / "runs"
+    train(config, data_root=str(tiny_csv), runs_dir=runs_dir)
+    command = ["--configs", str(folder), "--data_root", str(tiny_csv), "--dry_run"]
+    command += ["--runs_dir", str(runs_dir), "--set", *settings]
+    assert batch.main(command) == 0
+    assert "blocked" not in capsys.readouterr().out
+    soft_targets.write(
+        tmp_path / "targets.npz",
+        targets._replace(probabilities=np.eye(7)[np.zeros(len(rows), int)]),
+    )
+    assert batch.main(command) == 0
+    assert "1 blocked: other runs have their folders" in capsys.readouterr().out
 
 
 def test_without_a_terminal_a_batch_starts_only_with_yes(
