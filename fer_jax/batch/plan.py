@@ -32,7 +32,7 @@ PHASES = (  # quick answers first, then one question after the other
     "balance_weighted_sampler",
 )
 # These change many things at once and train long: only a filter selects them.
-RECIPES = ("laptop", "best", "speedrun", "finetune")
+RECIPES = ("laptop", "best", "speedrun", "teacher", "finetune")
 
 
 @dataclasses.dataclass(frozen=True)

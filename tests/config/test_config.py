@@ -590,7 +590,7 @@ def test_a_config_says_which_scores_answer_its_question(write):
     assert asked.pop("loss_focal") == (["macro_f1"], ["fear", "disgust"])
     for name in ("balance_no_weights", "balance_weighted_sampler"):
         assert asked.pop(name) == (["macro_f1"], ["rare"])
-    for name in ("batch_256", "best", "speedrun"):
+    for name in ("batch_256", "best", "speedrun", "teacher"):
         assert asked.pop(name) == (["accuracy"], [])
     assert set(map(str, asked.values())) == {str(usual)}
     # A complete config of an older version has no such key.

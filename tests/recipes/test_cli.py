@@ -1,19 +1,25 @@
 import itertools
 import re
 import shutil
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_tiny_configs
 from fake_runs import make_result, write
 
-from fer_jax import config
+from fer_jax import config, runs
 from fer_jax.batch import cli as batch
+from fer_jax.batch.plan import with_seed
 from fer_jax.errors import UserError
 from fer_jax.recipes import cli as recipe
 from fer_jax.recipes.ablation import ablation_configs, with_settings
+from fer_jax.recipes.distill import TARGETS
+from fer_jax.training.run import train
 
 LAPTOP_FILE = ROOT / "configs/laptop.yaml"
 LAPTOP = config.load(LAPTOP_FILE)
+TEACHER_FILE = ROOT / "configs/teacher.yaml"
+TEACHER = config.load(TEACHER_FILE)
 
 
 @pytest.fixture
@@ -58,8 +64,46 @@ def test_a_dry_run_writes_nothing_and_an_empty_data_root_is_passed_on(done, tmp_
     assert "--dry_run" in command
 
 
+def test_a_student_learns_from_all_its_teachers(
+    tiny_csv, tmp_path, monkeypatch, capsys
+):
+    def train_here(argv):
+        options = dict(itertools.pairwise(argv))
+        for path in sorted(Path(options["--configs"]).glob("*.yaml")):
+            for offset in range(int(options["--seeds"])):
+                own = with_seed(config.load(path), offset)
+                train(own, data_root=str(tiny_csv), runs_dir=options["--runs_dir"])
+        return 0
+
+    monkeypatch.setattr(batch, "main", train_here)
+    monkeypatch.chdir(write_tiny_configs(tmp_path, {"teacher": {}}, epochs=1))
+    command = ["--stage", "distill", "--config", "baseline.yaml", "--seeds", "1"]
+    command += ["--teacher", "teacher.yaml", "--data_root", str(tiny_csv)]
+    assert recipe.main([*command, "--teachers", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "teacher: accuracy in %, mean ± sd, n = 2" in out
+    assert "baseline_distilled: accuracy in %, mean ± sd, n = 1" in out
+    folder = tmp_path / "runs/distill"
+    result = runs.read_result(folder / "baseline_distilled/seed_42")
+    assert "probabilities of teacher/seed_42, teacher/seed_43" in str(result["data"])
+    before = (folder / TARGETS).stat().st_mtime_ns
+    assert recipe.main([*command, "--teachers", "2"]) == 0
+    assert (folder / TARGETS).stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="and the teachers are .*seed_44; name ano"):
+        recipe.main([*command, "--teachers", "3"])
+
+
+def test_without_all_teachers_there_is_no_student(done):
+    with pytest.raises(UserError, match="1 of 8 teachers are finished within the budg"):
+        done("distill", LAPTOP_FILE, "--teacher", str(TEACHER_FILE), runs_of=[TEACHER])
+    for options in (["best", "--teachers", "2"], ["distill", "--teachers", "0"]):
+        with pytest.raises(UserError, match="^--teacher"):
+            recipe.main(["--stage", *options])
+
+
 @pytest.mark.parametrize(
-    ("stage", "planned"), [("best", 5), ("speedrun", 5), ("ablation", 3 * 20)]
+    ("stage", "planned"),
+    [("best", 5), ("speedrun", 5), ("distill", 8), ("ablation", 60)],
 )
 def test_every_stage_has_a_plan(
     stage, planned, tiny_csv, tmp_path, capsys, monkeypatch
