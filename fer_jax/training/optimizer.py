@@ -159,7 +159,7 @@ def _transformation(
         parts.append(optax.add_decayed_weights(decay, _kernels))
         parts.append(optax.sgd(schedule, momentum, nesterov=momentum is not None))
     elif name == "muon":
-        parts.append(_muon(schedule, momentum or 0.0, decay))
+        parts.append(_muon(schedule, 0.0 if momentum is None else momentum, decay))
     else:
         parts.append(optax.adamw(schedule, weight_decay=decay, mask=_kernels))
     if trainable is not None:

@@ -187,6 +187,16 @@ def lowered_step(config, dataset):
     ).as_text()
 
 
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_every_optimizer_takes_its_numbers_as_arguments_of_the_step(
+    optimizer, momentum, tiny_csv
+):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    items = f"training.optimizer={optimizer}", f"training.momentum={momentum}"
+    assert "func.func" in lowered_step(tiny_config(*items), dataset)
+
+
 def test_seeds_share_one_compiled_step(tiny_csv):
     dataset = data.load(str(tiny_csv), image_size=16)
     configs = (tiny_config(f"training.seed={seed}") for seed in (1, 2))
