@@ -14,7 +14,7 @@ from fer_jax.training import devices
 @pytest.mark.slow
 def test_devices_share_the_work_and_change_no_number_but_by_rounding(tiny_csv):
     done = soak("devices.py", "--json", "--steps", 3, "--image_size", 16, "--counts",
-                8, "--data_root", tiny_csv)  # fmt: skip
+                8, "--data_root", tiny_csv, "--set", "model.arch=tiny")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])
     assert set(rows) == {"control", "8", "scanned"}
