@@ -131,6 +131,7 @@ class _Datasets:
         self._args, self._console = args, console
         self._loaded: dict[tuple[int, int], Dataset] = {}
         self._audits: dict[tuple[int, int], Audit] = {}
+        self._selected: dict[Data, Dataset] = {}
 
     @property
     def description(self) -> str:
@@ -142,7 +143,9 @@ class _Datasets:
         """Returns the data set that a run of the config trains on."""
         from fer_jax.data import soft_targets
 
-        return soft_targets.mixed_in(self._select(config.data), config)
+        if config.data not in self._selected:
+            self._selected[config.data] = self._select(config.data)
+        return soft_targets.mixed_in(self._selected[config.data], config)
 
     def _select(self, settings: Data) -> "Dataset":
         from fer_jax import data

@@ -1,4 +1,4 @@
-"""The command `recipe`: which changes help, how good and how fast the best recipe is.
+"""The command `recipe`: which changes help, and how good and fast a network can be.
 
 Each stage is a batch of runs, which goes on where it stopped, and ends with a table.
 The ablation never reads the test split: a fold of train stands in for val, and val
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Console
 
 from fer_jax import compare
 from fer_jax import config as config_lib
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     show = ablation_sheet if args.stage == "ablation" else scores_sheet
     sheet = show(finished)
-    console.print(*_lines(sheet), sep="\n")
+    _print(console, sheet)
     if args.stage == "ablation":
         path = runs_dir / "ablation.md"
         files.write_text(path, to_markdown([sheet], []))
@@ -115,7 +115,7 @@ def _teach(args: argparse.Namespace, runs_dir: Path, targets: Path) -> int:
             f"{len(found)} of {args.teachers} teachers are finished within the budget "
             f"of {args.budget:g} min; type the same command again"
         )
-    make_console().print(*_lines(scores_sheet(found)), sep="\n")
+    _print(make_console(), scores_sheet(found))
     return write_targets(found, targets, args.data_root)
 
 
@@ -164,9 +164,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _lines(sheet: Sheet) -> list[RenderableType]:
-    """A table with its caption and its note, as the terminal shows them."""
-    return [sheet.caption, *to_rich(sheet, make_console().width), sheet.note]
+def _print(console: Console, sheet: Sheet) -> None:
+    """Prints a table with its caption and its note."""
+    console.print(sheet.caption, *to_rich(sheet, console.width), sheet.note, sep="\n")
 
 
 def _write_configs(folder: Path, configs: Sequence[Config]) -> None:

@@ -39,7 +39,7 @@ def write_targets(
     Raises:
       UserError: if the file is there, and of other teachers.
     """
-    names = tuple(f"{run.name}/seed_{run.seed}" for run in teachers)
+    names = tuple(run.label for run in teachers)
     if path.exists():
         found = soft_targets.read(path).teachers
         if found != names:
