@@ -70,7 +70,7 @@ def section(command: str, parser: argparse.ArgumentParser) -> str:
     """A heading, what the command does, and a table of its options."""
     lines = [
         f"\n## {command}\n",
-        f"{parser.description.replace('%%', '%')}\n",
+        f"{parser.description}\n",
         "| option | |",
         "| --- | --- |",
     ]

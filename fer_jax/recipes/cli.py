@@ -123,7 +123,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         "recipe",
         "Find which changes help (ablation), how accurate the best recipe is (best), "
-        "how fast a recipe reaches 70 %% on val (speedrun), or how accurate a network "
+        "how fast a recipe reaches 70 % on val (speedrun), or how accurate a network "
         "is that larger ones teach (distill).",
         _EXAMPLES,
     )
