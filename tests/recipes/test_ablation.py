@@ -85,16 +85,22 @@ def test_what_a_config_has_is_left_out_and_what_it_lacks_is_put_in():
     assert found["without_ema"] == {"training.ema_decay": 0.0}
     assert found["without_mixup"] == {"augmentation.mixup_alpha": 0.0}
     assert found["sam"] == {"training.sam_rho": 0.05}
-    assert found["without_growing_images"] == {"training.start_size": 0}
+    assert found["growing_images"] == {"training.start_size": 36}
     assert found["tta_ten_crop"] == {"evaluation.tta": "ten_crop"}
     assert found["crops"] == {"data.crop_size": 40}
     # Muon has AdamW's rates, and SGD its own.
-    assert set(found["muon"]) == {"training.optimizer", "training.momentum"}
+    assert found["without_muon"] == {
+        "training.optimizer": "adamw",
+        "training.momentum": 0.9,
+    }
     assert found["sgd"]["training.lr"] == 0.05
     best = changes(ablation_configs(BEST, small=False))
     assert best["without_sgd"]["training.optimizer"] == "adamw"
     assert best["muon"]["training.lr"] == 2e-3
     assert best["without_alternating_flip"] == {"augmentation.horizontal_flip": True}
+    grown = with_settings(LAPTOP, {"training.start_size": 36})
+    found = changes(ablation_configs(grown, small=False))
+    assert found["without_growing_images"] == {"training.start_size": 0}
 
 
 def test_an_ablation_holds_out_a_fold_and_its_small_form_is_small():
