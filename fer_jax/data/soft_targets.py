@@ -61,7 +61,8 @@ def read(path: Path) -> SoftTargets:
             arrays = {name: file[name] for name in SoftTargets._fields}
     except FileNotFoundError:
         raise UserError(
-            f"data.soft_targets: there is no file {path}; fer-jax targets writes one"
+            f"data.soft_targets: there is no file {path.absolute()}; "
+            "fer-jax targets writes one"
         ) from None
     except KeyError as error:
         raise UserError(f"{path} is no file of soft targets: {error.args[0]}") from None

@@ -129,7 +129,7 @@ def test_the_python_in_the_card_runs_as_printed(form, exported):
     out = run(code + "\nprint(int(np.asarray(p)[0].argmax()))", folder)
     assert out.split()[-1] == str(fer_jax.load_pretrained().labels.index("happy"))
     assert ("happy" in out) == (form == "onnx")  # StableHLO has no place for labels
-    for words in ("67.1 [65.6, 68.6]", "research and teaching", "fer2013.csv.xz"):
+    for words in ("69.4 [67.8, 70.8]", "research and teaching", "fer2013.csv.xz"):
         assert words in " ".join(card.split())
 
 
@@ -138,7 +138,7 @@ def test_onnx_describes_itself(exported):
     facts = {each.key: each.value for each in made.metadata_props}
     assert facts["labels"].split(",") == list(fer_jax.load_pretrained().labels)
     assert facts["image_size"] == "48" and "Apache" in facts["licence"]
-    assert (exported / "onnx" / "model.onnx").stat().st_size < 3_000_000
+    assert (exported / "onnx" / "model.onnx").stat().st_size < 6_500_000
 
 
 def test_a_copy_of_a_model_is_the_model(exported):

@@ -17,7 +17,7 @@ from fer_jax.training.setup import build_setup
 def test_a_run_starts_from_the_shipped_model(tiny_csv):
     """At 16 x 16 too, with the network that its recipe names."""
     dataset = data.load(str(tiny_csv), image_size=16)
-    own = "model.arch=fernet", "model.blocks=[1,1,1]", "model.width=1.0"
+    own = "model.arch=fernet", "model.blocks=[0,2,2]", "model.width=1.0"
     setup = build_setup(tiny_config(*own, "model.pretrained=shipped"), dataset)
     assert setup.pretrained.record["sha256"] == model_file.read().description.sha256
     assert "its head is kept; copies of its 28,709" in setup.pretrained.note
@@ -32,9 +32,9 @@ def test_a_run_starts_from_the_shipped_model(tiny_csv):
     "change, words",
     [
         ("model.width=0.5", "model.width is 0.5, .*set model.width=1.0, or"),
-        ("model.blocks=null", r"set model.blocks=\[1,1,1\], or"),
+        ("model.blocks=null", r"set model.blocks=\[0,2,2\], or"),
         ("model.whitened_stem=true", "set model.whitened_stem=false, or"),
-        ("model.arch=resnet18", "set model.arch=fernet model.blocks=.1,1,1., or"),
+        ("model.arch=resnet18", "set model.arch=fernet model.blocks=.0,2,2., or"),
         ("model.pretrained=shiped", "no model shiped; did you mean shipped"),
     ],
 )
@@ -42,7 +42,7 @@ def test_another_network_than_the_pretrained_is_refused(change, words, tiny_csv)
     dataset = data.load(str(tiny_csv), image_size=16)
     own = ["model.arch=fernet", "model.width=1.0", "model.pretrained=shipped"]
     if "arch" not in change:
-        own.append("model.blocks=[1,1,1]")
+        own.append("model.blocks=[0,2,2]")
     with pytest.raises(UserError, match=words):
         build_setup(tiny_config(*own, change), dataset)
 
