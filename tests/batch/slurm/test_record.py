@@ -41,7 +41,8 @@ def squeue(monkeypatch):
             return {"12_3": QueuedJob(state)}
 
         found = None if state is None else "/bin/squeue"
-        monkeypatch.setattr(slurm_record.shutil, "which", lambda _: found)
+        where = {"squeue": found}
+        monkeypatch.setattr(slurm_record.shutil, "which", where.get)
         monkeypatch.setattr(slurm_queue, "query_queue", queue)
 
     return shows

@@ -21,6 +21,13 @@ def test_the_embedded_set_is_never_searched(embedded, tmp_path, monkeypatch):
     assert len(found.labels) == 3400 and len(found.copies.pairs) == 5
 
 
+def test_the_two_shipped_audits_agree():
+    one, other = (dict(np.load(path)) for path in audits.SHIPPED.glob("3-*.npz"))
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(values, other[name], rtol=1e-3, err_msg=name)
+
+
 @pytest.mark.slow
 def test_the_shipped_audit_is_what_a_search_finds(embedded, tmp_path, monkeypatch):
     shipped = audits.audit(embedded)
