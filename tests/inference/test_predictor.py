@@ -435,4 +435,5 @@ def test_a_predictor_is_copied_pickled_and_used_in_threads(drawn):
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda each: each.predict(faces), copies * 3):
             np.testing.assert_array_equal(found, expected)
-    assert repr(model).startswith("Predictor(fernet, 1,474,471 parameters, 48 x 48 ")
+    start = "Predictor(fernet, 1,474,471 parameters, 48 x 48 grey"
+    assert repr(model).startswith(start)

@@ -40,8 +40,7 @@ def squeue(monkeypatch):
                 raise QueueError("squeue: Unable to contact slurm controller")
             return {"12_3": QueuedJob(state)}
 
-        found = None if state is None else "/bin/squeue"
-        where = {"squeue": found}
+        where = {} if state is None else {"squeue": "/bin/squeue"}
         monkeypatch.setattr(slurm_record.shutil, "which", where.get)
         monkeypatch.setattr(slurm_queue, "query_queue", queue)
 
