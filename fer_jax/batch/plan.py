@@ -124,6 +124,7 @@ def plan_run(
         "description": dataset.description,
         "fingerprint": dataset.fingerprint,
         "chosen": dataset.subset,
+        "targets": dataset.targets,
     }
     try:
         changed = runs.differences(folder, config.model_dump(), described)

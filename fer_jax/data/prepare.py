@@ -55,6 +55,7 @@ class Dataset:
       source_fingerprint: the `fingerprint` as loaded, if other labels or splits were
         selected since; else "".
       subset: a digest of the selected images and labels; "" for all, as loaded.
+      targets: a digest of train's targets if a teacher's are mixed in; else "".
       left_out: how many images the selection leaves out, by split and reason.
       stored: by split, how many images are stored in which format, size and mode, as
         {"train": {"JPEG 100 x 100 colour": 12271}}; many rare kinds are summed.
@@ -73,6 +74,7 @@ class Dataset:
     labels: str = "as given"
     source_fingerprint: str = ""
     subset: str = ""
+    targets: str = ""
     left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     stored: Stored = dataclasses.field(default_factory=dict)
     listing: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)

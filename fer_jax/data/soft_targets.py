@@ -124,12 +124,11 @@ def mixed_in(dataset: Dataset, config: Config) -> Dataset:
     if own is None:
         own = np.eye(len(dataset.class_names), dtype=np.float32)[train.labels]
     soft = ((1 - weight) * own + weight * softened).astype(np.float32)
-    digest = hashlib.sha256(dataset.subset.encode() + soft.tobytes()).hexdigest()
     note = f"train targets: {weight:g} of the probabilities of {_list(targets)}"
     return dataclasses.replace(
         dataset,
         splits=dataset.splits | {"train": dataclasses.replace(train, soft=soft)},
-        subset=digest[:16],
+        targets=hashlib.sha256(soft.tobytes()).hexdigest()[:16],
         notes=(*dataset.notes, note),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference.model_card import model_card
 from fer_jax.pretrained import model_file
-from fer_jax.pretrained.model_file import Description, ModelFile
+from fer_jax.pretrained.model_file import ModelFile
 from fer_jax.system.arguments import Parser
 from fer_jax.system.console import make_console
 from fer_jax.system.files import replacing, write_text
@@ -134,21 +134,15 @@ def _read(
                 f"--data_root is of a run, and {source} is a model; export the run"
             )
         return model_file.read(source), ""
-    from fer_jax.inference.from_run import read_model
+    from fer_jax.inference.from_run import read_model, rounding_difference
 
-    found = read_model(
+    exact = read_model(
         Path(source), seed_note=seed_note, hardware=hardware, data_root=data_root
     )
-    model = ModelFile(
-        Path(source),
-        found.info,
-        Description.model_validate({"sha256": "", **found.info}),
-        {name: tensor.astype(np.float16) for name, tensor in found.tensors.items()},
-        found.hashes,
-    )
+    model = exact._replace(tensors=model_file.in_half_precision(exact.tensors))
+    difference = rounding_difference(exact, model)
     note = (
-        "; its probabilities differ from the checkpoint's by at most "
-        f"{found.difference:.1e}"
+        f"; its probabilities differ from the checkpoint's by at most {difference:.1e}"
     )
     return model, note
 

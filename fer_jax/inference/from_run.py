@@ -1,12 +1,11 @@
 """The selected checkpoint of a finished run as a model.
 
-It needs neither the data nor the optimizer. The model's predictions are compared with
-the checkpoint's.
+It needs neither the data nor the optimizer.
 """
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from fer_jax import runs
 from fer_jax.compare.calibration import calibrated
 from fer_jax.compare.predictions import read_file
 from fer_jax.errors import UserError
-from fer_jax.pretrained import model_file
+from fer_jax.pretrained.model_file import Description, ModelFile
 from fer_jax.runs.lock import locked
 from fer_jax.system.console import make_console
 
@@ -39,27 +38,14 @@ _DATA = (
 _VAL_NOTE = "val chose the epoch, so its scores are slightly optimistic"
 
 
-class FromRun(NamedTuple):
-    """A model that is not written yet."""
-
-    info: dict[str, Any]  # the content of model.json
-    tensors: dict[str, np.ndarray]  # float32, by name
-    hashes: np.ndarray | None  # of the train images; None: not asked for
-    difference: float  # of probabilities, between float16 and the checkpoint
-
-    def as_file(self) -> model_file.ModelFile:
-        """The model as if it were read from a file."""
-        return _as_file(self.info, self.tensors)
-
-
 def read_model(
     run_dir: Path,
     *,
     seed_note: str = "not stated",
     hardware: str | None = None,
     data_root: str | None = None,
-) -> FromRun:
-    """Returns the selected checkpoint of a finished run as a model.
+) -> ModelFile:
+    """Returns the selected checkpoint of a finished run as a model, in float32.
 
     The record says how the run was chosen among the seeds (`seed_note`) and what it
     was trained on (`hardware`; None: the device of the run). With the data of the run
@@ -84,10 +70,9 @@ def read_model(
         ) from None
     tensors = _selected_tensors(run_dir, epoch)
     info["calibration"] = _calibration(run_dir)
-    model_file.pack(tensors)  # refuses what float16 cannot hold
-    difference = _largest_difference(info, tensors)
     hashes = None if data_root is None else _train_hashes(run_dir, result, data_root)
-    return FromRun(info, tensors, hashes, difference)
+    description = Description.model_validate({"sha256": "", **info})
+    return ModelFile(run_dir, info, description, tensors, hashes)
 
 
 def evaluated_weights(tree: dict[str, Any]) -> tuple[Any, Any]:
@@ -138,7 +123,7 @@ def _calibration(run_dir: Path) -> dict[str, Any]:
 
 
 def data_of(result: dict[str, Any], data_root: str | None) -> "Dataset":
-    """Returns the data of a run, by its result.
+    """Returns the data of a run, by its result; without a teacher's targets.
 
     Raises:
       UserError: for other data.
@@ -148,6 +133,8 @@ def data_of(result: dict[str, Any], data_root: str | None) -> "Dataset":
     from fer_jax.training.result import describe as describe_data
 
     config = config_lib.validate(result["config"], runs.RESULT)
+    own = config.data.model_copy(update={"soft_targets": None})  # the file may be gone
+    config = config.model_copy(update={"data": own})
     dropped = bool(result["data"]["skipped"])
     dataset, _ = run_lib.load_data(
         config, data_root, skip_bad=dropped, console=make_console()
@@ -249,15 +236,8 @@ def _scores(scores: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _as_file(
-    info: dict[str, Any], tensors: dict[str, np.ndarray]
-) -> model_file.ModelFile:
-    description = model_file.Description.model_validate({"sha256": "", **info})
-    return model_file.ModelFile(Path(), info, description, tensors)
-
-
-def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) -> float:
-    """Compares the probabilities of float16 and float32 weights on drawn faces.
+def rounding_difference(exact: ModelFile, rounded: ModelFile) -> float:
+    """Compares the probabilities of float32 and float16 weights on drawn faces.
 
     Raises:
       UserError: if they differ by more than rounding explains.
@@ -267,13 +247,8 @@ def _largest_difference(info: dict[str, Any], tensors: dict[str, np.ndarray]) ->
     from fer_jax.system.compilation_cache import keep_compiled
 
     keep_compiled()
-    exact = _as_file(info, tensors)
-    rounded = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     faces = drawn_faces.generate("val")[0][:_NUM_FACES]
-    found, expected = (
-        Predictor(model).predict(faces)
-        for model in (exact._replace(tensors=rounded), exact)
-    )
+    found, expected = (Predictor(each).predict(faces) for each in (rounded, exact))
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:
         raise UserError(

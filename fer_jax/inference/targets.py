@@ -235,9 +235,8 @@ def _of_train(
             f"{folder} was trained on {result['data']['description']}; name it with "
             "--data_root, or name the runs of five folds"
         )
-    model = read_model(folder).as_file()
     train = data_of(result, data_root).splits["train"]
-    predictor = Predictor(model)
+    predictor = Predictor(read_model(folder))
     logits = np.concatenate([predictor.logits(each) for each in chunks(train.images)])
     return train.rows, scipy.special.softmax(logits, axis=1)
 

@@ -85,8 +85,26 @@ class ModelFile(NamedTuple):
     folder: Path
     info: dict[str, Any]  # all of model.json
     description: Description
-    tensors: dict[str, np.ndarray]  # float16, by name
+    tensors: dict[str, np.ndarray]  # float16 as read, by name
     train_hashes: np.ndarray | None = None  # uint64 [N, 2]; None: not known
+
+
+def in_half_precision(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns weights in float16, as a model file holds them.
+
+    Raises:
+      UserError: for a value beyond float16.
+    """
+    rounded = {}
+    for name, tensor in tensors.items():
+        with np.errstate(over="ignore"):
+            rounded[name] = np.ascontiguousarray(tensor, np.float16)
+        if not np.isfinite(rounded[name]).all():
+            raise UserError(
+                f"{name} holds values up to {np.abs(tensor).max():.3g}, more than the "
+                "float16 of a model file can hold; export another run"
+            )
+    return rounded
 
 
 def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -95,16 +113,7 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     Raises:
       UserError: for a value beyond float16, or more than `MAX_BYTES`.
     """
-    packed = {}
-    for name, tensor in tensors.items():
-        with np.errstate(over="ignore"):
-            packed[name] = np.ascontiguousarray(tensor, np.float16)
-        if not np.isfinite(packed[name]).all():
-            raise UserError(
-                f"{name} holds values up to {np.abs(tensor).max():.3g}, more than the "
-                "float16 of a model file can hold; export another run"
-            )
-    raw = safetensors.numpy.save(packed)
+    raw = safetensors.numpy.save(in_half_precision(tensors))
     if len(raw) > MAX_BYTES:
         raise UserError(
             f"the weights take {len(raw) / 1e6:.1f} MB as float16, expected at most "

@@ -277,7 +277,7 @@ def differences(
             "start again with --force"
         ) from None
     new = compared_settings(config, seed=True)
-    keys = ("fingerprint", "chosen")
+    keys = ("fingerprint", "chosen", "targets")
     if not data or all(old_data.get(key, "") == data.get(key, "") for key in keys):
         new["data set"] = old["data set"]
     else:
@@ -289,9 +289,12 @@ def differences(
 
 
 def _data_set(data: Mapping[str, Any]) -> str:
-    chosen = data.get("chosen", "")
-    subset = f", of which {chosen}" if chosen else ""
-    return f"{data['description']} [{data['fingerprint']}{subset}]"
+    parts = [data["fingerprint"]]
+    if chosen := data.get("chosen"):
+        parts.append(f"of which {chosen}")
+    if targets := data.get("targets"):
+        parts.append(f"with the targets {targets}")
+    return f"{data['description']} [{', '.join(parts)}]"
 
 
 def clear(folder: Path) -> None:

@@ -31,6 +31,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "source_fingerprint": dataset.source_fingerprint or dataset.fingerprint,
         "labels": dataset.labels,
         "chosen": dataset.subset,
+        "targets": dataset.targets,
         "class_names": list(dataset.class_names),
         "counts": {
             name: np.bincount(

@@ -54,8 +54,9 @@ def test_a_target_is_part_label_and_part_teacher(tmp_path, dataset, targets):
     root = np.sqrt(p)
     root /= root.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(all_of_it.splits["train"].soft, root, atol=1e-6)
-    assert len({dataset.subset, half.subset, all_of_it.subset}) == 3
-    assert half.fingerprint == dataset.fingerprint  # val and test are the same
+    assert len({dataset.targets, half.targets, all_of_it.targets}) == 3
+    assert half.fingerprint == dataset.fingerprint  # the images are the same
+    assert half.subset == dataset.subset == ""
     assert mixed_in(dataset, config_lib.load("baseline")) is dataset
 
 

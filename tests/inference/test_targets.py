@@ -7,10 +7,14 @@ from conftest import tiny_config
 
 from fer_jax import data
 from fer_jax.data import soft_targets
+from fer_jax.data.duplicates import hashes
+from fer_jax.data.soft_targets import SoftTargets
 from fer_jax.errors import UserError
 from fer_jax.inference import from_run
+from fer_jax.inference.export import export
 from fer_jax.inference.predictor import Predictor
 from fer_jax.inference.targets import from_runs, main
+from fer_jax.pretrained import model_file
 from fer_jax.training.run import train
 
 pytestmark = pytest.mark.usefixtures("few_drawn_faces")
@@ -34,7 +38,7 @@ def test_a_run_says_what_its_exported_model_says(finished_run, tiny_csv, tmp_pat
     found = soft_targets.read(path)
     images = data.load(str(tiny_csv), image_size=16).splits["train"]
     np.testing.assert_array_equal(found.rows, images.rows)
-    model = Predictor(from_run.read_model(folder).as_file())
+    model = Predictor(from_run.read_model(folder))
     expected = model.predict(np.asarray(images.images))
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-3)
     assert found.teachers == ("baseline/seed_42",)
@@ -71,8 +75,35 @@ def test_a_student_is_trained_on_them_and_knows_its_file(folds, tiny_csv, tmp_pa
     targets = soft_targets.read(path)
     turned = targets._replace(probabilities=np.roll(targets.probabilities, 1, axis=1))
     soft_targets.write(path, turned)
-    with pytest.raises(UserError, match="data set is .* there and .* here"):
+    match = "data set is .* with the targets .* there and .* here"
+    with pytest.raises(UserError, match=match):
         train(config, **options)
+
+
+def test_a_student_is_exported_when_its_file_is_gone(tiny_csv, tmp_path):
+    dataset = data.load(str(tiny_csv), image_size=16)
+    path, splits = tmp_path / "t.npz", dataset.splits
+    uniform = np.full((len(splits["train"].rows), 7), 1 / 7)
+    soft_targets.write(
+        path,
+        SoftTargets(
+            dataset.fingerprint,
+            dataset.class_names,
+            splits["train"].rows,
+            uniform,
+            ("a/seed_1",),
+        ),
+    )
+    config = tiny_config("training.epochs=1", f"data.soft_targets={path}")
+    train(config, data_root=str(tiny_csv), runs_dir=tmp_path)
+    path.unlink()
+    run_dir = tmp_path / "baseline" / "seed_42"
+    export(run_dir, tmp_path / "model", data_root=str(tiny_csv))
+    model = model_file.read(tmp_path / "model")
+    seen = hashes.of_images(splits["train"].images)
+    np.testing.assert_array_equal(model.train_hashes, seen)
+    # Its images are all of train, so its copies are those that the audit finds.
+    assert model.info["data"]["chosen"] == ""
 
 
 def test_runs_that_do_not_go_together_are_refused(finished_run, tiny_csv, tmp_path):
