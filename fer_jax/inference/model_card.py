@@ -99,7 +99,9 @@ def model_card(info: dict[str, Any], description: Description, kind: str) -> str
         "stablehlo": "`model.stablehlo` takes uint8 pixels and gives probabilities.",
         "onnx": "`model.onnx` takes uint8 pixels and gives probabilities.",
     }[kind]
-    data = info.get("data", {}).get("description", "not stated")
+    data, notes = info.get("data", {}), ""
+    if data.get("notes"):
+        notes = f" Notes on these data: {'; '.join(data['notes'])}."
     arch = description.network.arch
     blocks = [
         f"# {info.get('name', arch)}: emotions of faces",
@@ -110,8 +112,9 @@ def model_card(info: dict[str, Any], description: Description, kind: str) -> str
         "## Scores",
         _scores(info),
         "## Data and licence",
-        f"Trained on {data} by fer_jax, whose code is under Apache-2.0. The weights "
-        "follow from the data: use them as the terms of the data allow.",
+        f"Trained on {data.get('description', 'data not stated')} by fer_jax, whose "
+        "code is under Apache-2.0. The weights follow from the data: use them as the "
+        f"terms of the data allow.{notes}",
         _LIMITS,
     ]
     return "\n\n".join(blocks)
