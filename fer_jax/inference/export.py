@@ -107,8 +107,8 @@ def export(
         large, another model in the folder, or a folder that cannot be written.
     """
     model, note = _read(source, seed_note, hardware, data_root)
+    weights = model_file.pack(model.tensors)  # in any form: refuses one too large
     if form == "safetensors":
-        weights = model_file.pack(model.tensors)
         is_new = model_file.write(
             to, weights, model.info, hashes=model.train_hashes, force=force
         )
