@@ -256,6 +256,8 @@ def _experiment(
 def _scores(data: _Analysis, e: int) -> dict[str, Score]:
     values, sd = data.replicates.values[e], data.replicates.sd[e]
     low, high = statistics.interval(data.replicates.draws(e))
+    # With a few images, all of them right, no draw may reach the score.
+    low, high = np.minimum(low, values), np.maximum(high, values)
     columns = (values, low.clip(0, 1), high.clip(0, 1), sd)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return dict(zip(metric_names(data.classes), map(Score._make, rows), strict=True))

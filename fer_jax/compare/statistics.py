@@ -20,7 +20,7 @@ import numpy as np
 import scipy  # it loads scipy.special when that is used; scipy.stats takes a second
 from numpy import nan
 
-from fer_jax.metrics import scores_of_counts
+from fer_jax.metrics import METRICS, scores_of_counts
 
 LEVEL = 0.95  # of the intervals
 ALPHA, POWER = 0.05, 0.8  # of the tests, and of the minimum detectable effect
@@ -110,14 +110,15 @@ def bootstrap(
     """
     groups, total = len(counts.support), counts.total()
     exact = scores_of_counts(*total)
-    # All draws average over the classes of the split. A draw that lacks a class scores
-    # it 0, as scikit-learn does, rather than averaging over six classes for once.
-    present = total.support > 0
+    # All draws average over the classes of the split.
+    present, guesses = total.support > 0, rng.spawn(1)[0]
     drawn = np.empty((DRAWS, *exact.shape), np.float32)
     for start in range(0, DRAWS, CHUNK):
         weights = _resample(groups, min(CHUNK, DRAWS - start), rng)
         resampled = counts.weighted(weights)
-        drawn[start : start + CHUNK] = scores_of_counts(*resampled, present)
+        scores = scores_of_counts(*resampled, present)
+        _guess_absent(scores, present & (resampled.support == 0), present, guesses)
+        drawn[start : start + CHUNK] = scores
     runs = [list(chosen) for chosen in experiments]
     variance, degrees = _seed_variance(exact, drawn, runs)
     return Replicates(
@@ -128,6 +129,30 @@ def bootstrap(
         degrees=degrees,
         student=student_draws(degrees, (DRAWS, len(runs)), rng),
     )
+
+
+def _guess_absent(
+    scores: np.ndarray,
+    absent: np.ndarray,
+    present: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Adds to the means what a class scores in draws that lack it: 0 to 1, uniformly.
+
+    Such a draw says nothing of the class. Were it 0, the intervals of small splits would
+    lie below their scores; were the mean over the other classes, a class of few images
+    would hardly count in an interval.
+
+    Args:
+      scores: `[B, R, K]`, changed in place; absent classes count 0 in its means.
+      absent: bool `[B, 1, C]`, the classes of the split that a draw lacks.
+      present: bool `[1, C]`, the classes of the split.
+      rng: the source of the scores, which are the same for all runs.
+    """
+    if absent.any():
+        guess = (absent * rng.random(absent.shape)).sum(axis=-1) / present.sum()
+        means = [METRICS.index("macro_f1"), METRICS.index("balanced_accuracy")]
+        scores[..., means] += guess[..., None]
 
 
 def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

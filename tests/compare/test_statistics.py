@@ -222,13 +222,15 @@ def test_a_class_of_three_images_is_compared_with_what_it_has():
     members, where = [range(3), range(3, 6)], metric_names("abcd")
     counts = tally(labels, predicted)
     replicates = statistics.bootstrap(counts, members, rng)
-    # A draw without the class counts it with 0, and so does not score other classes.
+    # A draw without the class scores it anything from 0 to 1, the same for all runs.
     gone = np.isnan(replicates.images[:, 0, where.index("f1_d")])
     assert 0.01 < gone.mean() < 0.1
     f1 = [where.index(f"f1_{name}") for name in "abcd"]
-    mean = np.nan_to_num(replicates.images[:, 0, f1]).mean(axis=-1)
-    macro = replicates.images[:, 0, where.index("macro_f1")]
-    np.testing.assert_allclose(macro[gone], mean[gone], rtol=1e-5)
+    mean = np.nan_to_num(replicates.images[..., f1]).mean(axis=-1)
+    guess = C * (replicates.images[..., where.index("macro_f1")] - mean)
+    np.testing.assert_allclose(guess[~gone], 0, atol=1e-5)
+    np.testing.assert_allclose(guess[:, 0], guess[:, 1], atol=1e-5)
+    assert stats.kstest(guess[gone, 0], "uniform").pvalue > 0.001
     assert not np.isnan(replicates.seed_variance).any()
     found = statistics.difference(replicates, 0, 1)
     p = permutation_tests(counts, members, [(0, 1)], replicates, rng)[0]
@@ -237,6 +239,15 @@ def test_a_class_of_three_images_is_compared_with_what_it_has():
         assert found.low[k] < found.value[k] <= found.high[k]
     # Two images speak for it, and of their four swaps two are as large.
     assert p[where.index("recall_d")] == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_image_of_each_class_has_an_interval_around_its_score():
+    labels = np.arange(8) % 7
+    predicted = np.array([[0, 1, 2, 3, 4, 0, 6, 0]])  # 85.7 % balanced accuracy
+    replicates = flat(labels, predicted, [[0]], np.random.default_rng(16))
+    low, high = statistics.interval(replicates.draws(0))
+    assert (low[:3] < replicates.values[0, :3]).all()
+    assert (replicates.values[0, :3] < high[:3]).all()
 
 
 # --- tests --------------------------------------------------------------------------

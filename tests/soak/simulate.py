@@ -2,6 +2,7 @@
 
     python tests/soak/simulate.py                      # the table of docs/statistics.md
     python tests/soak/simulate.py --seeds 3 --rounds 2000
+    python tests/soak/simulate.py --seeds 1 --support 60 60 60 3    # a rare class
 
 In a simulated world the truth is known. Each image has an effect on each class's logit,
 each network one on all images, and each network one on each image. Every round draws
@@ -133,11 +134,13 @@ def main():
     parser.add_argument("--network", type=float, default=World.network)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--more_skill", type=float, default=0.0)
+    parser.add_argument("--support", type=int, nargs="+", default=FER2013)
     args = parser.parse_args()
     statistics.DRAWS = args.draws
     for seeds in args.seeds or (1, 3, 5):
         # Of one network each, the truth is its own: networks do not differ then.
-        world = World(network=args.network if seeds > 1 else 0.0)
+        network = args.network if seeds > 1 else 0.0
+        world = World(support=tuple(args.support), network=network)
         rng, started = np.random.default_rng(seeds), time.monotonic()
         truth = [world.truth(rng, more_skill=more) for more in (0.0, args.more_skill)]
         if not args.more_skill:
@@ -155,7 +158,7 @@ def main():
             f"{args.experiments} experiments x {seeds} seeds, {args.rounds} rounds, "
             f"{time.monotonic() - started:.0f} s; true accuracy {truth[0][0]:.3f}; in %"
         )
-        names = metric_names(EMOTIONS)
+        names = metric_names(EMOTIONS[: len(args.support)])
         print(f"{'':20}  truth  covered  difference covered  rejected  detectable")
         for k, name in enumerate(names):
             values = (truth[0][k], *(result[k] for result in results))
