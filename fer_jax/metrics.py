@@ -170,6 +170,8 @@ def score_with_clean(
 ) -> dict[str, Any]:
     """`score`, and `n` and the overall metrics of the clean images as `<name>_clean`.
 
+    Without a clean image these metrics are None.
+
     Args:
       logits: float32 `[N, C]`.
       labels: int `[N]`, -1 where an image has no label.
@@ -178,5 +180,7 @@ def score_with_clean(
       class_names: the C names.
     """
     of_clean = score(logits[clean], labels[clean], class_names)
+    if not of_clean["n"]:
+        of_clean |= dict.fromkeys(METRICS)
     kept = {f"{key}_clean": of_clean[key] for key in ("n", *METRICS)}
     return score(logits, labels, class_names) | kept

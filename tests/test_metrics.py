@@ -111,7 +111,7 @@ def test_clean_scores_are_those_of_the_clean_images():
     for key in ("n", *METRICS):
         assert found[f"{key}_clean"] == alone[key] != found[key]
     none = score_with_clean(logits, labels, np.zeros(60, bool), "abc")
-    assert (none["n_clean"], none["macro_f1_clean"]) == (0, 0.0)
+    assert (none["n_clean"], none["macro_f1_clean"]) == (0, None)
 
 
 def test_no_images_score_zero_without_a_warning():

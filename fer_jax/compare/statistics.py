@@ -139,9 +139,8 @@ def _guess_absent(
 ) -> None:
     """Adds to the means what a class scores in draws that lack it: 0 to 1, uniformly.
 
-    Such a draw says nothing of the class. Were it 0, the intervals of small splits would
-    lie below their scores; were the mean over the other classes, a class of few images
-    would hardly count in an interval.
+    Such a draw says nothing of the class. Scored 0, the intervals of small splits would
+    lie below their scores; left out, a class of few images would hardly count.
 
     Args:
       scores: `[B, R, K]`, changed in place; absent classes count 0 in its means.

@@ -108,6 +108,7 @@ def export(
     """
     model, note = _read(source, seed_note, hardware, data_root)
     weights = model_file.pack(model.tensors)  # in any form: refuses one too large
+    card = model_card(model.info, model.description, form)
     if form == "safetensors":
         is_new = model_file.write(
             to, weights, model.info, hashes=model.train_hashes, force=force
@@ -117,7 +118,7 @@ def export(
         content = _portable(model, form)
         is_new, size = _write(to / FILES[form], content, force=force), len(content)
     if not os.path.lexists(to / _README) or is_new and force and form != "safetensors":
-        write_text(to / _README, model_card(model.info, model.description, form))
+        write_text(to / _README, card)
     labels = ", ".join(model.description.labels)
     state = "written" if is_new else "already there"
     return f"{state}: {to}, {size / 1e6:.2f} MB for {labels}{note}"

@@ -127,8 +127,8 @@ def _scores(info: dict[str, Any]) -> str:
         if not isinstance(scores, dict):
             continue
         for end, name in (("", split), ("_clean", f"{split}, clean")):
-            if f"accuracy{end}" in scores:
-                n, accuracy = scores[f"n{end}"], scores[f"accuracy{end}"]
+            if n := scores.get(f"n{end}"):
+                accuracy = scores[f"accuracy{end}"]
                 low, high = wilson(accuracy, n)
                 rows.append(
                     f"| {name} | {n:,} | {100 * accuracy:.1f} [{100 * low:.1f}, "

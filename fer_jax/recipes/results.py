@@ -103,7 +103,7 @@ def time_to_target(finished: Sequence[FinishedRun]) -> str:
 
 
 def _mean_percent(scores: Sequence[Mapping[str, Any]], key: str) -> str:
-    if any(key not in each for each in scores):
+    if any(each.get(key) is None for each in scores):
         return ABSENT
     return _mean_sd([100 * each[key] for each in scores])
 

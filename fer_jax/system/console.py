@@ -150,7 +150,7 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         )
     table.add_section()
     for name, scores in _overall_rows([result[split] for split in splits]).items():
-        cells = (("", "", f"{100 * score:.1f}", n) for score, n in scores)
+        cells = (("", "", _percent(score), n) for score, n in scores)
         table.add_row(name, *(cell for row in cells for cell in row))
     console.print(table)
     if any(
@@ -158,6 +158,11 @@ def print_scores(console: Console, result: dict[str, Any]) -> None:
         for split in splits
     ):
         console.print("clean: images without an exact or near copy in train")
+    if none := [split for split in splits if result[split].get("n_clean") == 0]:
+        console.print(
+            f"note: every image of {' and '.join(none)} has a copy in train, or in the "
+            "images that the weights at the start were trained on"
+        )
     if why := metrics.not_learnt(result["val"]):
         console.print(
             "note: the network has not learnt to tell the classes apart: on val, "
@@ -174,10 +179,10 @@ _LABEL_SETS = {
 
 def _overall_rows(
     splits: Sequence[dict[str, Any]],
-) -> dict[str, list[tuple[float, str]]]:
+) -> dict[str, list[tuple[float | None, str]]]:
     """Returns by name the overall score and the number of images of each split."""
 
-    def row(key: str, count: str = "") -> list[tuple[float, str]]:
+    def row(key: str, count: str = "") -> list[tuple[float | None, str]]:
         return [(each[key], f"{each[count]:,}" if count else "") for each in splits]
 
     rows = {
@@ -193,6 +198,10 @@ def _overall_rows(
             found = [each["label_sets"][key] for each in splits]
             rows[name] = [(each["accuracy"], f"{each['n']:,}") for each in found]
     return rows
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{100 * score:.1f}"
 
 
 def plain_table(title: str, headers: Sequence[str]) -> Table:

@@ -15,7 +15,7 @@ from fer_jax import models
 from fer_jax.errors import UserError
 from fer_jax.inference import export as export_lib
 from fer_jax.inference.export import export
-from fer_jax.inference.model_card import wilson
+from fer_jax.inference.model_card import model_card, wilson
 from fer_jax.inference.portable import as_function, symbolic_input
 from fer_jax.inference.predictor import Predictor
 from fer_jax.models.transfer import leaves_by_name
@@ -184,6 +184,17 @@ def test_an_operation_without_translation_is_named():
 
     with pytest.raises(NotImplementedError, match="cumsum has no translation"):
         to_onnx(lambda x: x.astype(np.float32).cumsum(axis=1), (4,), np.uint8)
+
+
+def test_a_card_has_no_score_of_no_image():
+    val = {"n": 40, "accuracy": 0.5, "macro_f1": 0.4}
+    clean = {"n_clean": 0, "accuracy_clean": None, "macro_f1_clean": None}
+    model = invented("fernet")
+    card = model_card(
+        {"scores": {"val": val | clean}}, model.description, "safetensors"
+    )
+    assert "| val | 40 | 50.0 [35.2, 64.8] | 40.0 |" in card
+    assert "val, clean" not in card
 
 
 def test_wilsons_interval_is_statsmodels():

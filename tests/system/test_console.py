@@ -42,6 +42,18 @@ def test_a_run_without_test_shows_val_alone(finished_run):
     assert "test" not in text
 
 
+def test_a_run_without_clean_images_has_no_clean_score(finished_run):
+    _, result = finished_run
+    none = dict.fromkeys(("macro_f1_clean", "accuracy_clean")) | {"n_clean": 0}
+    text = printed(result | {"val": result["val"] | none}, 120)
+    (line,) = [
+        line for line in text.splitlines() if line.startswith(" macro F1, clean")
+    ]
+    test = f"{100 * result['test']['macro_f1_clean']:.1f}"
+    assert line.split()[3:] == ["-", test]
+    assert "note: every image of val has a copy in train" in text
+
+
 def test_a_closed_pipe_ends_with_141_and_no_traceback():
     code = (
         "from fer_jax.system.console import make_console\n"
