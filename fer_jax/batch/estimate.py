@@ -8,6 +8,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fer_jax import runs
 from fer_jax.batch.log import LOG
@@ -31,45 +32,59 @@ class Estimator:
     def seconds(self, planned: Sequence[PlannedRun]) -> float | None:
         """Returns the seconds until these runs are done.
 
-        None if no finished run had as many beside it: each is slower then, and how
-        much slower depends on the machine.
+        Judged by runs of the same network, or else of any. None if no finished run had
+        as many beside it: each is slower then, and how much slower depends on the
+        machine.
         """
-        per_image = seconds_per_image(self.runs_dir, self.at_once)
-        if per_image is None:
+        known = paces(self.runs_dir, self.at_once)
+        if not known:
             return None
-        times = [
-            per_image
-            * (run.config.training.epochs - (0 if self.force else run.epochs))
-            * self.train_images[run.config.data]
-            for run in planned
-            if self.force or run.state != "blocked"
-        ]
+        times = []
+        for run in planned:
+            if self.force or run.state != "blocked":
+                epochs = run.config.training.epochs - (0 if self.force else run.epochs)
+                network = run.config.model.model_dump(mode="json")
+                alike = [pace for pace in known if pace.network == network] or known
+                start = statistics.median(pace.start_s for pace in alike)
+                per_image = statistics.median(pace.per_image_s for pace in alike)
+                images = epochs * self.train_images[run.config.data]
+                times.append(start + per_image * images)
         return max(sum(times) / self.at_once, max(times, default=0.0))
 
     def phrase(self, planned: Sequence[PlannedRun]) -> str:
         """Returns the estimate as the end of a sentence."""
         seconds = self.seconds(planned)
         if seconds is None:
-            return "; no estimate before the first has finished"
+            return "; no estimate before the first of several epochs has finished"
         return f", about {format_duration(seconds)}"
 
 
-def seconds_per_image(runs_dir: Path, at_once: int = 1) -> float | None:
-    """Returns the median time per train image of finished runs, None without any.
+class Pace(NamedTuple):
+    """How fast a finished run was."""
+
+    network: Mapping[str, Any]  # the model section of its config
+    start_s: float  # what the first epoch took more than others, as it compiles
+    per_image_s: float  # for each train image and epoch
+
+
+def paces(runs_dir: Path, at_once: int = 1) -> list[Pace]:
+    """Returns the paces of the finished runs of several epochs.
 
     Only runs count that had as many beside them, according to the batch's log.
     """
-    times, beside = [], _at_once(runs_dir)
+    found, beside = [], _at_once(runs_dir)
     for path in runs_dir.glob(f"*/seed_*/{runs.RESULT}"):
         if beside.get(f"{path.parts[-3]}/{path.parts[-2]}", 1) != at_once:
             continue
         with contextlib.suppress(OSError, UserError, *_DAMAGED):
             result = runs.read_result(path.parent)
-            images = sum(result["data"]["counts"]["train"]) * result["epochs_run"]
-            seconds = float(result["timing"]["wall_s"] / images)
-            if 0 < seconds < math.inf:
-                times.append(seconds)
-    return statistics.median(times) if times else None
+            images = sum(result["data"]["counts"]["train"])
+            first, *_, last = (row["wall_s"] for row in runs.read_metrics(path.parent))
+            an_epoch = (last - first) / (result["epochs_run"] - 1)
+            if 0 < an_epoch < math.inf:
+                start = max(0.0, first - an_epoch)
+                found.append(Pace(result["config"]["model"], start, an_epoch / images))
+    return found
 
 
 def _at_once(runs_dir: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ from same_run import assert_same_run
 from fer_jax import data, runs
 from fer_jax.batch import cli as batch
 from fer_jax.batch import plan
-from fer_jax.batch.estimate import seconds_per_image
+from fer_jax.batch.estimate import paces
 from fer_jax.batch.local import LocalBatch
 from fer_jax.data import soft_targets
 from fer_jax.errors import UserError, run_command
@@ -173,9 +173,9 @@ def test_two_batches_of_two_at_once_do_nothing_twice(
     label = "baseline/seed_42"
     assert_same_run(one_by_one[0] / label, tmp_path / label, tiny_csv)
     # How long a run took beside another says nothing of one alone.
-    assert seconds_per_image(tmp_path, 1) is None
-    assert seconds_per_image(tmp_path, 2) > 0
-    assert seconds_per_image(one_by_one[0], 1) > 0
+    assert not paces(tmp_path, 1)
+    assert [pace.per_image_s > 0 for pace in paces(tmp_path, 2)] == [True] * 2
+    assert paces(one_by_one[0], 1)
 
 
 @pytest.mark.parametrize("wrong", ["--configs=nowhere", "--jobs=0", "--jobs=99999"])
