@@ -2,22 +2,32 @@
 
 model = fer_jax.load_pretrained()
 probabilities = model.predict(faces)  # uint8 [B, H, W] or [B, H, W, 3] -> [B, C]
+comparison = fer_jax.compare.load("runs")  # finished runs, as data frames
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fer_jax import compare
     from fer_jax.inference.predictor import Predictor
 
-__all__ = ["__version__", "load_pretrained"]
+__all__ = ["__version__", "compare", "load_pretrained"]
 __version__ = "0.1.0"
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name != "compare":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("fer_jax.compare")
 
 
 def load_pretrained(path: str | Path | None = None) -> Predictor:

@@ -48,6 +48,7 @@ class CopiesReport:
             "fingerprint": dataset.fingerprint,
             "skipped": dataset.skipped,
             "dropped": list(dataset.dropped),
+            "notes": list(dataset.notes),
             "carved": "val" not in dataset.splits,
             "stored": summarize_stored(dataset.stored),
         }
@@ -133,14 +134,13 @@ class CopiesReport:
         lines.append(f"{blank:,} images are blank.")
         if facts["carved"]:
             lines.append(_CARVED)
-        return [*lines, *self._dropped()]
+        return [*lines, *self._notes()]
 
-    def _dropped(self) -> list[str]:
-        """What --skip_bad dropped: a count, and the first few in words."""
+    def _notes(self) -> list[str]:
+        """What the user must know of the data, and the first few images dropped."""
+        lines = [f"note: {note}" for note in self.facts["notes"]]
         count = sum(self.facts["skipped"].values())
-        if not count:
-            return []
-        lines = [f"{count:,} bad rows or images were dropped:"]
+        lines += ["dropped:"] * bool(count)
         lines += (f"  {line}" for line in self.facts["dropped"][:_SHOWN_DROPPED])
         if count > _SHOWN_DROPPED:
             lines.append(f"  and {count - _SHOWN_DROPPED:,} more; see --json")
@@ -182,7 +182,7 @@ class CopiesReport:
         for kind, counts in facts["conflicts"].items():
             _add_counts(table, kind, counts.values())
         console.print(table)
-        for line in self._dropped():
+        for line in self._notes():
             console.print(line)
         if facts["carved"]:
             console.print(_CARVED)

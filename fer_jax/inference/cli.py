@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from rich.console import Console
 
-from fer_jax.data.sources.image_files import FORMATS, read_picture
+from fer_jax.data.sources.image_files import FORMATS, no_file, read_picture
 from fer_jax.errors import UserError, run_command
 from fer_jax.inference.listed import VIDEOS, is_video, listed
 from fer_jax.pretrained import model_file
@@ -42,20 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     stored = model_file.read(args.model)
     if args.live:
         return _live(stored, args)
-    paths = [*listed(args.images, sys.stdin)]
+    places = listed(args.images, sys.stdin)
+    paths = [*places]
     if not paths:
         raise UserError(
-            f"there is no {FORMATS} and no video in {', '.join(args.images)}"
+            f"there is no {FORMATS} and no video in "
+            + ", ".join("standard input" if n == "-" else n for n in args.images)
         )
     if not any(map(os.path.isfile, paths)):
         more = f", nor are {len(paths) - 1:,} more" if len(paths) > 1 else ""
-        raise UserError(f"{paths[0]} is not a file, expected an image{more}")
+        raise UserError(f"{paths[0]} {no_file(paths[0])}{more}")
 
     # After the files, as JAX takes a second to import.
     from fer_jax.inference.session import Session
 
     console = make_console(stderr=args.json or args.csv)
-    session = Session(stored, args, console)
+    session = Session(stored, args, console, places)
     rows = [*_rows(session, paths, strict=args.strict)]
     if args.json:
         print(json.dumps(rows, indent=1))
@@ -127,7 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print JSON")
     add("--csv", action="store_true", help="print a row for each face")
     add("--to", type=Path, metavar="DIR", help="write the pictures with boxes and bars")
-    add("--crops", type=Path, metavar="DIR", help="write the crops of the faces")
+    add(
+        "--crops",
+        type=Path,
+        metavar="DIR",
+        help="write the crops of the faces, in folders like those of the pictures",
+    )
     add("--every", type=int, default=1, metavar="N", help="of videos: every N-th frame")
     add(
         "--smooth",
@@ -222,6 +229,7 @@ def _show(console: Console, rows: Iterable[dict[str, Any]]) -> None:
 
 def _write_csv(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
     place = ["frame", "time_s", "track"] if any("frame" in row for row in rows) else []
+    place += ["crop"] if any("crop" in row for row in rows) else []
     box = ["left", "top", "width", "height"]
     shares = [f"p_{label}" for label in labels]
     head = ["image", *place, "face", *box, "label", "confidence", *shares]

@@ -41,8 +41,14 @@ def to_pictures(images: Any) -> tuple[list[Image.Image], bool]:
 
 
 def _check_order(array: np.ndarray) -> None:
-    """Refuses arrays that may be, or are, in PyTorch's order."""
+    """Refuses arrays that may be, or are, in PyTorch's order, or transparent."""
     found = f"images is {array.dtype} {list(array.shape)}"
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        height, width = array.shape[1:]
+        raise UserError(
+            f"{found}: {len(array)} grey images of {height} x {width}, or one with "
+            f"transparency? Give images[..., :{width - 1}] for its colours"
+        )
     if array.ndim == 3 and array.shape[0] == 3:
         raise UserError(
             f"{found}: three grey images, or one in the order [C, H, W]? Give "

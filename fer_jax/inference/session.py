@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,22 @@ class Session:
       labels: the model's.
     """
 
-    def __init__(self, stored: ModelFile, args: argparse.Namespace, console: Console):
-        """Loads the model and the detector that the options name."""
+    def __init__(
+        self,
+        stored: ModelFile,
+        args: argparse.Namespace,
+        console: Console,
+        places: Mapping[Path, Path] | None = None,
+    ):
+        """Loads the model and the detector that the options name.
+
+        `places`: by path, the folder of what is written, relative to the option's.
+        """
         keep_compiled()
         self._model = Predictor(stored)
         self._args, self._console = args, console
         self._detector = make_detector(args.detector) if args.detector else None
-        self._names: set[Path] = set()
+        self._places, self._names = places or {}, set[Path]()
         self.problems: list[str] = []
         self.labels = self._model.labels
 
@@ -61,8 +70,7 @@ class Session:
                 drawn = annotate(picture, faces, self._args.min_confidence)
                 drawn.save(self._target(self._args.to, path, "_faces.jpg"), quality=92)
             for n, face in enumerate(faces, 1):
-                self._save_crop(path, f"_{n}", face)
-                yield self._row(path, n, face)
+                yield self._row(path, n, face) | self._crop(path, f"_{n}", face)
             if not faces:
                 yield self._row(path, None, None)
 
@@ -92,8 +100,8 @@ class Session:
                     write(annotate(frame.picture, shown, self._args.min_confidence))
                 at = {"frame": frame.number, "time_s": round(frame.time_s, 3)}
                 for n, (track, face) in enumerate(tracked, 1):
-                    self._save_crop(path, f"_{frame.number}_{track}", face)
-                    yield self._row(path, n, face) | at | {"track": track}
+                    crop = self._crop(path, f"_{frame.number}_{track}", face)
+                    yield self._row(path, n, face) | at | {"track": track} | crop
                 if not tracked:
                     yield self._row(path, None, None) | at | {"track": None}
                 bar.advance(task)
@@ -113,12 +121,18 @@ class Session:
             return row | {"label": None, "confidence": None, "probabilities": None}
         return row | face.row(self._args.min_confidence)
 
-    def _save_crop(self, path: Path, suffix: str, face: Face) -> None:
-        if self._args.crops:
-            face.crop.save(self._target(self._args.crops, path, f"{suffix}.png"))
+    def _crop(self, path: Path, suffix: str, face: Face) -> dict[str, str]:
+        """Writes the crop of a face if it is asked for; returns its name."""
+        if not self._args.crops:
+            return {}
+        target = self._target(self._args.crops, path, f"{suffix}.png")
+        face.crop.save(target)
+        return {"crop": str(target)}
 
     def _target(self, folder: Path, path: Path, suffix: str) -> Path:
         """A file of the folder that no other picture of this session has."""
+        folder /= self._places.get(path, "")
+        folder.mkdir(parents=True, exist_ok=True)
         target, n = folder / f"{path.stem}{suffix}", 1
         while target in self._names:
             n += 1

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +113,47 @@ def test_drawn_pictures_and_crops_are_written(folder, capsys, tmp_path, astronau
     changed = np.abs(drawn - np.asarray(astronaut)).max(axis=2) > 60
     assert changed[65:67, 180:270].mean() > 0.5 and changed[300:].mean() < 0.01
     assert Image.open(out / "plain_1.png").size[0] == pytest.approx(107, abs=8)
+
+
+def test_crops_keep_the_folders_of_their_pictures(folder, capsys, tmp_path):
+    for name, at in (
+        ("plain.png", "happy"),
+        ("crop.png", "sad"),
+        ("below/phone.jpg", "."),
+    ):
+        (tmp_path / "in" / at).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "in" / at)
+    out = tmp_path / "out"
+    _, printed = run(capsys, tmp_path / "in", "--csv", "--crops", out)
+    rows = [*csv.DictReader(io.StringIO(printed.out))]
+    wanted = ["phone_1.png", "happy/plain_1.png", "sad/crop_1.png"]
+    assert [row["crop"] for row in rows] == [f"{out}/{name}" for name in wanted]
+    assert all(Path(row["crop"]).is_file() for row in rows)
+
+
+def test_of_a_folder_what_is_hidden_is_left(folder, capsys, tmp_path):
+    for name in ("a.png", "._a.png", ".hidden/b.png", "__MACOSX/._a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "crop.png", tmp_path / name)
+    _, printed = run(capsys, tmp_path, "--csv")
+    images = [row["image"] for row in csv.DictReader(io.StringIO(printed.out))]
+    assert images == [f"{tmp_path}/a.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_named(folder, capsys, tmp_path):
+    shutil.copy(folder / "crop.png", tmp_path)
+    (tmp_path / "closed").mkdir(mode=0)
+    status, printed = run(capsys, tmp_path, "--csv")
+    assert status == 1
+    assert f"{tmp_path}/closed is a folder that cannot be read" in printed.err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0\n", b"\0\0\n"])
+def test_a_picture_on_standard_input_is_no_names(content, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
+    with pytest.raises(UserError, match="standard input is no text, expected names"):
+        run(capsys, "-")
 
 
 def test_names_come_from_standard_input_and_patterns(folder, capsys, monkeypatch):

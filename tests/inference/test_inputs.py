@@ -64,6 +64,10 @@ def test_many_pictures_in_every_form(one):
     [
         (np.zeros((3, 48, 48), np.uint8), "three grey images, or one in the order"),
         (np.zeros((2, 3, 48, 48), np.uint8), "in the order [B, C, H, W]; give"),
+        (
+            np.zeros((48, 48, 4), np.uint8),
+            "one with transparency? Give images[..., :3]",
+        ),
         (np.zeros((2, 48, 48, 4), np.uint8), "images[0] is uint8 [48, 48, 4]"),
         (np.zeros((2, 0, 48), np.uint8), "images[0] is uint8 [0, 48]"),
         (np.zeros((1, 2, 8, 8, 3), np.uint8), "images[0] is uint8 [2, 8, 8, 3]"),

@@ -110,7 +110,7 @@ def read_picture(path: Path, mode: str = "RGB") -> tuple[Image.Image, str]:
     """
     # Opening a pipe would wait forever. Path.is_file raises if a name is too long.
     if not os.path.isfile(path):
-        raise ValueError("is not a file, expected an image")
+        raise ValueError(no_file(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not matter here
@@ -123,6 +123,13 @@ def read_picture(path: Path, mode: str = "RGB") -> tuple[Image.Image, str]:
         reason = " ".join(str(error).split()).replace(str(path), "it")[:100]
         raise ValueError(_describe(path, reason)) from None
     raise ValueError(f"has {size} pixels, expected at most {MAX_PIXELS:,}")
+
+
+def no_file(path: Path) -> str:
+    """What a path is that is not a file, as its continuation."""
+    closed = os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
+    found = "is a folder that cannot be read" if closed else "is not a file"
+    return f"{found}, expected an image"
 
 
 @functools.cache
@@ -140,8 +147,11 @@ def _readable() -> tuple[str, ...]:
 
 def _describe(path: Path, reason: str) -> str:
     """What an unreadable file is by its first bytes, as a continuation of its path."""
-    with path.open("rb") as file:
-        start = file.read(32)
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as error:
+        return f"cannot be read ({error.strerror}), expected an image"
     if not start:
         return "is empty, expected an image"
     for mark, what in _OTHERS.items():

@@ -112,8 +112,13 @@ def scan(path: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder, sorted by name, without hidden ones."""
     # os.path.isdir(entry) is safe; entry.is_dir() raises on links that loop.
     with os.scandir(path) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        shown = [entry for entry in entries if not is_hidden(entry.name)]
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or what macOS adds to its zips."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def class_folders(splits: Mapping[str, Path]) -> dict[str, list[str]]:

@@ -9,10 +9,11 @@ import copy
 import dataclasses
 import hashlib
 import os
+import re
 import zipfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # importing it would import TFDS
     from fer_jax.data.array_records import RecordWriter
 
 _WRAPPERS = 2  # folders around the data that are looked through
+_SIZE, _SQUARE = re.compile(r"(\d+) x (\d+)"), 1.25  # of sides, at most, in a crop
 _FOLDERS = {name: name for name in SPLITS} | {
     "training": "train",
     "validation": "val",
@@ -228,6 +230,8 @@ def read(
     if problems.counts:
         counts = ", ".join(f"{name} {n:,}" for name, n in problems.counts.items())
         notes.append(f"bad rows or images were dropped: {counts}")
+    if source.kind == "folder" and not source.boxes:
+        notes += _photographs(kinds)
     for split in sorted(problems.counts.keys() - columns.keys() - {UNKNOWN}):
         raise UserError(f"{source.path} has no good image in {split}; mend some")
     images, splits = store.images(), {}
@@ -244,6 +248,23 @@ def read(
         splits = _renumbered(splits, source.class_names, class_names)
     stored = {name: few_kinds(kinds[name]) for name in SPLITS if name in kinds}
     return Contents(splits, problems, tuple(notes), stored, class_names)
+
+
+def _photographs(kinds: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A sentence if images are too wide or high to be crops of faces."""
+    wide = total = 0
+    for of_split in kinds.values():
+        for kind, count in of_split.items():
+            width, height = map(int, _SIZE.findall(kind)[0])
+            wide += count * (max(width, height) > _SQUARE * min(width, height))
+            total += count
+    if not wide:
+        return []
+    return [
+        f"{wide:,} of {total:,} images are not square, as crops of faces are: the "
+        "middle of each is taken, and no face is looked for; predict FOLDER --crops "
+        "DIR finds the faces and writes crops of them"
+    ]
 
 
 def _present_classes(source: Source, splits: dict[str, Split]) -> tuple[str, ...]:

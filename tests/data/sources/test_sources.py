@@ -533,6 +533,40 @@ def test_files_that_are_no_images_are_named_and_an_empty_class_is_refused(tmp_pa
     refused(tmp_path, "train/happy has no jpg, png")
 
 
+def test_what_a_mac_adds_to_a_zip_is_left(tmp_path):
+    write_folder(tmp_path / "faces", "train", ["happy", "sad"])
+    write_folder(tmp_path / "__MACOSX/faces", "train", ["happy", "sad"])
+    contents = read(tmp_path)
+    assert contents.notes == ("the data are in faces",)
+    assert len(contents.splits["train"].rows) == 4
+
+
+def test_photographs_are_told_from_crops_by_their_sides(tmp_path):
+    write_folder(tmp_path, "train", ["happy", "sad"])
+    for name, size in (("a", (8, 6)), ("b", (6, 7)), ("c", (5, 7))):
+        Image.new("L", size).save(tmp_path / f"train/happy/{name}.png")
+    (note,) = read(tmp_path).notes
+    assert note.startswith("2 of 7 images are not square, as crops of faces are")
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_an_image_that_may_not_be_read_is_a_bad_image(tmp_path, monkeypatch, skip_bad):
+    write_folder(tmp_path, "train", ["happy", "sad"])
+    closed, opened = tmp_path / "train/sad/1.png", open
+
+    def refuse(file, *args, **kwargs):
+        if Path(file) == closed:
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)  # pathlib's
+    if skip_bad:
+        assert len(read(tmp_path, skip_bad=True).splits["train"].rows) == 3
+    else:
+        refused(tmp_path, "train/sad/1.png cannot be read (Permission denied)")
+
+
 def test_a_folder_among_the_images_is_refused_even_if_it_loops(tmp_path):
     write_folder(tmp_path, "train", ["happy", "sad"])
     (tmp_path / "train/sad/loop").symlink_to(tmp_path / "train")
