@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in shipped:
         table.add_row(path.stem, config_lib.load(path).description)
     console.print(table)
-    console.print(f"\n{typed('train')} NAME trains one; {typed('configs')} --to DIR")
+    console.print(
+        f"\n{typed('train')} NAME trains one; {typed('configs')} --to DIR copies them"
+    )
     return 0
 
 

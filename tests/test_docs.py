@@ -29,7 +29,9 @@ on; `python -m fer_jax.train` is `fer-jax train`. In an option, `-` and `_` are 
 same: `--data-root` is `--data_root`.
 
 Every command has `--help`. Its exit status is 0, 2 after an error that you can correct,
-or 130 after Ctrl-C. `fer-jax batch` exits with 1 if a run did not finish.
+or 130 after Ctrl-C. `fer-jax batch` exits with 1 if a run did not finish, `fer-jax
+predict` if a file could not be read, and `fer-jax compare --against` if a score got
+significantly worse.
 """
 
 

@@ -107,12 +107,18 @@ def _read(folder: Path, dataset: Dataset) -> _Learned:
     if not runs.is_finished(folder):
         raise _Unusable("not finished")
     try:
-        data = runs.read_result(folder)["data"]
+        result = runs.read_result(folder)
+        data = result["data"]
         same = (
             data.get("source_fingerprint", data["fingerprint"]) == dataset.fingerprint
         )
         if not same:
-            raise _Unusable("of other data, image_size or channels")
+            _, size, _, channels = dataset.splits["train"].images.shape
+            own = result["config"]["data"]
+            for key, found in (("image_size", size), ("channels", channels)):
+                if own[key] != found:
+                    raise _Unusable(f"of other images; give --{key} {own[key]}")
+            raise _Unusable("of other data")
         rows, labels, margins, rivals = (
             np.load(folder / runs.DYNAMICS / f"{name}.npy", allow_pickle=False)
             for name in ("rows", "labels", "margins", "rivals")

@@ -14,6 +14,7 @@ from fer_jax.compare.folders import check_split, load_runs, usual_baseline
 from fer_jax.compare.predictions import only_clean
 from fer_jax.compare.results import LABEL_SETS, SPLITS, FinishedRun, shortlist
 from fer_jax.compare.summary import SORTS, Summary
+from fer_jax.compare.wording import count
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class Comparison:
         """How many runs of how many experiments."""
         names = {run.name for run in self.finished}
         return (
-            f"Comparison({self.split}: {len(self.finished)} runs of "
-            f"{len(names)} experiments)"
+            f"Comparison({self.split}: {count(len(self.finished), 'run')} of "
+            f"{count(len(names), 'experiment')})"
         )
 
     @functools.cached_property

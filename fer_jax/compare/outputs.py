@@ -8,6 +8,7 @@ from fer_jax.compare import content, export
 from fer_jax.compare.comparison import Comparison
 from fer_jax.compare.publish import publish
 from fer_jax.compare.results import SPLITS
+from fer_jax.compare.wording import count
 from fer_jax.system.files import write_whole
 
 
@@ -65,16 +66,16 @@ def _others(comparison: Comparison, args: argparse.Namespace) -> Iterator[str]:
     if args.figures:
         from fer_jax.compare.figure_files import write_figures
 
-        count, lacking = write_figures(args.figures, comparison)
-        yield f"written: {count} figures in {args.figures}" + (
+        written, lacking = write_figures(args.figures, comparison)
+        yield f"written: {count(written, 'figure')} in {args.figures}" + (
             f", {lacking}" if lacking else ""
         )
     if args.publish:
         copies = publish([run.folder for run in comparison.finished], args.publish)
-        yield f"written: {len(copies)} runs below {args.publish}"
+        yield f"written: {count(len(copies), 'run')} below {args.publish}"
     if args.mlflow:
         from fer_jax.compare import tracking
 
         new, there = tracking.log(comparison.finished, args.mlflow)
         already = f", {there} were there already" if there else ""
-        yield f"logged: {new} runs to {args.mlflow}{already}"
+        yield f"logged: {count(new, 'run')} to {args.mlflow}{already}"

@@ -182,7 +182,7 @@ def _as_run(
     return FinishedRun(
         folder=model.folder,
         name=name,
-        description=info.get("config", {}).get("description", ""),
+        description="",  # that of its run asks about other runs
         seed=info.get("seed", 0),
         config={},
         asks=Asks(),

@@ -1,6 +1,7 @@
 """Faces in videos: frames in, tracks out, annotated frames back."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +34,15 @@ class Video:
         Raises:
           ValueError: if it cannot be read, as a continuation of its path.
         """
+        # FFmpeg and OpenCV print what is wrong with a file, which we say ourselves.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         import cv2
 
-        self._cv2 = cv2
-        self._reader = cv2.VideoCapture(str(path))
+        self._cv2, logging = cv2, cv2.utils.logging
+        level = logging.getLogLevel()
+        logging.setLogLevel(0)
+        self._reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        logging.setLogLevel(level)
         if not path.is_file() or not self._reader.isOpened():
             raise ValueError("is no video that can be read")
         self.fps = self._reader.get(cv2.CAP_PROP_FPS) or 25.0

@@ -252,7 +252,8 @@ def _read_bytes(path: Path, limit: int) -> bytes:
         if not os.path.isfile(path):  # opening a pipe would wait forever
             raise UserError(
                 f"{path} is missing or is no file, expected a model's; copy the whole "
-                f"folder, or write it again with {typed('export')} RUN_DIR --to DIR"
+                f"folder, or write it again with {typed('export')} RUN_DIR --to DIR, "
+                "without another --format"
             )
         with path.open("rb") as file:
             raw = file.read(limit + 1)

@@ -90,7 +90,7 @@ def test_what_a_run_left_out_or_hardly_saw_is_ranked_by_the_others(tmp_path):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"fingerprint": "0" * 16}, "of other data"),
+        ({"fingerprint": "0" * 16}, "of other images; give --image_size 48"),
         ({"labels": LABELS[::-1]}, "was trained on other labels"),
         ({"rows": ROWS + 1}, "has damaged training dynamics|other labels"),
     ],

@@ -36,10 +36,10 @@ def test_runs_are_logged_once_with_settings_curves_and_files(
         main(command)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     assert main(command) == 0
-    assert f"logged: 1 runs to {uri}\n" in capsys.readouterr().out
+    assert f"logged: 1 run to {uri}\n" in capsys.readouterr().out
     write(tmp_path / "runs", make_result("a", 2))
     assert main(command) == 0
-    assert f"logged: 1 runs to {uri}, 1 were there" in capsys.readouterr().out
+    assert f"logged: 1 run to {uri}, 1 were there" in capsys.readouterr().out
     client = mlflow.MlflowClient(uri)
     place = client.get_experiment_by_name(EXPERIMENT).experiment_id
     logged = {run.info.run_name: run for run in client.search_runs([place])}

@@ -337,6 +337,13 @@ def test_a_face_keeps_its_track_through_a_video(clip, capsys, tmp_path):
         assert written.fps == pytest.approx(2.5)
 
 
+def test_only_we_say_what_is_wrong_with_a_video(tmp_path, capfd):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(99))
+    assert run_command(lambda: cli.main([str(path)])) == 2
+    assert capfd.readouterr().err == f"error: {path} is no video that can be read\n"
+
+
 def test_a_broken_video_is_named_and_the_rest_done(clip, capsys, tmp_path):
     (tmp_path / "bad.mp4").write_text("no")
     status, printed = run(capsys, tmp_path / "bad.mp4", clip, "--every", 20)

@@ -31,6 +31,8 @@ from fer_jax.errors import UserError
 
 _SPLITS = {usage: split for split, usage in USAGES.items()}
 _SPLITS |= {name: name for name in USAGES}  # train, val and test too
+_SPLITS |= {"validation": "val", "valid": "val", "dev": "val"}
+_SPLITS |= {name.capitalize(): split for name, split in _SPLITS.items()} | _SPLITS
 # The names of the columns in a header, in lower case.
 _COLUMNS = {
     "emotion": ("emotion", "label", "expression"),
@@ -164,8 +166,8 @@ def _are_pixels(cell: str) -> bool:
 
 def _emotion(label: str) -> int | None:
     """The label of a number from 0 to 6, or of the name of an emotion."""
-    if label in tuple("0123456"):
-        return int(label)
+    if label.removesuffix(".0") in tuple("0123456"):  # floats, where pandas had a NaN
+        return int(label[0])
     name = emotion(label)
     return EMOTIONS.index(name) if name in EMOTIONS else None
 

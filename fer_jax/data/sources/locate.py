@@ -275,7 +275,8 @@ def _present_classes(source: Source, splits: dict[str, Split]) -> tuple[str, ...
     """
     if "train" not in splits:
         raise UserError(
-            f"{source.path} has no Training rows; add them, or give other data"
+            f"{source.path} has no Training rows; add them, or remove the column Usage "
+            "to have the rows split"
         )
     names, num = source.class_names, len(source.class_names)
     in_train = np.bincount(splits["train"].labels, minlength=num) > 0
