@@ -13,6 +13,9 @@ from fer_jax.errors import UserError
 from fer_jax.inference.faces import Box, overlap
 from fer_jax.inference.results import Face, Probabilities
 
+# FFmpeg and OpenCV print what is wrong with a file, which we say ourselves. FFmpeg's
+# level is read once, when OpenCV first uses it.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 _SAME = 0.3  # overlap of the boxes of one face in two frames
 _PATIENCE_S = 1.0  # how long a track is kept without its face
 
@@ -34,8 +37,6 @@ class Video:
         Raises:
           ValueError: if it cannot be read, as a continuation of its path.
         """
-        # FFmpeg and OpenCV print what is wrong with a file, which we say ourselves.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         import cv2
 
         self._cv2, logging = cv2, cv2.utils.logging
