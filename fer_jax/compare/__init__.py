@@ -1,7 +1,7 @@
 """Compares finished runs: results and predictions in, tested differences out.
 
-The public names are imported when they are first used: commands that only need a table
-or a score answer --help in half the time.
+The public names are imported when they are first used, so that commands that only need
+a table or a score answer --help sooner.
 """
 
 import importlib

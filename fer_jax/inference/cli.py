@@ -128,7 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--json", action="store_true", help="print JSON")
     add("--csv", action="store_true", help="print a row for each face")
-    add("--to", type=Path, metavar="DIR", help="write the pictures with boxes and bars")
+    add(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="write the pictures with boxes and bars, in folders like their own",
+    )
     add(
         "--crops",
         type=Path,

@@ -305,8 +305,8 @@ LAYOUTS = {
     "an index column": lambda text: "\n".join(
         f"{n or ''},{line}" for n, line in enumerate(text.splitlines())
     ),
-    "splits as others'": lambda text: (
-        text.replace("PublicTest", "Validation").replace("Training", "Train")
+    "splits as others'": lambda text: text.replace("PublicTest", "Validation").replace(
+        "Training", "Train"
     ),
     "numbers as floats": lambda text: re.sub(r"^(\d),", r"\1.0,", text, flags=re.M),
     "splits as ours": lambda text: text.replace("PublicTest", "val").replace(
