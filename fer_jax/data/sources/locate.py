@@ -255,9 +255,10 @@ def _photographs(kinds: Mapping[str, Mapping[str, int]]) -> list[str]:
     wide = total = 0
     for of_split in kinds.values():
         for kind, count in of_split.items():
-            width, height = map(int, _SIZE.findall(kind)[0])
-            wide += count * (max(width, height) > _SQUARE * min(width, height))
             total += count
+            if size := _SIZE.search(kind):
+                width, height = map(int, size.groups())
+                wide += count * (max(width, height) > _SQUARE * min(width, height))
     if not wide:
         return []
     return [
