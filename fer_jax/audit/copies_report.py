@@ -18,8 +18,8 @@ from fer_jax.system.console import plain_table
 SHOWN_KINDS = 6  # kinds of stored images in the table
 _SHOWN_DROPPED = 10
 _CARVED = (
-    "There is no val split: training sets images of train aside as val, and keeps "
-    "copies together."
+    "There is no {} split: training sets images of train aside as {}, and keeps copies "
+    "together."
 )
 
 
@@ -133,8 +133,12 @@ class CopiesReport:
         blank = sum(part["blank"] for part in facts["splits"].values())
         lines.append(f"{blank:,} images are blank.")
         if facts["carved"]:
-            lines.append(_CARVED)
+            lines.append(self._carved())
         return [*lines, *self._notes()]
+
+    def _carved(self) -> str:
+        lacking = ("val", "test") if self.dataset.undivided else ("val",)
+        return _CARVED.format(" and no ".join(lacking), " and ".join(lacking))
 
     def _notes(self) -> list[str]:
         """What the user must know of the data, and the first few images dropped."""
@@ -185,7 +189,7 @@ class CopiesReport:
         for line in self._notes():
             console.print(line)
         if facts["carved"]:
-            console.print(_CARVED)
+            console.print(self._carved())
         if not facts["complete"]:
             console.print(
                 "there are more similar pairs than were compared: near copies may be "

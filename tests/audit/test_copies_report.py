@@ -227,6 +227,17 @@ def test_the_page_shows_colour(tmp_path, capsys):
         np.testing.assert_array_equal(image, red)
 
 
+def test_the_splits_that_training_sets_aside_are_named(tmp_path, capsys):
+    csv = write_tiny_csv(tmp_path / "a.csv", usages=("Training",))
+    text = csv.read_text().replace(",Usage", "").replace(",Training", "")
+    (tmp_path / "b.csv").write_text(text)
+    for name, lacking in (("a", "val"), ("b", "val and no test")):
+        printed = run(
+            capsys, "--data_root", tmp_path / f"{name}.csv", "--image_size", 16
+        )
+        assert f"There is no {lacking} split: training sets images" in printed
+
+
 def test_the_command_refuses_before_reading(tmp_path):
     with pytest.raises(UserError, match=r"--csv writes \.csv"):
         audit_command.main(["--csv", str(tmp_path / "x.json")])
