@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import COUNTS, tiny_config, write_tiny_csv
-from fake_runs import make_result, write
+from fake_runs import make_config, make_result, write
 from sklearn.metrics import average_precision_score
 
 from fer_jax import data
@@ -32,11 +32,12 @@ def make_dataset(rows=ROWS, labels=LABELS, fingerprint="f" * 16):
 
 
 def write_run(
-    runs_dir, name, margins, *, rivals=None, rows=ROWS, labels=LABELS, **told
+    runs_dir, name, margins, *, rivals=None, rows=ROWS, labels=LABELS, size=4, **told
 ):
     """A finished run with margins `[epochs, N]`, NaN where an image was not shown."""
     facts = {"fingerprint": "f" * 16} | told
-    folder = write(runs_dir, make_result(name, 1, data=facts))
+    config = make_config(data__image_size=size, data__channels=1)
+    folder = write(runs_dir, make_result(name, 1, data=facts, config=config))
     margins = np.array(margins, np.float32)
     open_dynamics(folder, rows, labels, len(margins))
     rivals = np.zeros(margins.shape) if rivals is None else np.array(rivals)
@@ -90,7 +91,11 @@ def test_what_a_run_left_out_or_hardly_saw_is_ranked_by_the_others(tmp_path):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"fingerprint": "0" * 16}, "of other images; give --image_size 48"),
+        ({"fingerprint": "0" * 16}, "of other data"),
+        (
+            {"fingerprint": "0" * 16, "size": 48},
+            "of other images; give --image_size 48",
+        ),
         ({"labels": LABELS[::-1]}, "was trained on other labels"),
         ({"rows": ROWS + 1}, "has damaged training dynamics|other labels"),
     ],
