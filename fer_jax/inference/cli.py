@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="below it, in 0..1, the answer is unsure (0)",
     )
+    _add_outputs(add)
+    add(
+        "--strict",
+        action="store_true",
+        help="stop at the first file that cannot be read",
+    )
+    return parser
+
+
+def _add_outputs(add: Callable[..., object]) -> None:
+    """The options of what is printed and written, of videos and of the webcam."""
     add("--json", action="store_true", help="print JSON")
     add("--csv", action="store_true", help="print a row for each face")
     add(
@@ -150,12 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--live", action="store_true", help="serve a page for the webcam, here only")
     add("--port", type=int, default=0, metavar="N", help="of --live (a free one)")
-    add(
-        "--strict",
-        action="store_true",
-        help="stop at the first file that cannot be read",
-    )
-    return parser
 
 
 def _check(args: argparse.Namespace) -> None:
