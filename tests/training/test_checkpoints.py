@@ -164,21 +164,19 @@ def test_the_sums_are_those_of_sha256sum(three):
 
 
 def test_a_file_size_limit_is_an_oserror_and_spares_the_earlier(tmp_path):
+    # Compiled before files are limited; it does not compress.
+    large = {"weights": jax.random.normal(jax.random.key(0), (50_000,))}
     with Checkpoints(tmp_path / "c") as checkpoints:
         save(checkpoints, 1, 0.1)
         old = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
         try:
             with pytest.raises(OSError, match="File too large"):
-                checkpoints.save(2, {"weights": noise()}, {"history": []})
+                checkpoints.save(2, large, {"history": []})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.steps == [1]
         assert checkpoints.left_out == []
-        checkpoints.save(2, {"weights": noise()}, {"history": []})
+        checkpoints.save(2, large, {"history": []})
         assert checkpoints.steps == [2, 1]
-
-
-def noise():
-    return jax.random.normal(jax.random.key(0), (50_000,))  # does not compress
