@@ -163,9 +163,11 @@ train.main(sys.argv[1:])
 """
 
 
-def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path):
-    arguments = [ROOT / "configs/baseline.yaml", "--data_root", tiny_csv]
-    arguments += ["--runs_dir", tmp_path]
+def test_killed_process_resumes_to_the_same_run(
+    finished_run, tiny_csv, tmp_path, capsys
+):
+    arguments = [str(ROOT / "configs/baseline.yaml"), "--data_root", str(tiny_csv)]
+    arguments += ["--runs_dir", str(tmp_path)]
     for item in (*TINY, *HARD):
         arguments += ["--set", item]
     options = {"env": environment(), "capture_output": True, "text": True}
@@ -173,11 +175,8 @@ def test_killed_process_resumes_to_the_same_run(finished_run, tiny_csv, tmp_path
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "baseline/seed_42"
     assert len(rows(folder)) == 1
-    done = subprocess.run(
-        [sys.executable, "-m", "fer_jax.train", *arguments], **options
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resuming after step 4 " in done.stdout
+    train_lib.main(arguments)
+    assert "resuming after step 4 " in capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
     assert result["overrides"] == [*TINY, *HARD]
     assert_same_run(folder, finished_run[0], tiny_csv)
