@@ -175,7 +175,7 @@ def test_killed_process_resumes_to_the_same_run(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "baseline/seed_42"
     assert len(rows(folder)) == 1
-    train_lib.main(arguments)
+    assert train_lib.main(arguments) == 0
     assert "resuming after step 4 " in capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
     assert result["overrides"] == [*TINY, *HARD]
